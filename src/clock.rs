@@ -1,0 +1,53 @@
+//! The only clock and the only source of randomness.
+//!
+//! Everything that asks for the time or for chance asks here, so that a reader finds both in one place. The random
+//! source is the operating system's, through ring.
+
+use std::time::Instant;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use ruma::MilliSecondsSinceUnixEpoch;
+
+use crate::error::{Error, Result};
+
+/// The wall-clock time, as events and devices are stamped with.
+pub fn now() -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch::now()
+}
+
+/// The wall-clock time in milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    now().get().into()
+}
+
+/// The monotonic time, for time-outs and rates.
+pub fn instant() -> Instant {
+    Instant::now()
+}
+
+/// `N` random bytes.
+///
+/// # Errors
+/// When the operating system gives none.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::internal("the system gives no random bytes"))?;
+    Ok(bytes)
+}
+
+/// A random string of `length` characters from `A-Z a-z 0-9` (5.95 bits each): tokens, device and media IDs.
+///
+/// # Errors
+/// When the operating system gives no random bytes.
+pub fn random_string(length: usize) -> Result<String> {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut text = String::with_capacity(length);
+    while text.len() < length {
+        // Bytes of 248 and more are dropped: 248 is the largest multiple of 62, so each character is equally likely.
+        let usable = random_bytes::<32>()?.into_iter().filter(|byte| *byte < 248);
+        text.extend(
+            usable.take(length - text.len()).filter_map(|byte| ALPHABET.get(usize::from(byte % 62))).map(|&c| c as char),
+        );
+    }
+    Ok(text)
+}

@@ -1,0 +1,43 @@
+//! Numbers that stand for long things inside the database, and positions in the stream.
+//!
+//! Rooms, events and state keys are interned once; rows then hold eight bytes instead of a string of up to 255. A
+//! number is never reused, and never leaves the server (but for [`Position`], inside pagination tokens).
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// A room that the server knows.
+    RoomNo
+}
+number! {
+    /// An event that the server has, or that an event it has refers to.
+    EventNo
+}
+number! {
+    /// A pair of event type and state key.
+    StateKeyNo
+}
+number! {
+    /// A complete room state: one entry of the delta chain in `rooms/deltas.rs`.
+    StateNo
+}
+number! {
+    /// A position in the server's one stream of changes; each change that a client can see has its own, and they only
+    /// grow. Position 0 is before everything.
+    Position
+}

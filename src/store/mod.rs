@@ -1,0 +1,250 @@
+//! Everything that outlives the process, but for media files: typed trees in one RocksDB.
+//!
+//! - `trees.rs` is THE table: every tree with its key and value types and meaning.
+//! - [`Store::write`] is the only way to change anything: one atomic batch over any trees, one writer at a time, which
+//!   reads its own writes.
+//! - [`Store::read`] gives a [`Snapshot`]; every read goes through one.
+//! - [`Store::durable`] waits until every commit so far is on the disk. The HTTP layer awaits it before an answer
+//!   leaves, and delivery before a request does, so nothing leaves the server that a power cut could take back; the
+//!   writers themselves never wait, and all who wait share one disk sync (group commit).
+//!
+//! Deliberately absent: sync calls under the writer lock, per-tree column families, and any caching of answers.
+
+pub mod key;
+pub mod records;
+pub mod trees;
+pub mod value;
+
+mod hub;
+mod rocks;
+mod snapshot;
+mod tree;
+mod tx;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::{Condvar, Mutex};
+use rocksdb::DB;
+use ruma::ServerName;
+use tokio::sync::watch;
+
+pub use self::{
+    hub::{Hub, Subscription},
+    snapshot::Snapshot,
+    tree::{Direction, Family, RawRow, RawRows, Read, Tree},
+    tx::Tx,
+    value::Value,
+};
+use crate::error::{Error, Result};
+
+/// The version of the schema that this program writes. It reads the versions from [`OLDEST_SCHEMA`] on.
+pub const SCHEMA: u64 = 1;
+
+/// The oldest schema version that this program can bring up to date.
+pub const OLDEST_SCHEMA: u64 = 1;
+
+/// Positions skipped at each start. After a crash the counter may be behind what clients were given in answers that
+/// never became durable; none of them may meet its token again with another meaning.
+const POSITIONS_SKIPPED: u64 = 1 << 16;
+
+/// The database. Cheap to share: `Arc<Store>`.
+pub struct Store {
+    db: Arc<DB>,
+    path: PathBuf,
+    writer: Mutex<()>,
+    log: Arc<Log>,
+    hub: Hub,
+    syncer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// How far the write-ahead log is written and synced, in commits.
+struct Log {
+    state: Mutex<LogState>,
+    work: Condvar,
+    synced: watch::Sender<Synced>,
+}
+
+#[derive(Default)]
+struct LogState {
+    committed: u64,
+    stopping: bool,
+}
+
+#[derive(Default, Clone)]
+struct Synced {
+    commits: u64,
+    failed: bool,
+}
+
+impl Store {
+    /// Opens the database in the folder `path`, made if missing, for the server called `server_name`, holding at most
+    /// about `memory` bytes in RocksDB.
+    ///
+    /// # Errors
+    /// When another process has it open, when it was written by a newer version of this program or for another server
+    /// name (nothing is changed then), or when it cannot be read.
+    pub fn open(path: &Path, server_name: &ServerName, memory: usize) -> Result<Self> {
+        std::fs::create_dir_all(path)?;
+        let db = Arc::new(rocks::open(path, memory)?);
+        let log = Arc::new(Log { state: Mutex::default(), work: Condvar::new(), synced: watch::Sender::default() });
+        let syncer = std::thread::Builder::new().name("log-sync".to_owned()).spawn({
+            let (db, log) = (db.clone(), log.clone());
+            move || log.sync_until_stopped(&db)
+        })?;
+        let store = Self {
+            db,
+            path: path.to_owned(),
+            writer: Mutex::new(()),
+            log,
+            hub: Hub::default(),
+            syncer: Mutex::new(Some(syncer)),
+        };
+        store.check_identity(server_name)?;
+        Ok(store)
+    }
+
+    /// Refuses a database of a newer schema or another server name; marks a new one.
+    fn check_identity(&self, server_name: &ServerName) -> Result<()> {
+        let snapshot = self.read();
+        let schema = trees::COUNTERS.get(&snapshot, "schema")?;
+        let name = trees::IDENTITY.get(&snapshot, "server_name")?;
+        match schema {
+            Some(found) if !(OLDEST_SCHEMA..=SCHEMA).contains(&found) => Err(Error::internal(format_args!(
+                "the database in {} has version {found}; this program reads versions {OLDEST_SCHEMA} to {SCHEMA}. \
+                 Start the newer program again, or restore a backup made with this one. Nothing was changed.",
+                self.path.display(),
+            ))),
+            Some(_) if name.as_deref() != Some(server_name.as_str()) => Err(Error::internal(format_args!(
+                "the database in {} belongs to the server name {}, but server_name is set to {server_name}. A server \
+                 cannot be renamed: set server_name back, or choose another database_path. Nothing was changed.",
+                self.path.display(),
+                name.unwrap_or_default(),
+            ))),
+            _ => self.write(|tx| {
+                trees::COUNTERS.put(tx, "schema", &SCHEMA);
+                trees::IDENTITY.put(tx, "server_name", &server_name.to_string());
+                let position = trees::COUNTERS.get(tx, "position")?.unwrap_or(0);
+                trees::COUNTERS.put(tx, "position", &(position + POSITIONS_SKIPPED));
+                Ok(())
+            }),
+        }
+    }
+
+    /// A consistent view of everything committed so far.
+    pub fn read(&self) -> Snapshot<'_> {
+        Snapshot::new(&self.db)
+    }
+
+    /// Runs `change` in a transaction: all of its writes happen at once, or none if it fails. Then wakes whom it
+    /// named. The result is not yet durable: see [`durable`](Self::durable).
+    ///
+    /// One transaction runs at a time: `change` must be short, and do nothing but read and write the store.
+    ///
+    /// # Errors
+    /// What `change` returns, or when the database fails.
+    pub fn write<T>(&self, change: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let writer = self.writer.lock();
+        let mut tx = Tx::new(&self.db);
+        let result = change(&mut tx)?;
+        let wakes = tx.commit()?;
+        if wakes.is_some() {
+            self.log.committed();
+        }
+        drop(writer);
+        if let Some(wakes) = wakes {
+            wakes.fire(&self.hub);
+        }
+        Ok(result)
+    }
+
+    /// Waits until everything committed before the call is on the disk.
+    ///
+    /// # Errors
+    /// When the disk failed; nothing committed since can be relied on then.
+    pub async fn durable(&self) -> Result<()> {
+        let target = self.log.state.lock().committed;
+        let mut synced = self.log.synced.subscribe();
+        let reached = synced.wait_for(|synced| synced.failed || synced.commits >= target).await;
+        match reached {
+            Ok(synced) if !synced.failed => Ok(()),
+            _ => Err(Error::internal("the disk failed while syncing the write-ahead log")),
+        }
+    }
+
+    /// Who waits for news.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The folder of the database.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that RocksDB's files take on the disk, by column family.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn disk_usage(&self) -> Result<Vec<(&'static str, u64)>> {
+        let size = |family: Family| {
+            let bytes = self.db.property_int_value_cf(rocks::handle(&self.db, family)?, "rocksdb.total-sst-files-size")?;
+            Ok((family.name(), bytes.unwrap_or(0)))
+        };
+        Family::ALL.into_iter().map(size).collect()
+    }
+}
+
+impl Drop for Store {
+    /// Syncs the log, and writes the memtables to files, so that the next start replays nothing.
+    fn drop(&mut self) {
+        self.log.stop();
+        if let Some(syncer) = self.syncer.lock().take()
+            && syncer.join().is_err()
+        {
+            tracing::error!("the thread that syncs the write-ahead log failed");
+        }
+        if let Err(error) = rocks::flush(&self.db) {
+            tracing::error!("the database could not be written out on stopping: {error}");
+        }
+        self.db.cancel_all_background_work(true);
+    }
+}
+
+impl Log {
+    fn committed(&self) {
+        self.state.lock().committed += 1;
+        self.work.notify_one();
+    }
+
+    fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.work.notify_one();
+    }
+
+    /// Syncs for all commits so far, over and over, as long as there are any.
+    fn sync_until_stopped(&self, db: &DB) {
+        loop {
+            let target = {
+                let mut state = self.state.lock();
+                while state.committed == self.synced.borrow().commits && !state.stopping {
+                    self.work.wait(&mut state);
+                }
+                if state.stopping && state.committed == self.synced.borrow().commits {
+                    return;
+                }
+                state.committed
+            };
+            let result = db.flush_wal(true);
+            if let Err(error) = &result {
+                tracing::error!("the disk failed while syncing the write-ahead log: {error}");
+            }
+            self.synced.send_modify(|synced| {
+                synced.commits = target;
+                synced.failed |= result.is_err();
+            });
+        }
+    }
+}

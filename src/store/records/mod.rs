@@ -1,0 +1,8 @@
+//! The records that trees hold, one per entity, by the part of the domain that keeps them.
+//!
+//! Fields are named in the stored JSON: a new field takes `#[serde(default)]`; any other change of shape takes a new
+//! version (`record!`). Rules about records live in the domain modules, not here.
+
+mod accounts;
+
+pub use self::accounts::*;
