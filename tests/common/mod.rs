@@ -1,0 +1,225 @@
+//! What every test needs: a server in this process, and clients that speak JSON to it.
+//!
+//! ```ignore
+//! let server = TestServer::start().await;
+//! let alice = server.register("alice").await;
+//! let (status, body) = alice.post("/_matrix/client/v3/createRoom", json!({})).await;
+//! ```
+//!
+//! When a [`TestServer`] is dropped through [`TestServer::stop`], the database's invariants are checked.
+#![allow(dead_code)] // not every test uses every helper
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use conduit::{config::Config, server};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+type HttpClient = legacy::Client<legacy::connect::HttpConnector, Full<Bytes>>;
+
+/// The registration token of every test server.
+pub const TOKEN: &str = "letmein";
+
+/// A running server and the folder of its database.
+pub struct TestServer {
+    pub handle: server::Handle,
+    pub address: SocketAddr,
+    pub directory: Arc<TempDir>,
+    http: HttpClient,
+}
+
+/// A client: one device of one user, or nobody.
+#[derive(Clone)]
+pub struct Client {
+    pub base: String,
+    pub user_id: String,
+    pub device_id: String,
+    pub token: String,
+    http: HttpClient,
+}
+
+/// The configuration of a test server with its database in `directory`.
+pub fn config(directory: &Path) -> Config {
+    let options = format!(
+        "[global]\nserver_name = \"localhost\"\naddress = \"127.0.0.1\"\nport = 0\ndatabase_path = {:?}\n\
+         allow_registration = true\nregistration_token = \"{TOKEN}\"\nrate_limits = false\n\
+         registration_shared_secret = \"shared\"\nmemory_budget = \"64MB\"\nallow_guest_registration = true\n",
+        directory.join("db"),
+    );
+    let file = directory.join("conduit.toml");
+    std::fs::write(&file, options).unwrap();
+    Config::load(Some(file), std::iter::empty()).unwrap().0
+}
+
+impl TestServer {
+    /// A fresh server.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A fresh server, its configuration changed by `change`.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(Arc::new(TempDir::new().unwrap()), change).await
+    }
+
+    /// A server over the database in `directory`, which may be another server's that has stopped.
+    pub async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(directory.path());
+        change(&mut config);
+        let handle = server::start(config).await.unwrap();
+        let address = handle.addresses()[0];
+        let http = legacy::Client::builder(TokioExecutor::new()).build_http();
+        Self { handle, address, directory, http }
+    }
+
+    /// Stops the server and checks the invariants of its database; gives the folder, to start again in.
+    pub async fn stop(self) -> Arc<TempDir> {
+        self.handle.stop().await.unwrap();
+        self.directory
+    }
+
+    /// A client that is not logged in.
+    pub fn anyone(&self) -> Client {
+        Client {
+            base: format!("http://{}", self.address),
+            user_id: String::new(),
+            device_id: String::new(),
+            token: String::new(),
+            http: self.http.clone(),
+        }
+    }
+
+    /// Registers `name` with the password "secret-" + `name`.
+    pub async fn register(&self, name: &str) -> Client {
+        let body = json!({
+            "username": name,
+            "password": format!("secret-{name}"),
+            "auth": { "type": "m.login.registration_token", "token": TOKEN },
+        });
+        let anyone = self.anyone();
+        let (status, challenge) = anyone.post("/_matrix/client/v3/register", body.clone()).await;
+        let answer = if status == StatusCode::OK {
+            challenge
+        } else {
+            let mut body = body;
+            body["auth"]["session"] = challenge["session"].clone();
+            anyone.post("/_matrix/client/v3/register", body).await.1
+        };
+        anyone.logged_in(&answer)
+    }
+
+    /// Logs another device of `name` in.
+    pub async fn login(&self, name: &str) -> Client {
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": name },
+            "password": format!("secret-{name}"),
+        });
+        let anyone = self.anyone();
+        let (status, answer) = anyone.post("/_matrix/client/v3/login", body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        anyone.logged_in(&answer)
+    }
+}
+
+impl Client {
+    /// The client that the answer of a login or registration makes.
+    pub fn logged_in(&self, answer: &Value) -> Self {
+        let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("no {key} in {answer}")).to_owned();
+        Self {
+            user_id: text("user_id"),
+            device_id: text("device_id"),
+            token: text("access_token"),
+            base: self.base.clone(),
+            http: self.http.clone(),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.json(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.json(Method::PUT, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (StatusCode, Value) {
+        self.json(Method::DELETE, path, None).await
+    }
+
+    /// A request that must succeed; gives its answer.
+    pub async fn ok(&self, method: Method, path: &str, body: Value) -> Value {
+        let body = (method != Method::GET).then_some(body);
+        let (status, answer) = self.json(method.clone(), path, body).await;
+        assert_eq!(status, StatusCode::OK, "{method} {path}: {answer}");
+        answer
+    }
+
+    pub async fn json(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let (status, bytes) = self.raw(method, path, "application/json", body).await;
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// A request with any body; gives status and body as they come.
+    pub async fn raw(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>) -> (StatusCode, Bytes) {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        if !self.token.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+        }
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(60), self.http.request(request)).await.unwrap().unwrap();
+        let status = answer.status();
+        (status, answer.into_body().collect().await.unwrap().to_bytes())
+    }
+
+    /// Creates a room; gives its ID.
+    pub async fn create_room(&self, options: Value) -> String {
+        let answer = self.ok(Method::POST, "/_matrix/client/v3/createRoom", options).await;
+        answer["room_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Joins a room by its ID or alias.
+    pub async fn join(&self, room: &str) {
+        self.ok(Method::POST, &format!("/_matrix/client/v3/join/{}", encode(room)), json!({})).await;
+    }
+
+    /// Sends a text message; gives the event's ID.
+    pub async fn send_text(&self, room: &str, text: &str) -> String {
+        self.send(room, "m.room.message", json!({ "msgtype": "m.text", "body": text })).await
+    }
+
+    /// Sends an event; gives its ID.
+    pub async fn send(&self, room: &str, kind: &str, content: Value) -> String {
+        let txn = conduit::clock::random_string(12).unwrap();
+        let path = format!("/_matrix/client/v3/rooms/{}/send/{kind}/{txn}", encode(room));
+        self.ok(Method::PUT, &path, content).await["event_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends a state event; gives its ID.
+    pub async fn set_state(&self, room: &str, kind: &str, key: &str, content: Value) -> String {
+        let path = format!("/_matrix/client/v3/rooms/{}/state/{kind}/{}", encode(room), encode(key));
+        self.ok(Method::PUT, &path, content).await["event_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A `/sync` with the given query (`""`, or `"since=...&timeout=0"`).
+    pub async fn sync(&self, query: &str) -> Value {
+        self.ok(Method::GET, &format!("/_matrix/client/v3/sync?{query}"), Value::Null).await
+    }
+}
+
+/// Percent-encodes a path segment.
+pub fn encode(segment: &str) -> String {
+    segment.bytes().map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}

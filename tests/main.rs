@@ -1,0 +1,7 @@
+//! Tests against real servers: each starts in this process, on port 0, with a database in a temporary folder.
+//!
+//! The modules mirror `src/api/client`. To add one, add its file and its `mod` line. All tests share one binary, since
+//! linking one takes longer than running all.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends in a panic when it fails
+
+mod common;
