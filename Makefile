@@ -1,0 +1,29 @@
+# `make run` starts a server, `make test` runs every test; each does its own set-up.
+# Both use cargo's dev profile, whose dependencies are optimised: RocksDB and ruma are compiled once for both.
+
+export CC := ccache cc
+export CXX := ccache c++
+
+.PHONY: run test lint release docs bench
+
+run: setup
+	cargo run
+
+test: setup
+	cargo test
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+# The small, fast binary that packages ship.
+release: setup
+	cargo build --release
+
+# The figures of docs/performance.md.
+bench: setup
+	cargo bench
+
+.PHONY: setup
+setup:
+	@.ci/setup
