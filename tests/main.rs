@@ -4,4 +4,6 @@
 //! linking one takes longer than running all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends in a panic when it fails
 
+mod architecture;
 mod common;
+mod store;

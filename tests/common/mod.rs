@@ -12,7 +12,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use conduit::{config::Config, server};
+use conduit::{config::Config, start};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -26,7 +26,7 @@ pub const TOKEN: &str = "letmein";
 
 /// A running server and the folder of its database.
 pub struct TestServer {
-    pub handle: server::Handle,
+    pub handle: start::Handle,
     pub address: SocketAddr,
     pub directory: Arc<TempDir>,
     http: HttpClient,
@@ -70,7 +70,7 @@ impl TestServer {
     pub async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(directory.path());
         change(&mut config);
-        let handle = server::start(config).await.unwrap();
+        let handle = start::start(config).await.unwrap();
         let address = handle.addresses()[0];
         let http = legacy::Client::builder(TokioExecutor::new()).build_http();
         Self { handle, address, directory, http }

@@ -1,0 +1,140 @@
+//! The store: key order, transactions, durability across a restart, refusal of foreign databases.
+
+use conduit::store::{
+    Direction, Read, Store,
+    key::{Encode, Key},
+    trees,
+};
+use proptest::prelude::*;
+use ruma::server_name;
+use tempfile::TempDir;
+
+const MEMORY: usize = 8 << 20;
+
+fn store(folder: &TempDir) -> Store {
+    Store::open(folder.path(), server_name!("localhost"), MEMORY).unwrap()
+}
+
+fn bytes(key: impl Encode) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    key.encode(&mut bytes);
+    bytes
+}
+
+fn round_trip<K: Key + PartialEq + std::fmt::Debug>(key: &K) {
+    let encoded = bytes(key);
+    let mut rest = encoded.as_slice();
+    assert_eq!(K::decode(&mut rest).as_ref(), Some(key));
+    assert!(rest.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn keys_round_trip_and_keep_their_order(
+        a: (String, u64, Vec<u8>, i64),
+        b: (String, u64, Vec<u8>, i64),
+    ) {
+        round_trip(&a);
+        prop_assert_eq!(bytes(&a).cmp(&bytes(&b)), a.cmp(&b));
+        prop_assert_eq!(bytes(&(a.2.clone(), a.3)).cmp(&bytes(&(b.2.clone(), b.3))), (a.2, a.3).cmp(&(b.2, b.3)));
+    }
+
+    #[test]
+    fn keys_keep_a_whole_part_as_prefix(a: String, b: String, rest: u64) {
+        let (prefix, key) = (bytes((&a,)), bytes((&b, rest)));
+        prop_assert_eq!(key.starts_with(&prefix), a == b);
+    }
+
+    #[test]
+    fn decoding_anything_does_not_panic(input: Vec<u8>) {
+        let _ = <(String, Option<u64>, bool, Vec<u8>)>::decode(&mut input.as_slice());
+        let _ = ruma::OwnedUserId::decode(&mut input.as_slice());
+    }
+
+    /// What a transaction reads is what the database reads after it.
+    #[test]
+    fn a_transaction_reads_its_own_writes(
+        before in prop::collection::btree_map("[a-d]{1,2}", 0u64..9, 0..8),
+        changes in prop::collection::btree_map("[a-d]{1,2}", prop::option::of(0u64..9), 0..8),
+    ) {
+        let folder = TempDir::new().unwrap();
+        let store = store(&folder);
+        store.write(|tx| {
+            for (key, value) in &before {
+                trees::COUNTERS.put(tx, key, value);
+            }
+            Ok(())
+        }).unwrap();
+        let rows = |read: &dyn Read, direction| {
+            trees::COUNTERS.scan(read, (), direction).collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let (forward, backward) = store.write(|tx| {
+            for (key, value) in &changes {
+                match value {
+                    Some(value) => trees::COUNTERS.put(tx, key, value),
+                    None => trees::COUNTERS.delete(tx, key),
+                }
+            }
+            Ok((rows(tx, Direction::Forward), rows(tx, Direction::Backward)))
+        }).unwrap();
+        let snapshot = store.read();
+        prop_assert_eq!(&forward, &rows(&snapshot, Direction::Forward));
+        prop_assert_eq!(&backward, &rows(&snapshot, Direction::Backward));
+        prop_assert_eq!(forward.into_iter().rev().collect::<Vec<_>>(), backward);
+    }
+}
+
+#[test]
+fn a_failed_transaction_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let failed = store.write(|tx| {
+        trees::COUNTERS.put(tx, "x", &1);
+        Err::<(), _>(conduit::error::Error::not_found("no"))
+    });
+    assert!(failed.is_err());
+    assert_eq!(trees::COUNTERS.get(&store.read(), "x").unwrap(), None);
+}
+
+#[test]
+fn a_snapshot_does_not_move() {
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let before = store.read();
+    let position = store.write(|tx| tx.next_position()).unwrap();
+    assert!(before.position().unwrap() < position);
+    assert_eq!(store.read().position().unwrap(), position);
+}
+
+#[tokio::test]
+async fn positions_grow_across_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let first = store(&folder);
+    let position = first.write(|tx| tx.next_position()).unwrap();
+    first.durable().await.unwrap();
+    drop(first);
+    assert!(store(&folder).read().position().unwrap() > position);
+}
+
+#[test]
+fn a_database_of_another_server_or_a_newer_program_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let first = store(&folder);
+    assert!(Store::open(folder.path(), server_name!("localhost"), MEMORY).is_err(), "two processes");
+    first.write(|tx| { trees::COUNTERS.put(tx, "schema", &(conduit::store::SCHEMA + 1)); Ok(()) }).unwrap();
+    drop(first);
+    let error = Store::open(folder.path(), server_name!("localhost"), MEMORY).err().unwrap();
+    assert!(error.to_string().contains("newer program"), "{error}");
+
+    let folder = TempDir::new().unwrap();
+    drop(store(&folder));
+    let error = Store::open(folder.path(), server_name!("example.org"), MEMORY).err().unwrap();
+    assert!(error.to_string().contains("server_name"), "{error}");
+}
+
+#[test]
+fn every_tree_has_a_place_of_its_own() {
+    let mut places: Vec<_> = trees::ALL.iter().map(|tree| (tree.family.name(), tree.prefix)).collect();
+    places.sort_unstable();
+    places.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1]));
+}
