@@ -1,4 +1,46 @@
-//! A Matrix homeserver in one light binary.
+//! `conduit`: a whole Matrix homeserver in one light binary. This page is the tour.
+//!
+//! # Nouns
+//!
+//! - A [`store::Store`] holds typed *trees* (`store/trees.rs` is the table of all). [`store::Store::write`] runs a
+//!   transaction, [`store::Store::read`] gives a snapshot; nothing else touches data.
+//! - A *position* ([`ids::Position`]) is a place in the server's one stream of changes. It is a row in the same batch as
+//!   the data it stamps, so a snapshot that shows position N shows every row up to N.
+//! - A *handler* (`api/client/*.rs`, named as the specification's files and operations) is an `async fn` from server,
+//!   caller and request to response. `api/routes.rs` lists all of them, one line each.
+//! - A [`server::Server`] is the state that handlers share. [`start`] makes one, listens and stops.
+//!
+//! # Layers
+//!
+//! Each uses only what stands below it; `tests/architecture.rs` fails otherwise.
+//!
+//! ```text
+//! main          the command line
+//! cli           its subcommands
+//! start         start, graceful stop
+//! api  web      operations of the specification; pages for people
+//! server        the state that handlers share
+//! sync          what changed for a client since it last asked
+//! rooms         the room engine: events, state, members, visibility. No network I/O
+//! users media push       accounts, devices and keys; files; push rules
+//! store         trees, transactions, snapshots, wake-ups
+//! config signing http    options; the server's keys; sockets to handlers and back
+//! ids clock error        numbers and positions; time and chance; the one error
+//! ```
+//!
+//! # A message is sent
+//!
+//! `http` finds the route and the caller, and calls `api::client::room_send`. That takes the room's lock, builds the event
+//! on the room's forward extremities and current state (`rooms/build.rs`), signs and checks it, and appends it in one
+//! transaction (`rooms/append.rs`): event, state, members, relations, unread counts, position. The commit wakes the
+//! members' long polls. The handler returns; `http` waits until the commit is on the disk, together with everyone else
+//! who waits for that ([`store::Store::durable`]), and only then answers.
+//!
+//! # A client syncs
+//!
+//! `/sync` subscribes to its user's wake-ups, takes a snapshot and asks what changed between the client's position and
+//! the snapshot's: the log of changed rooms, account data, to-device messages, keys. If nothing did, it waits and does
+//! that again. The snapshot's position becomes `next_batch`, so there is no race between the two.
 
 pub mod clock;
 pub mod error;
