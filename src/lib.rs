@@ -45,4 +45,6 @@
 pub mod clock;
 pub mod error;
 pub mod ids;
+pub mod rooms;
+pub mod signing;
 pub mod store;

@@ -17,6 +17,7 @@ pub mod value;
 
 mod hub;
 mod rocks;
+mod signing_keys;
 mod snapshot;
 mod tree;
 mod tx;

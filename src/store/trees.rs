@@ -4,7 +4,7 @@
 //! handle (`ACCOUNTS`), and its entry in [`ALL`], from which come `docs/schema.md`, the golden-bytes test and the check
 //! that every row decodes.
 
-use ruma::OwnedUserId;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 
 use super::{
     records::*,
@@ -60,4 +60,45 @@ trees! {
     IDENTITY = Lookup 2: String => String;
     /// The accounts of this server.
     ACCOUNTS = Lookup 3: OwnedUserId => Account;
+    /// The server's signing keys by version; one signs, the others did.
+    SIGNING_KEYS = Lookup 4: String => SigningKey;
+
+    /// The number of each room that the server knows.
+    ROOM_NOS = Lookup 10: OwnedRoomId => RoomNo;
+    /// The rooms.
+    ROOMS = Lookup 11: RoomNo => Room;
+    /// The number of each event that the server has or that one refers to; it may come before the event does.
+    EVENT_NOS = Lookup 12: OwnedEventId => EventNo;
+    /// The number of each pair of event type and state key.
+    STATE_KEY_NOS = Lookup 13: (String, String) => StateKeyNo;
+    /// The event type and state key of each such number.
+    STATE_KEYS = Lookup 14: StateKeyNo => (String, String);
+    /// Complete room states, each as what differs from an earlier one.
+    STATES = Lookup 15: StateNo => StateLayer;
+    /// The events of each room that none refers to as previous yet: what the next event follows.
+    EXTREMITIES = Lookup 16: RoomNo => EventList;
+    /// When each room last changed in a way that a client may see: its row in ROOM_CHANGES.
+    ROOM_CHANGED = Lookup 17: RoomNo => Position;
+    /// What other events make of an event: its latest edit, its thread; only events that others relate to have a row.
+    AGGREGATES = Lookup 18: EventNo => Aggregates;
+    /// Who wrote in a thread, by its root event.
+    THREAD_MEMBERS = Lookup 19: (EventNo, OwnedUserId) => ();
+    /// The events, whole.
+    EVENTS = Blobs 10: EventNo => EventRow;
+    /// The current state of each room: the event of each state key that is set.
+    CURRENT_STATE = Scan 10: (RoomNo, StateKeyNo) => EventNo;
+    /// Each room's timeline: live events at their positions, earlier history before them at negative places.
+    TIMELINE = Scan 11: (RoomNo, i64) => EventNo;
+    /// The rooms in the order of their latest change (event, receipt, typing); each room once.
+    ROOM_CHANGES = Scan 12: Position => RoomNo;
+    /// Everyone with a membership in a room, as its current state has it.
+    MEMBERS = Scan 13: (RoomNo, OwnedUserId) => Member;
+    /// The users of this server who are joined to a room.
+    LOCAL_MEMBERS = Scan 14: (RoomNo, OwnedUserId) => ();
+    /// The rooms that a user of this server is or was a member of, or is invited to.
+    USER_ROOMS = Scan 15: (OwnedUserId, RoomNo) => UserRoom;
+    /// The events that relate to an event, in the order of the timeline, with their relation type.
+    RELATIONS = Scan 16: (EventNo, i64, EventNo) => String;
+    /// The threads of a room (their root events) by the place of their newest event.
+    THREAD_ORDER = Scan 17: (RoomNo, i64, EventNo) => ();
 }

@@ -4,5 +4,7 @@
 //! version (`record!`). Rules about records live in the domain modules, not here.
 
 mod accounts;
+mod rooms;
+mod signing_keys;
 
-pub use self::accounts::*;
+pub use self::{accounts::*, rooms::*, signing_keys::*};

@@ -1,0 +1,200 @@
+//! Events by number and by ID.
+//!
+//! An event is stored once, under its number. A number can be older than its event: one that an event refers to gets a
+//! number before it arrives. Rows change in one way only: a redaction prunes them (`redaction.rs`).
+
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedTransactionId, RoomId, UserId,
+    events::TimelineEventType, state_res,
+};
+use serde_json::value::RawValue;
+
+use super::pdu::Pdu;
+pub use crate::store::records::Status;
+use crate::{
+    error::{Error, Result},
+    ids::{EventNo, RoomNo, StateNo},
+    store::{Read, Tx, records::EventRow, trees},
+};
+
+/// A stored event with what the server knows about it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its number.
+    pub no: EventNo,
+    /// The room it is in.
+    pub room: RoomNo,
+    /// Its place in the room's timeline: a live event's position, something negative for earlier history, 0 if it is
+    /// in no timeline.
+    pub order: i64,
+    /// The room's state before it.
+    pub state_before: StateNo,
+    /// The room's state after it: the same, but for an accepted state event.
+    pub state_after: StateNo,
+    /// What the checks said of it.
+    pub status: Status,
+    /// The event that redacted it.
+    pub redacted_by: Option<EventNo>,
+    /// When the server got or made it, in milliseconds since the Unix epoch.
+    pub received_ts: u64,
+    /// The device and transaction ID that a client of this server sent it with.
+    pub transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
+    /// The event itself.
+    pub pdu: Pdu,
+    /// Whether the room's version puts a redaction's target into its content.
+    pub redacts_in_content: bool,
+}
+
+/// The event with number `no`; `None` if it is not (yet) here.
+///
+/// # Errors
+/// When the row is damaged or the database fails.
+pub fn get(read: &dyn Read, no: EventNo) -> Result<Option<Event>> {
+    match trees::EVENTS.get(read, no)? {
+        Some(row) => Event::from_row(no, row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The event with number `no`, which another row says is here.
+///
+/// # Errors
+/// `Corrupt` if it is not.
+pub fn require(read: &dyn Read, no: EventNo) -> Result<Event> {
+    get(read, no)?.ok_or_else(|| corrupt(no))
+}
+
+/// The event with this ID, in whatever room.
+///
+/// # Errors
+/// As [`get`].
+pub fn by_id(read: &dyn Read, id: &EventId) -> Result<Option<Event>> {
+    match no_of(read, id)? {
+        Some(no) => get(read, no),
+        None => Ok(None),
+    }
+}
+
+/// The number of the event with this ID, if it is here or referred to.
+///
+/// # Errors
+/// As [`get`].
+pub fn no_of(read: &dyn Read, id: &EventId) -> Result<Option<EventNo>> {
+    trees::EVENT_NOS.get(read, id)
+}
+
+/// The number of the event with this ID; a new one if it has none.
+///
+/// # Errors
+/// As [`get`].
+pub fn intern(tx: &mut Tx<'_>, id: &EventId) -> Result<EventNo> {
+    if let Some(no) = no_of(tx, id)? {
+        return Ok(no);
+    }
+    let no = EventNo(tx.next("event")?);
+    trees::EVENT_NOS.put(tx, id, &no);
+    Ok(no)
+}
+
+fn corrupt(no: EventNo) -> Error {
+    Error::corrupt(trees::EVENTS.name, no.0.to_be_bytes())
+}
+
+impl Event {
+    /// Takes a row apart.
+    ///
+    /// # Errors
+    /// `Corrupt` when its JSON is no event.
+    pub fn from_row(no: EventNo, row: EventRow) -> Result<Self> {
+        let pdu = Pdu::parse(row.event_id, row.json, row.redacts_in_content).ok_or_else(|| corrupt(no))?;
+        Ok(Self {
+            no,
+            room: row.room,
+            order: row.order,
+            state_before: row.state_before,
+            state_after: row.state_after,
+            status: row.status,
+            redacted_by: row.redacted_by,
+            received_ts: row.received_ts,
+            transaction: row.transaction,
+            pdu,
+            redacts_in_content: row.redacts_in_content,
+        })
+    }
+
+    /// The row that [`from_row`](Self::from_row) reads.
+    pub fn to_row(&self) -> EventRow {
+        EventRow {
+            event_id: self.pdu.event_id.clone(),
+            room: self.room,
+            order: self.order,
+            state_before: self.state_before,
+            state_after: self.state_after,
+            status: self.status,
+            redacts_in_content: self.redacts_in_content,
+            redacted_by: self.redacted_by,
+            received_ts: self.received_ts,
+            transaction: self.transaction.clone(),
+            json: self.pdu.json.clone(),
+        }
+    }
+
+    /// Whether it is a state event.
+    pub fn is_state(&self) -> bool {
+        self.pdu.state_key.is_some()
+    }
+
+    /// About how many bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        let references = self.pdu.prev_events.len() + self.pdu.auth_events.len();
+        size_of::<Self>() + self.pdu.json.len() + self.pdu.content.get().len() + references * 64 + 192
+    }
+}
+
+impl state_res::Event for Event {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &OwnedEventId {
+        &self.pdu.event_id
+    }
+
+    fn room_id(&self) -> Option<&RoomId> {
+        self.pdu.room_id()
+    }
+
+    fn sender(&self) -> &UserId {
+        &self.pdu.sender
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.pdu.origin_server_ts
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.pdu.kind
+    }
+
+    fn content(&self) -> &RawValue {
+        &self.pdu.content
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.pdu.state_key.as_deref()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        self.pdu.prev_events()
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        self.pdu.auth_events()
+    }
+
+    fn redacts(&self) -> Option<&OwnedEventId> {
+        self.pdu.redacts()
+    }
+
+    fn rejected(&self) -> bool {
+        self.status == Status::Rejected
+    }
+}

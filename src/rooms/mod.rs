@@ -1,0 +1,83 @@
+//! The room engine: the only part that makes, checks, stores and shows events.
+//!
+//! - A client's event: [`Rooms::lock`] the room, then [`Rooms::send`] (`build.rs` makes and checks it, `append.rs`
+//!   stores it, `effects.rs` updates what follows from it).
+//! - Stored: `event.rs`, `state.rs` over `deltas.rs`, `timeline.rs`, `members.rs`, `relations.rs`.
+//! - Shown: `visibility.rs` decides who may see an event, `client_event.rs` how it looks.
+//!
+//! Invariants: an event gets into the database through `append` only, and only once it is [`Authorized`]; everything
+//! that changes a room holds its lock from reading the room's extremities to the append. Deliberately absent: network
+//! I/O. What is missing is said to the caller, who fetches it and asks again.
+
+pub mod deltas;
+pub mod event;
+pub mod members;
+pub mod pdu;
+pub mod state;
+pub mod timeline;
+
+mod lock;
+
+use std::sync::Arc;
+
+use ruma::{OwnedServerName, RoomId};
+
+pub use self::{event::Event, lock::RoomGuard, pdu::Pdu};
+use self::lock::Locks;
+pub use crate::store::records::Room;
+use crate::{
+    error::{Error, Result},
+    ids::RoomNo,
+    signing::SigningKeys,
+    store::{Read, Store, trees},
+};
+
+/// What the room engine works with.
+pub struct Rooms {
+    /// The database.
+    pub store: Arc<Store>,
+    /// The keys that sign this server's events.
+    pub keys: Arc<SigningKeys>,
+    /// This server's name.
+    pub server_name: OwnedServerName,
+    locks: Arc<Locks>,
+}
+
+impl Rooms {
+    /// The room engine over a store.
+    pub fn new(store: Arc<Store>, keys: Arc<SigningKeys>) -> Self {
+        let server_name = keys.server_name().to_owned();
+        Self { store, keys, server_name, locks: Arc::default() }
+    }
+
+    /// Waits for the room's lock, which everyone who changes the room holds from reading its extremities to the append.
+    /// The room need not exist yet.
+    pub async fn lock(&self, room: &RoomId) -> RoomGuard {
+        Locks::lock(&self.locks, room).await
+    }
+}
+
+/// The number of the room with this ID, if the server knows it.
+///
+/// # Errors
+/// When the database fails or the row is damaged.
+pub fn find(read: &dyn Read, id: &RoomId) -> Result<Option<RoomNo>> {
+    trees::ROOM_NOS.get(read, id)
+}
+
+/// The room with this number.
+///
+/// # Errors
+/// `Corrupt` when there is none; else as [`find`].
+pub fn get(read: &dyn Read, no: RoomNo) -> Result<Room> {
+    trees::ROOMS.get(read, no)?.ok_or_else(|| Error::corrupt(trees::ROOMS.name, no.0.to_be_bytes()))
+}
+
+/// The room with this ID.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when the server does not know it; else as [`find`].
+pub fn require(read: &dyn Read, id: &RoomId) -> Result<(RoomNo, Room)> {
+    let no = find(read, id)?.ok_or_else(|| Error::not_found("This server does not know the room."))?;
+    Ok((no, get(read, no)?))
+}

@@ -1,0 +1,129 @@
+//! Room state: what is set now, and what was at any event.
+//!
+//! The current state of a room is materialised, one row per state key; every state that ever was is a delta chain
+//! (`deltas.rs`) and named by a number that events carry. Types with state keys are interned to [`StateKeyNo`].
+
+use std::collections::BTreeMap;
+
+use ruma::events::StateEventType;
+use serde::de::DeserializeOwned;
+
+pub use super::deltas::Change;
+use super::{
+    deltas,
+    event::{self, Event},
+};
+use crate::{
+    error::{Error, Result},
+    ids::{EventNo, RoomNo, StateKeyNo, StateNo},
+    store::{Direction, Read, Tx, trees},
+};
+
+/// The number of a pair of type and state key; `None` if no room ever had it.
+///
+/// # Errors
+/// When the database fails or a row is damaged; so for all functions here.
+pub fn key_no(read: &dyn Read, kind: &StateEventType, key: &str) -> Result<Option<StateKeyNo>> {
+    trees::STATE_KEY_NOS.get(read, (kind.to_string(), key))
+}
+
+/// The number of a pair of type and state key; a new one if it has none.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn intern_key(tx: &mut Tx<'_>, kind: &StateEventType, key: &str) -> Result<StateKeyNo> {
+    if let Some(no) = key_no(tx, kind, key)? {
+        return Ok(no);
+    }
+    let no = StateKeyNo(tx.next("state_key")?);
+    let pair = (kind.to_string(), key.to_owned());
+    trees::STATE_KEY_NOS.put(tx, (&*pair.0, key), &no);
+    trees::STATE_KEYS.put(tx, no, &pair);
+    Ok(no)
+}
+
+/// The pair that a number stands for.
+///
+/// # Errors
+/// As [`key_no`]; `Corrupt` for a number that was never given out.
+pub fn key_of(read: &dyn Read, no: StateKeyNo) -> Result<(StateEventType, String)> {
+    let (kind, key) = trees::STATE_KEYS
+        .get(read, no)?
+        .ok_or_else(|| Error::corrupt(trees::STATE_KEYS.name, no.0.to_be_bytes()))?;
+    Ok((kind.into(), key))
+}
+
+/// The number of the event that is the room's current state for this type and key.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn event_no(read: &dyn Read, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<EventNo>> {
+    match key_no(read, kind, key)? {
+        Some(no) => trees::CURRENT_STATE.get(read, (room, no)),
+        None => Ok(None),
+    }
+}
+
+/// The event that is the room's current state for this type and key.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn get(read: &dyn Read, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Event>> {
+    match event_no(read, room, kind, key)? {
+        Some(no) => event::require(read, no).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The content of the current state event of this type and key; `None` if there is none or it is not of this shape.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn content<T: DeserializeOwned>(
+    read: &dyn Read,
+    room: RoomNo,
+    kind: &StateEventType,
+    key: &str,
+) -> Result<Option<T>> {
+    Ok(get(read, room, kind, key)?.and_then(|event| event.pdu.content_as()))
+}
+
+/// The room's whole current state.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn all(read: &dyn Read, room: RoomNo) -> Result<Vec<(StateKeyNo, EventNo)>> {
+    trees::CURRENT_STATE.scan(read, (room,), Direction::Forward).map(|row| row.map(|((_, key), no)| (key, no))).collect()
+}
+
+/// Everything that is set in a state.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn at(read: &dyn Read, state: StateNo) -> Result<BTreeMap<StateKeyNo, EventNo>> {
+    deltas::all(read, state)
+}
+
+/// The event that is set for a type and key in a state.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn at_key(read: &dyn Read, state: StateNo, kind: &StateEventType, key: &str) -> Result<Option<EventNo>> {
+    match key_no(read, kind, key)? {
+        Some(no) => deltas::lookup(read, state, no),
+        None => Ok(None),
+    }
+}
+
+/// The state after an event: with the event itself if it is an accepted state event.
+pub fn after(event: &Event) -> StateNo {
+    event.state_after
+}
+
+/// The keys that differ from one state to another, with their values in both.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn diff(read: &dyn Read, from: StateNo, to: StateNo) -> Result<Vec<Change>> {
+    deltas::diff(read, from, to)
+}

@@ -1,0 +1,259 @@
+//! Rooms, their events, states and members.
+//!
+//! Events and states are the rows that there are most of, so they are written in a compact form of their own; all
+//! others are records.
+
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomVersionId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    ids::{EventNo, Position, RoomNo, StateKeyNo, StateNo},
+    record,
+    store::{
+        Value,
+        key::{Encode, Key},
+    },
+};
+
+/// A room that the server knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Room {
+    /// Its ID.
+    pub id: OwnedRoomId,
+    /// The version that its rules come from.
+    pub version: RoomVersionId,
+    /// Its `m.room.create` event.
+    pub create: EventNo,
+    /// The current state, as a complete state.
+    pub state: StateNo,
+    /// How many users are joined.
+    #[serde(default)]
+    pub joined: u64,
+    /// How many users are invited.
+    #[serde(default)]
+    pub invited: u64,
+    /// How many users of this server are joined.
+    #[serde(default)]
+    pub local_joined: u64,
+}
+record!(Room, 1);
+
+/// What the server made of an event that it checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Status {
+    /// It passed all checks.
+    Accepted,
+    /// It was allowed where it stands in the graph, but not by the room's state when it arrived: kept, referred to by
+    /// no event of ours, and shown to no client.
+    SoftFailed,
+    /// The authorization rules refuse it.
+    Rejected,
+}
+
+/// An event as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventRow {
+    /// The event's ID.
+    pub event_id: OwnedEventId,
+    /// The room it is in.
+    pub room: RoomNo,
+    /// Its place in the room's timeline; 0 if it has none.
+    pub order: i64,
+    /// The room's state before it.
+    pub state_before: StateNo,
+    /// The room's state after it: the same, but for an accepted state event.
+    pub state_after: StateNo,
+    /// What the checks said.
+    pub status: Status,
+    /// Whether a redaction names its target in its content (room version 11 and later) and not beside it.
+    pub redacts_in_content: bool,
+    /// The event that redacted it, if one did; the redacted parts are gone from `json` then.
+    pub redacted_by: Option<EventNo>,
+    /// When the server got or made it, in milliseconds since the Unix epoch.
+    pub received_ts: u64,
+    /// The device and transaction ID that a client of this server sent it with.
+    pub transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
+    /// The whole event in its room version's federation format, as canonical JSON.
+    pub json: String,
+}
+
+const EVENT_ROW_VERSION: u8 = 1;
+
+impl Value for EventRow {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.json.len() + 160);
+        out.push(EVENT_ROW_VERSION);
+        (self.room, self.order, self.state_before, self.state_after).encode(&mut out);
+        let status = match self.status {
+            Status::Accepted => 0,
+            Status::SoftFailed => 1,
+            Status::Rejected => 2,
+        };
+        out.push(status);
+        (self.redacts_in_content, self.redacted_by, self.received_ts).encode(&mut out);
+        self.event_id.as_str().encode(&mut out);
+        self.transaction.as_ref().map(|(device, id)| (device.as_str(), id.as_str())).encode(&mut out);
+        out.extend_from_slice(self.json.as_bytes());
+        out
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&EVENT_ROW_VERSION, input) = bytes.split_first()? else { return None };
+        let mut input = input;
+        let (room, order, state_before, state_after) = Key::decode(&mut input)?;
+        let status = match u8::decode(&mut input)? {
+            0 => Status::Accepted,
+            1 => Status::SoftFailed,
+            2 => Status::Rejected,
+            _ => return None,
+        };
+        let (redacts_in_content, redacted_by, received_ts) = Key::decode(&mut input)?;
+        let event_id = OwnedEventId::decode(&mut input)?;
+        let transaction = <Option<(OwnedDeviceId, String)>>::decode(&mut input)?;
+        Some(Self {
+            event_id,
+            room,
+            order,
+            state_before,
+            state_after,
+            status,
+            redacts_in_content,
+            redacted_by,
+            received_ts,
+            transaction: transaction.map(|(device, id)| (device, id.into())),
+            json: str::from_utf8(input).ok()?.to_owned(),
+        })
+    }
+}
+
+/// One link of a delta chain: a complete state is its parent's with these entries laid over it.
+///
+/// Entries are in order of their keys, each key once; event number 0 says that the key is not set. See
+/// `rooms/deltas.rs`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateLayer {
+    /// The state beneath; `StateNo(0)` is the empty state.
+    pub parent: StateNo,
+    /// What differs from it.
+    pub entries: Vec<(StateKeyNo, EventNo)>,
+}
+
+impl StateLayer {
+    /// The bytes before the entries.
+    pub const HEADER: usize = 8;
+    /// The bytes of one entry.
+    pub const ENTRY: usize = 16;
+}
+
+impl Value for StateLayer {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::HEADER + self.entries.len() * Self::ENTRY);
+        self.parent.encode(&mut out);
+        for entry in &self.entries {
+            entry.encode(&mut out);
+        }
+        out
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut input = bytes;
+        let parent = StateNo::decode(&mut input)?;
+        let mut entries = Vec::with_capacity(input.len() / Self::ENTRY);
+        while !input.is_empty() {
+            entries.push(Key::decode(&mut input)?);
+        }
+        Some(Self { parent, entries })
+    }
+}
+
+/// A short list of events.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EventList(pub Vec<EventNo>);
+
+impl Value for EventList {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.0.len() * 8);
+        for event in &self.0 {
+            event.encode(&mut out);
+        }
+        out
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut input = bytes;
+        let mut events = Vec::with_capacity(input.len() / 8);
+        while !input.is_empty() {
+            events.push(EventNo::decode(&mut input)?);
+        }
+        Some(Self(events))
+    }
+}
+
+/// A user's membership in a room, as the room's current state has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: MembershipState,
+    /// The `m.room.member` event.
+    pub event: EventNo,
+    /// Its `displayname`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displayname: Option<String>,
+    /// Its `avatar_url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<String>,
+    /// When this server learned of the event.
+    pub position: Position,
+}
+record!(Member, 1);
+
+/// A room that a user of this server has to do with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UserRoom {
+    /// The user's membership.
+    pub membership: MembershipState,
+    /// The `m.room.member` event it comes from.
+    pub event: EventNo,
+    /// When the membership became what it is (a new display name does not count).
+    pub position: Position,
+    /// What an invited or knocking user may know of the room
+    /// ([stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripped: Option<Vec<Box<RawValue>>>,
+    /// Whether the user forgot the room after leaving it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
+}
+record!(UserRoom, 1);
+
+/// What other events make of an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aggregates {
+    /// Its newest valid edit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EventNo>,
+    /// The thread it is the root of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Thread>,
+    /// How many events refer to it by `m.reference`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub references: u64,
+}
+record!(Aggregates, 1);
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the form that serde calls
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// A thread: the events that relate to its root by `m.thread`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its newest event.
+    pub latest: EventNo,
+    /// The newest event's place in the timeline.
+    pub latest_order: i64,
+    /// How many events it has, without the root.
+    pub count: u64,
+}
