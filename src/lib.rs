@@ -48,3 +48,4 @@ pub mod ids;
 pub mod rooms;
 pub mod signing;
 pub mod store;
+pub mod users;

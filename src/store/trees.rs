@@ -4,7 +4,8 @@
 //! handle (`ACCOUNTS`), and its entry in [`ALL`], from which come `docs/schema.md`, the golden-bytes test and the check
 //! that every row decodes.
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId};
+use serde_json::value::RawValue;
 
 use super::{
     records::*,
@@ -101,4 +102,35 @@ trees! {
     RELATIONS = Scan 16: (EventNo, i64, EventNo) => String;
     /// The threads of a room (their root events) by the place of their newest event.
     THREAD_ORDER = Scan 17: (RoomNo, i64, EventNo) => ();
+
+    /// Whose an access token is, by the token's hash.
+    ACCESS_TOKENS = Lookup 50: String => Token;
+    /// Whose a refresh token is, by the token's hash.
+    REFRESH_TOKENS = Lookup 51: String => Token;
+    /// The tokens that accounts can be registered with.
+    REGISTRATION_TOKENS = Lookup 52: String => RegistrationToken;
+    /// Whose a third-party identifier is, by medium and canonical address.
+    THREEPIDS = Lookup 53: (String, String) => OwnedUserId;
+    /// Filters for `/sync` as the client sent them, by user and the filter's ID.
+    FILTERS = Scan 50: (OwnedUserId, String) => Box<RawValue>;
+    /// The devices of each account.
+    DEVICES = Scan 51: (OwnedUserId, OwnedDeviceId) => Device;
+    /// The profiles of this server's users.
+    PROFILES = Scan 52: OwnedUserId => Profile;
+    /// Users whose membership events do not yet show their new profile.
+    PROFILE_UPDATES = Queue 52: OwnedUserId => ();
+    /// Account data by user, room (or none) and type.
+    ACCOUNT_DATA = Scan 54: (OwnedUserId, Option<RoomNo>, String) => AccountData;
+    /// Which entry of a user's account data was last changed at which position.
+    ACCOUNT_DATA_CHANGES = Scan 55: (OwnedUserId, Position) => (Option<RoomNo>, String);
+    /// Pushers by user, `app_id` and `pushkey`.
+    PUSHERS = Scan 56: (OwnedUserId, String, String) => Pusher;
+    /// Who has a pusher with an `app_id` and `pushkey`.
+    PUSHKEYS = Scan 57: (String, String, OwnedUserId) => ();
+    /// What users reported, by its number.
+    REPORTS = Scan 58: u64 => Report;
+    /// Tokens that log in once, by expiry in milliseconds since the Unix epoch and hash.
+    LOGIN_TOKENS = Queue 50: (u64, String) => OwnedUserId;
+    /// OpenID tokens, by expiry in milliseconds since the Unix epoch and hash.
+    OPENID_TOKENS = Queue 51: (u64, String) => OwnedUserId;
 }

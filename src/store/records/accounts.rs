@@ -1,11 +1,15 @@
-//! Accounts, devices and what logs them in.
+//! Accounts, devices and what logs them in, and what belongs to an account: profile, account data, pushers.
 
+use std::collections::BTreeMap;
+
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value as JsonValue, value::RawValue};
 
-use crate::record;
+use crate::{ids::Position, record};
 
 /// An account of this server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Account {
     /// The argon2id hash of the password in PHC form; none for accounts that cannot log in with one.
     pub password_hash: Option<String>,
@@ -18,7 +22,143 @@ pub struct Account {
     /// Whether the account was deactivated; its name is never given out again.
     #[serde(default)]
     pub deactivated: bool,
+    /// Whether the user asked to be forgotten when the account was deactivated.
+    #[serde(default)]
+    pub erased: bool,
+    /// Whether the account is locked: nothing works until an administrator unlocks it.
+    #[serde(default)]
+    pub locked: bool,
     /// When it was registered, in milliseconds since the Unix epoch.
     pub created_ts: u64,
+    /// The e-mail addresses and phone numbers that are proven to be the user's.
+    #[serde(default)]
+    pub threepids: Vec<ThreePid>,
 }
 record!(Account, 1);
+
+/// A third-party identifier of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreePid {
+    /// `email` or `msisdn`.
+    pub medium: String,
+    /// The address, in its canonical form.
+    pub address: String,
+    /// When it was proven, in milliseconds since the Unix epoch.
+    pub validated_at: u64,
+    /// When it was added to the account, in milliseconds since the Unix epoch.
+    pub added_at: u64,
+}
+
+/// A device of an account: a login.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Device {
+    /// The name that the user gave it.
+    pub display_name: Option<String>,
+    /// When it logged in first, in milliseconds since the Unix epoch.
+    pub created_ts: u64,
+    /// When it made its last request, give or take a minute.
+    #[serde(default)]
+    pub last_seen_ts: Option<u64>,
+    /// The address that this request came from.
+    #[serde(default)]
+    pub last_seen_ip: Option<String>,
+    /// The tokens that it uses.
+    #[serde(default)]
+    pub tokens: Option<TokenPair>,
+    /// The tokens of its last refresh, until it uses one of them; then they take the place of `tokens`.
+    #[serde(default)]
+    pub next_tokens: Option<TokenPair>,
+}
+record!(Device, 1);
+
+/// The hashes of an access token and of the refresh token given out with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenPair {
+    /// Key in [`ACCESS_TOKENS`](crate::store::trees::ACCESS_TOKENS).
+    pub access: String,
+    /// Key in [`REFRESH_TOKENS`](crate::store::trees::REFRESH_TOKENS).
+    pub refresh: Option<String>,
+}
+
+/// Whose an access or refresh token is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// The account.
+    pub user: OwnedUserId,
+    /// The device.
+    pub device: OwnedDeviceId,
+    /// When it expires, in milliseconds since the Unix epoch; none for never.
+    #[serde(default)]
+    pub expires_ts: Option<u64>,
+    /// Whether it is of the device's `next_tokens`.
+    #[serde(default)]
+    pub next: bool,
+}
+record!(Token, 1);
+
+/// A token with which accounts can be registered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RegistrationToken {
+    /// How many accounts it is good for; none for any number.
+    pub uses_allowed: Option<u64>,
+    /// How many accounts were registered with it.
+    #[serde(default)]
+    pub completed: u64,
+    /// When it expires, in milliseconds since the Unix epoch; none for never.
+    #[serde(default)]
+    pub expires_ts: Option<u64>,
+    /// Whether the account registered with it becomes an administrator: the token of the first start.
+    #[serde(default)]
+    pub admin: bool,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ts: u64,
+}
+record!(RegistrationToken, 1);
+
+/// A user's profile: display name, avatar, and whatever fields clients put there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// The fields by name, as the specification names them.
+    pub fields: BTreeMap<String, JsonValue>,
+}
+record!(Profile, 1);
+
+/// One entry of account data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountData {
+    /// Where in the stream it was last changed.
+    pub position: Position,
+    /// The content to the letter; `{}` for one that was deleted.
+    pub content: Box<RawValue>,
+}
+record!(AccountData, 1);
+
+/// Where a device wants to be told of notifications.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pusher {
+    /// The device that set it; it goes when the device goes.
+    pub device: OwnedDeviceId,
+    /// The pusher as the client sent it.
+    pub pusher: JsonValue,
+    /// When it was set, in milliseconds since the Unix epoch.
+    pub created_ts: u64,
+}
+record!(Pusher, 1);
+
+/// Something that a user told the administrators of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Who reports.
+    pub reporter: OwnedUserId,
+    /// The room, unless it is about a user.
+    pub room: Option<OwnedRoomId>,
+    /// The event, if it is about one.
+    pub event: Option<OwnedEventId>,
+    /// The user, if it is about one.
+    pub user: Option<OwnedUserId>,
+    /// Why.
+    pub reason: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub received_ts: u64,
+}
+record!(Report, 1);

@@ -1,0 +1,171 @@
+//! Accounts: which user names there can be, who has which, and what making and ending one means.
+//!
+//! Names given out follow the grammar of user IDs (spec: appendices, "User Identifiers"); those of earlier times, with
+//! capitals for example, stay usable for logging in. A name is never given out twice, not even after deactivation.
+
+use ruma::{OwnedUserId, ServerName, UserId, api::error::ErrorKind};
+use serde_json::json;
+
+use super::{account_data, devices, login_tokens, profiles};
+use crate::{
+    clock,
+    error::{Error, Result},
+    store::{
+        Read, Tx,
+        records::{Account, ThreePid},
+        trees::{ACCOUNTS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, THREEPIDS},
+    },
+};
+
+/// The account that the option `emergency_password` opens; nobody can register it.
+pub const EMERGENCY_USER: &str = "conduit";
+
+/// The user ID that an account called `name` would have; `name` is a localpart, or a whole user ID of this server.
+/// Capitals become small letters.
+///
+/// # Errors
+/// 400 `M_INVALID_USERNAME`; `M_EXCLUSIVE` for names that nobody can have.
+pub fn parse_new(server: &ServerName, name: &str) -> Result<OwnedUserId> {
+    let invalid = |message: &str| Error::bad_request(ErrorKind::InvalidUsername, message);
+    let lower = name.to_ascii_lowercase();
+    let localpart = match lower.strip_prefix('@') {
+        None => lower.as_str(),
+        Some(id) => id
+            .split_once(':')
+            .filter(|(_, given)| *given == server.as_str())
+            .map(|(localpart, _)| localpart)
+            .ok_or_else(|| invalid("This user ID belongs to another server."))?,
+    };
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+');
+    if localpart.is_empty() || !localpart.bytes().all(allowed) {
+        return Err(invalid("A user name consists of letters a to z, digits, and the characters . _ = - / +"));
+    }
+    if localpart.starts_with('_') {
+        return Err(invalid("A user name must not begin with an underscore."));
+    }
+    if localpart == EMERGENCY_USER {
+        return Err(Error::bad_request(ErrorKind::Exclusive, "This name is reserved for the server."));
+    }
+    let user = UserId::parse_with_server_name(localpart, server).map_err(|_| invalid("This is no user name."))?;
+    user.validate_strict().map_err(|_| invalid("This user name is too long."))?;
+    Ok(user)
+}
+
+/// Checks that the name is not taken.
+///
+/// # Errors
+/// 400 `M_USER_IN_USE`.
+pub fn require_free(read: &dyn Read, user: &UserId) -> Result<()> {
+    if ACCOUNTS.contains(read, user)? {
+        return Err(Error::bad_request(ErrorKind::UserInUse, "This user name is taken."));
+    }
+    Ok(())
+}
+
+/// A name for someone who does not choose one.
+///
+/// # Errors
+/// When the source of randomness fails.
+pub fn random_name(server: &ServerName) -> Result<OwnedUserId> {
+    let name = clock::random_string(12)?.to_ascii_lowercase();
+    UserId::parse_with_server_name(name, server).map_err(Error::internal)
+}
+
+/// The account that someone who logs in as `name` means: a localpart or a whole user ID, as it is spelled or in small
+/// letters.
+///
+/// # Errors
+/// When the database fails.
+pub fn find(read: &dyn Read, server: &ServerName, name: &str) -> Result<Option<(OwnedUserId, Account)>> {
+    for spelling in [name.to_owned(), name.to_ascii_lowercase()] {
+        let Ok(user) = UserId::parse_with_server_name(spelling.as_str(), server) else { continue };
+        if user.server_name() == server
+            && let Some(account) = ACCOUNTS.get(read, &user)?
+        {
+            return Ok(Some((user, account)));
+        }
+    }
+    Ok(None)
+}
+
+/// The account with the third-party identifier, its address in canonical form.
+///
+/// # Errors
+/// When the database fails.
+pub fn find_by_threepid(read: &dyn Read, medium: &str, address: &str) -> Result<Option<(OwnedUserId, Account)>> {
+    let Some(user) = THREEPIDS.get(read, (medium, address))? else { return Ok(None) };
+    Ok(ACCOUNTS.get(read, &user)?.map(|account| (user, account)))
+}
+
+/// Adds a third-party identifier that is proven to be the user's.
+///
+/// # Errors
+/// 400 `M_THREEPID_IN_USE` when another account has it; 404 `M_NOT_FOUND`.
+pub fn add_threepid(tx: &mut Tx<'_>, user: &UserId, threepid: ThreePid) -> Result<()> {
+    let owner = THREEPIDS.get(tx, (&threepid.medium, &threepid.address))?;
+    if owner.is_some_and(|owner| owner != user) {
+        return Err(Error::bad_request(ErrorKind::ThreepidInUse, "This address belongs to another account."));
+    }
+    THREEPIDS.put(tx, (&threepid.medium, &threepid.address), &user.to_owned());
+    update(tx, user, |account| {
+        account.threepids.retain(|old| (&old.medium, &old.address) != (&threepid.medium, &threepid.address));
+        account.threepids.push(threepid);
+    })
+}
+
+/// The account of `user`.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn require(read: &dyn Read, user: &UserId) -> Result<Account> {
+    ACCOUNTS.get(read, user)?.ok_or_else(|| Error::not_found("There is no such user here."))
+}
+
+/// Makes an account, with a profile in which the display name is `display_name`.
+///
+/// # Errors
+/// 400 `M_USER_IN_USE`.
+pub fn create(tx: &mut Tx<'_>, user: &UserId, account: &Account, display_name: Option<&str>) -> Result<()> {
+    require_free(tx, user)?;
+    ACCOUNTS.put(tx, user, account);
+    if let Some(name) = display_name {
+        profiles::set(tx, user, "displayname", Some(json!(name)))?;
+    }
+    Ok(())
+}
+
+/// Changes the account of `user`.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn update(tx: &mut Tx<'_>, user: &UserId, change: impl FnOnce(&mut Account)) -> Result<()> {
+    let mut account = require(tx, user)?;
+    change(&mut account);
+    ACCOUNTS.put(tx, user, &account);
+    Ok(())
+}
+
+/// Ends an account for good: no password, no devices, nothing that the user kept here. `erase` notes that the user
+/// wants to be forgotten. Leaving the rooms is the caller's part.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
+    for threepid in require(tx, user)?.threepids {
+        THREEPIDS.delete(tx, (&threepid.medium, &threepid.address));
+    }
+    update(tx, user, |account| {
+        account.password_hash = None;
+        account.deactivated = true;
+        account.erased |= erase;
+        account.admin = false;
+        account.threepids.clear();
+    })?;
+    devices::delete_all(tx, user, None)?;
+    PROFILES.delete(tx, user);
+    PROFILE_UPDATES.delete(tx, user);
+    account_data::delete_all(tx, user)?;
+    FILTERS.delete_all(tx, (user,))?;
+    login_tokens::delete_all(tx, &LOGIN_TOKENS, user)?;
+    login_tokens::delete_all(tx, &OPENID_TOKENS, user)
+}

@@ -1,0 +1,254 @@
+//! Presence: who is online (spec: client-server API, "Presence").
+//!
+//! In memory only, and bounded: after a restart everybody is offline until they are seen. A change takes a position of
+//! the stream like everything else, and wakes those who may see it, whom the caller names (they are those who share a
+//! room). A client that merely goes on being online changes nothing and wakes nobody: `currently_active` is told with
+//! `online` and withdrawn with the next state, as the specification allows.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use ruma::{
+    OwnedUserId, UInt, UserId,
+    events::presence::{PresenceEvent, PresenceEventContent},
+    presence::PresenceState,
+};
+
+use crate::{
+    clock,
+    error::Result,
+    ids::Position,
+    store::{Read, Store},
+};
+
+/// How long after the last activity a user counts as idle.
+const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// How long after the last request of a client a user counts as offline: longer than a long poll.
+const OFFLINE_AFTER: Duration = Duration::from_secs(75);
+
+/// How many users are remembered; those that changed longest ago go first.
+const MAX_USERS: usize = 10_000;
+
+/// Who may see a user's presence.
+pub type Audience<'a> = &'a (dyn Fn(&dyn Read, &UserId) -> Result<Vec<OwnedUserId>> + Sync);
+
+/// Everybody's presence.
+pub struct Presence {
+    enabled: bool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    users: HashMap<OwnedUserId, Entry>,
+    by_position: BTreeMap<Position, OwnedUserId>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    state: PresenceState,
+    /// What the user's clients ask for with `set_presence`.
+    requested: PresenceState,
+    status_msg: Option<String>,
+    /// The last pro-active event, in milliseconds since the Unix epoch.
+    last_active: u64,
+    /// The last request of a client that waits for events.
+    last_seen: Instant,
+    position: Position,
+}
+
+impl Presence {
+    /// Nobody is online yet. If not `enabled`, nobody ever is.
+    pub fn new(enabled: bool) -> Self {
+        Self { enabled, inner: Mutex::default() }
+    }
+
+    /// The user sets their presence.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn set(
+        &self,
+        store: &Store,
+        user: &UserId,
+        state: PresenceState,
+        status_msg: Option<String>,
+        audience: Audience<'_>,
+    ) -> Result<()> {
+        self.change(store, user, audience, |entry| {
+            if state == PresenceState::Online {
+                entry.last_active = clock::now_ms();
+            }
+            let changed = entry.state != state || entry.status_msg != status_msg;
+            entry.last_seen = clock::instant();
+            entry.requested = state.clone();
+            entry.state = state;
+            entry.status_msg = status_msg;
+            changed
+        })
+    }
+
+    /// A client of the user waits for events, with `set_presence` as given.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn seen(&self, store: &Store, user: &UserId, requested: &PresenceState, audience: Audience<'_>) -> Result<()> {
+        if *requested == PresenceState::Offline {
+            return Ok(()); // the client asks not to be noticed
+        }
+        self.change(store, user, audience, |entry| {
+            entry.last_seen = clock::instant();
+            let asks_for_another = entry.requested != *requested;
+            entry.requested = requested.clone();
+            if entry.state != PresenceState::Offline && !asks_for_another {
+                return false; // went on as before; one who became idle stays so
+            }
+            if *requested == PresenceState::Online {
+                entry.last_active = clock::now_ms();
+            }
+            std::mem::replace(&mut entry.state, requested.clone()) != *requested
+        })
+    }
+
+    /// The user did something, such as sending a message.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn active(&self, store: &Store, user: &UserId, audience: Audience<'_>) -> Result<()> {
+        self.change(store, user, audience, |entry| {
+            entry.last_active = clock::now_ms();
+            // One who was never seen waiting (a bot) or asked not to be noticed does not come online by speaking.
+            entry.state == PresenceState::Unavailable
+                && std::mem::replace(&mut entry.state, PresenceState::Online) != PresenceState::Online
+        })
+    }
+
+    /// Lets time pass: who did nothing for a while becomes idle, whose clients are gone offline.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn tick(&self, store: &Store, audience: Audience<'_>) -> Result<()> {
+        let due: Vec<(OwnedUserId, PresenceState)> = {
+            let inner = self.inner.lock();
+            inner.users.iter().filter_map(|(user, entry)| Some((user.clone(), entry.due()?))).collect()
+        };
+        for (user, state) in due {
+            self.change(store, &user, audience, |entry| {
+                let still_due = entry.due() == Some(state.clone());
+                if still_due {
+                    entry.state = state;
+                }
+                still_due
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Applies `change` to the user's entry; if it says that others can see it, stamps it and wakes them.
+    fn change(
+        &self,
+        store: &Store,
+        user: &UserId,
+        audience: Audience<'_>,
+        change: impl FnOnce(&mut Entry) -> bool,
+    ) -> Result<()> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let mut entry = self.inner.lock().users.get(user).cloned().unwrap_or_else(Entry::new);
+        let visible = change(&mut entry);
+        if !visible {
+            if let Some(kept) = self.inner.lock().users.get_mut(user) {
+                *kept = Entry { position: kept.position, ..entry };
+            }
+            return Ok(());
+        }
+        store.write(|tx| {
+            // Kept before the commit: a snapshot that shows this position must find the change.
+            entry.position = tx.next_position()?;
+            self.inner.lock().keep(user, entry);
+            for other in audience(tx, user)? {
+                tx.wake(&other);
+            }
+            tx.wake(user);
+            Ok(())
+        })
+    }
+
+    /// Whose presence changed after `since` and not after `until` (the position of the reader's snapshot), with the
+    /// presence as it is now, in the order of the changes.
+    pub fn changed(&self, since: Position, until: Position) -> Vec<PresenceEvent> {
+        if since >= until {
+            return Vec::new();
+        }
+        let inner = self.inner.lock();
+        let range = Position(since.0 + 1)..=until;
+        inner.by_position.range(range).filter_map(|(_, user)| Some(inner.users.get(user)?.event(user))).collect()
+    }
+
+    /// Everybody's presence who is not offline, for a client that knows nothing yet.
+    pub fn present(&self) -> Vec<PresenceEvent> {
+        let inner = self.inner.lock();
+        let present = inner.users.iter().filter(|(_, entry)| entry.state != PresenceState::Offline);
+        present.map(|(user, entry)| entry.event(user)).collect()
+    }
+
+    /// The presence of one user.
+    pub fn get(&self, user: &UserId) -> PresenceEventContent {
+        let inner = self.inner.lock();
+        match inner.users.get(user) {
+            Some(entry) => entry.event(user).content,
+            None => PresenceEventContent::new(PresenceState::Offline),
+        }
+    }
+}
+
+impl Inner {
+    fn keep(&mut self, user: &UserId, entry: Entry) {
+        self.by_position.insert(entry.position, user.to_owned());
+        if let Some(old) = self.users.insert(user.to_owned(), entry) {
+            self.by_position.remove(&old.position);
+        }
+        while self.users.len() > MAX_USERS {
+            let Some((_, longest_ago)) = self.by_position.pop_first() else { return };
+            self.users.remove(&longest_ago);
+        }
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            state: PresenceState::Offline,
+            requested: PresenceState::Offline,
+            status_msg: None,
+            last_active: clock::now_ms(),
+            last_seen: clock::instant(),
+            position: Position(0),
+        }
+    }
+
+    /// The state that time alone brings, if it is another than now.
+    fn due(&self) -> Option<PresenceState> {
+        if self.state == PresenceState::Offline {
+            return None;
+        }
+        if self.last_seen.elapsed() > OFFLINE_AFTER {
+            return Some(PresenceState::Offline);
+        }
+        let idle = Duration::from_millis(clock::now_ms().saturating_sub(self.last_active)) > IDLE_AFTER;
+        (idle && self.state == PresenceState::Online).then_some(PresenceState::Unavailable)
+    }
+
+    fn event(&self, user: &UserId) -> PresenceEvent {
+        let mut content = PresenceEventContent::new(self.state.clone());
+        content.status_msg = self.status_msg.clone();
+        content.last_active_ago = UInt::new(clock::now_ms().saturating_sub(self.last_active));
+        content.currently_active = (self.state == PresenceState::Online).then_some(true);
+        PresenceEvent { content, sender: user.to_owned() }
+    }
+}

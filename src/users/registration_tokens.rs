@@ -1,0 +1,106 @@
+//! Tokens that accounts are registered with (spec: client-server API, "Token-authenticated registration").
+//!
+//! There is the one of the configuration, good for any number of accounts; those that administrators make, with a
+//! number of uses and an expiry; and the one of the first start, good for one account, which becomes an administrator.
+//! A use that has begun (the token was accepted, the account is not there yet) counts as one, so that a token for five
+//! accounts never makes six; such uses are counted by the caller, since they live in memory.
+
+use crate::{
+    clock,
+    config::{Config, Registration},
+    error::{Error, Result},
+    store::{Direction, Read, Store, Tx, records::RegistrationToken, trees::{ACCOUNTS, REGISTRATION_TOKENS}},
+};
+
+/// The length of tokens that we make; long enough that nobody guesses one, short enough to be typed.
+const LENGTH: usize = 24;
+
+/// Whether `token` is good for one more account, when `pending` uses of it have begun.
+///
+/// # Errors
+/// When the database fails.
+pub fn is_valid(read: &dyn Read, config: &Config, token: &str, pending: u64) -> Result<bool> {
+    let open = config.registration() != Registration::Closed;
+    if open && config.registration_token.as_ref().is_some_and(|secret| secret.is(token)) {
+        return Ok(true);
+    }
+    let Some(row) = REGISTRATION_TOKENS.get(read, token)? else { return Ok(false) };
+    let unused = row.uses_allowed.is_none_or(|allowed| row.completed.saturating_add(pending) < allowed);
+    let fresh = row.expires_ts.is_none_or(|expires| expires > clock::now_ms());
+    Ok(unused && fresh && (open || row.admin))
+}
+
+/// Counts one use of `token`; gives whether the account registered with it becomes an administrator.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when it is not valid any more.
+pub fn redeem(tx: &mut Tx<'_>, config: &Config, token: &str) -> Result<bool> {
+    if !is_valid(tx, config, token, 0)? {
+        return Err(Error::forbidden("This registration token is not valid any more."));
+    }
+    let Some(mut row) = REGISTRATION_TOKENS.get(tx, token)? else { return Ok(false) };
+    if row.admin {
+        REGISTRATION_TOKENS.delete(tx, token);
+    } else {
+        row.completed += 1;
+        REGISTRATION_TOKENS.put(tx, token, &row);
+    }
+    Ok(row.admin)
+}
+
+/// Whether the token of the first start is still to be used.
+///
+/// # Errors
+/// When the database fails.
+pub fn awaits_administrator(read: &dyn Read) -> Result<bool> {
+    Ok(of_first_start(read)?.is_some())
+}
+
+fn of_first_start(read: &dyn Read) -> Result<Option<String>> {
+    for row in REGISTRATION_TOKENS.scan(read, (), Direction::Forward) {
+        let (token, row) = row?;
+        if row.admin {
+            return Ok(Some(token));
+        }
+    }
+    Ok(None)
+}
+
+/// The token with which the first account, an administrator, is registered: made if there are no accounts but guests,
+/// and the same at every start until it is used. With accounts there is none, and an unused one is removed.
+///
+/// # Errors
+/// When the database or the source of randomness fails.
+pub fn first_start(store: &Store) -> Result<Option<String>> {
+    store.write(|tx| {
+        let has_accounts = has_accounts(tx)?;
+        match (of_first_start(tx)?, has_accounts) {
+            (None, true) => Ok(None),
+            (Some(token), false) => Ok(Some(token)),
+            (Some(token), true) => {
+                REGISTRATION_TOKENS.delete(tx, token);
+                Ok(None)
+            }
+            (None, false) => {
+                let token = clock::random_string(LENGTH)?;
+                let row = RegistrationToken {
+                    uses_allowed: Some(1),
+                    admin: true,
+                    created_ts: clock::now_ms(),
+                    ..RegistrationToken::default()
+                };
+                REGISTRATION_TOKENS.put(tx, &token, &row);
+                Ok(Some(token))
+            }
+        }
+    })
+}
+
+fn has_accounts(read: &dyn Read) -> Result<bool> {
+    for row in ACCOUNTS.scan(read, (), Direction::Forward) {
+        if !row?.1.guest {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
