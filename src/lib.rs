@@ -44,6 +44,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod http;
 pub mod ids;
 pub mod rooms;
 pub mod signing;

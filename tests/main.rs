@@ -6,4 +6,5 @@
 
 mod architecture;
 mod common;
+mod http;
 mod store;

@@ -1,0 +1,531 @@
+//! Sockets: where requests come in, and how the server stops.
+//!
+//! [`bind`] opens every socket before anything slow happens, so that the caller knows the ports; [`Listeners::serve`]
+//! then answers until it is told to stop. HTTP/1.1 and HTTP/2, plain (by prior knowledge) or after TLS (by ALPN).
+//!
+//! Everything is bounded: connections (waiting ones stay in the kernel's queue), headers, the time without progress. One
+//! timer per connection serves for the first headers, for keep-alive and for stalled downloads; requests set none.
+//!
+//! The address of a request is its peer's, or the last entry of `X-Forwarded-For` if the peer is on this machine, on a
+//! unix socket or in a private network: only a reverse proxy there is believed. Entries before the last are the
+//! client's own claim.
+//!
+//! Deliberately absent: HTTP/3, and the PROXY protocol.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use listenfd::ListenFd;
+use rustix::io::Errno;
+use sd_notify::NotifyState;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+pub use super::tls::TlsFiles;
+use super::{
+    Body, Router, State,
+    tls::{RELOAD_INTERVAL, Tls},
+};
+use crate::{
+    clock,
+    error::{Error, Result},
+};
+
+/// How long connections that were told to end may take.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait after a failed accept; it fails when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of headers, and of buffers per connection.
+const BUFFER: usize = 64 * 1024;
+
+/// Requests at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+
+/// Where to listen.
+#[derive(Debug, Clone)]
+pub struct ListenOptions {
+    /// TCP addresses; port 0 takes any free one. Ignored if systemd passes sockets.
+    pub tcp: Vec<SocketAddr>,
+    /// A unix socket. Ignored if systemd passes sockets.
+    pub unix: Option<UnixSocket>,
+    /// Certificate and key; with them, TCP sockets speak TLS only.
+    pub tls: Option<TlsFiles>,
+    /// How many connections may be open at once.
+    pub max_connections: usize,
+    /// When a connection that does nothing is closed.
+    pub timeouts: Timeouts,
+}
+
+/// How long nothing may happen on a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Until the headers of the first request are there.
+    pub first_request: Duration,
+    /// After that, while no handler runs: without a request, without progress of a response.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    /// 20 seconds for the first request. 90 seconds after that, which is more than the 60 after which common reverse
+    /// proxies close an idle connection themselves: if we did it first, a request might just be on its way.
+    fn default() -> Self {
+        Self { first_request: Duration::from_secs(20), idle: Duration::from_secs(90) }
+    }
+}
+
+/// A unix socket.
+#[derive(Debug, Clone)]
+pub struct UnixSocket {
+    /// Where it is in the file system. A stale one is replaced.
+    pub path: PathBuf,
+    /// Its permissions, such as `0o660`.
+    pub mode: u32,
+}
+
+impl Default for ListenOptions {
+    /// No sockets, no TLS, 4096 connections.
+    fn default() -> Self {
+        Self { tcp: Vec::new(), unix: None, tls: None, max_connections: 4096, timeouts: Timeouts::default() }
+    }
+}
+
+/// Open sockets that wait for [`Listeners::serve`]; clients can connect already.
+pub struct Listeners {
+    sockets: Vec<Socket>,
+    tls: Option<Arc<Tls>>,
+    max_connections: usize,
+    timeouts: Timeouts,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+    /// A unix socket that we made, to be removed in the end.
+    OwnUnix(UnixListener, PathBuf),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Opens the sockets of `options`, or takes those that systemd passed.
+///
+/// # Errors
+/// When a socket cannot be opened or the TLS files are not usable; the text names which.
+pub async fn bind(options: &ListenOptions) -> Result<Listeners> {
+    let tls = options.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    let mut sockets = passed_sockets()?;
+    if sockets.is_empty() {
+        sockets = bind_tcp(&options.tcp).await?;
+        if let Some(UnixSocket { path, mode }) = &options.unix {
+            sockets.push(bind_unix(path, *mode).map_err(|error| cannot_listen(path.display(), &error))?);
+        }
+    }
+    Ok(Listeners { sockets, tls, max_connections: options.max_connections, timeouts: options.timeouts })
+}
+
+fn cannot_listen(place: impl std::fmt::Display, error: &io::Error) -> Error {
+    Error::internal(format_args!("cannot listen on {place}: {error}"))
+}
+
+fn passed_sockets() -> Result<Vec<Socket>> {
+    let mut passed = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        let socket = match passed.take_tcp_listener(index) {
+            Ok(Some(tcp)) => {
+                tcp.set_nonblocking(true)?;
+                Socket::Tcp(TcpListener::from_std(tcp)?)
+            }
+            Ok(None) => continue,
+            Err(_) => match passed.take_unix_listener(index) {
+                Ok(Some(unix)) => {
+                    unix.set_nonblocking(true)?;
+                    Socket::Unix(UnixListener::from_std(unix)?)
+                }
+                Ok(None) => continue,
+                Err(error) => return Err(cannot_listen(format_args!("passed socket {index}"), &error)),
+            },
+        };
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+async fn bind_tcp(addresses: &[SocketAddr]) -> Result<Vec<Socket>> {
+    // IPv6 first: "[::]" usually takes IPv4 as well, and an IPv4 address that is in use then is ours already.
+    let mut ordered = addresses.to_vec();
+    ordered.sort_by_key(SocketAddr::is_ipv4);
+    let mut sockets = Vec::new();
+    let mut wildcards = Vec::new();
+    for address in ordered {
+        match TcpListener::bind(address).await {
+            Ok(socket) => {
+                if address.is_ipv6() && address.ip().is_unspecified() && address.port() != 0 {
+                    wildcards.push(address.port());
+                }
+                sockets.push(Socket::Tcp(socket));
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && address.is_ipv4()
+                    && wildcards.contains(&address.port()) => {}
+            Err(error) if addresses.len() > 1 && address.is_ipv6() && lacks_ipv6(&error) => {
+                warn!(%address, "not listening there: this machine has no IPv6");
+            }
+            Err(error) => return Err(cannot_listen(address, &error)),
+        }
+    }
+    Ok(sockets)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
+fn bind_unix(path: &Path, mode: u32) -> io::Result<Socket> {
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        if StdUnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        fs::remove_file(path)?;
+    }
+    let socket = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(Socket::OwnUnix(socket, path.to_owned()))
+}
+
+impl Listeners {
+    /// The TCP addresses, with the ports that port 0 became.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets
+            .iter()
+            .filter_map(|socket| match socket {
+                Socket::Tcp(tcp) => tcp.local_addr().ok(),
+                Socket::Unix(_) | Socket::OwnUnix(..) => None,
+            })
+            .collect()
+    }
+
+    /// Answers requests until `stop` holds `true` or its sender is gone; then accepts no more, lets running requests
+    /// finish, and returns after 10 seconds at the latest. Tells systemd when it begins and ends. Who stops the server
+    /// ends long polls at the same time, or they last for those 10 seconds.
+    pub async fn serve<S: State>(self, router: Router<S>, state: Arc<S>, stop: watch::Receiver<bool>) {
+        let app = Arc::new(App { router, state, http: http(), timeouts: self.timeouts });
+        let slots = Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS)));
+        let accept = self.sockets.into_iter().map(|socket| Acceptor {
+            socket,
+            tls: self.tls.clone(),
+            app: Arc::clone(&app),
+            slots: Arc::clone(&slots),
+            stop: stop.clone(),
+        });
+        notify(NotifyState::Ready);
+        tokio::select! {
+            _ = join_all(accept.map(Acceptor::run)) => {}
+            () = reload(self.tls.as_deref()) => {}
+        }
+    }
+}
+
+/// Tells systemd, if it wants to know.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        debug!(%error, "systemd cannot be told");
+    }
+}
+
+/// Follows the certificate, for ever.
+async fn reload(tls: Option<&Tls>) {
+    loop {
+        sleep(RELOAD_INTERVAL).await;
+        if let Some(tls) = tls {
+            tls.reload();
+        }
+    }
+}
+
+/// Ready when the server is to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it whoever could stop us later.
+    _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// What all connections share.
+struct App<S> {
+    router: Router<S>,
+    state: Arc<S>,
+    http: auto::Builder<TokioExecutor>,
+    timeouts: Timeouts,
+}
+
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    // The watch over each connection replaces hyper's time-out, which costs a timer per request.
+    http.http1().header_read_timeout(None).max_buf_size(BUFFER);
+    http.http2().max_concurrent_streams(MAX_STREAMS).max_header_list_size(BUFFER as u32).max_send_buf_size(BUFFER);
+    http
+}
+
+/// One socket that accepts connections.
+struct Acceptor<S> {
+    socket: Socket,
+    tls: Option<Arc<Tls>>,
+    app: Arc<App<S>>,
+    slots: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+impl<S: State> Acceptor<S> {
+    async fn run(mut self) {
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = accept(&self.socket, &self.slots) => accepted,
+            };
+            match accepted {
+                Ok((stream, address, slot)) => {
+                    let connection = Arc::new(Connection::new(Arc::clone(&self.app), address));
+                    let tls = self.tls.as_ref().map(|tls| tls.current());
+                    connections.spawn(connect(stream, tls, connection, self.stop.clone(), slot));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        notify(NotifyState::Stopping);
+        if let Socket::OwnUnix(_, path) = &self.socket {
+            _ = fs::remove_file(path);
+        }
+        drop(self.socket);
+        let finish = async { while connections.join_next().await.is_some() {} };
+        if timeout(GRACE, finish).await.is_err() {
+            connections.shutdown().await;
+        }
+    }
+}
+
+/// The next connection, once there is a slot for it.
+async fn accept(socket: &Socket, slots: &Arc<Semaphore>) -> io::Result<(Stream, IpAddr, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    match socket {
+        Socket::Tcp(tcp) => {
+            let (stream, peer) = tcp.accept().await?;
+            Ok((Stream::Tcp(stream), peer.ip().to_canonical(), slot))
+        }
+        Socket::Unix(unix) | Socket::OwnUnix(unix, _) => {
+            let (stream, _) = unix.accept().await?;
+            Ok((Stream::Unix(stream), Ipv4Addr::LOCALHOST.into(), slot))
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn connect<S: State>(
+    stream: Stream,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    connection: Arc<Connection<S>>,
+    stop: watch::Receiver<bool>,
+    _slot: OwnedSemaphorePermit,
+) {
+    match (stream, tls) {
+        (Stream::Unix(stream), _) => serve(stream, connection, stop).await,
+        (Stream::Tcp(stream), tls) => {
+            // Answers are written at once and as a whole; waiting for more only delays them.
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(%error, "a socket takes no options");
+            }
+            let Some(tls) = tls else { return serve(stream, connection, stop).await };
+            match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
+                Ok(Ok(stream)) => serve(stream, connection, stop).await,
+                Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+                Err(_) => debug!("a TLS handshake took too long"),
+            }
+        }
+    }
+}
+
+async fn serve<S: State>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: Arc<Connection<S>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let app = Arc::clone(&connection.app);
+    let service = service_fn(|request| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(answer(connection, request).await) }
+    });
+    let mut http = pin!(app.http.serve_connection(TokioIo::new(stream), service));
+    let mut watch = pin!(sleep(app.timeouts.first_request));
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = http.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "a connection broke");
+                }
+                return;
+            }
+            () = stopped(&mut stop), if !ending => {
+                ending = true;
+                http.as_mut().graceful_shutdown();
+            }
+            () = watch.as_mut() => {
+                let left = connection.time_left();
+                if left.is_zero() && ending {
+                    return;
+                }
+                if left.is_zero() {
+                    ending = true;
+                    http.as_mut().graceful_shutdown();
+                }
+                let next = if left.is_zero() { GRACE.min(app.timeouts.idle) } else { left };
+                watch.as_mut().reset(tokio::time::Instant::now() + next);
+            }
+        }
+    }
+}
+
+/// A connection: whose it is, and when something last happened on it.
+struct Connection<S> {
+    app: Arc<App<S>>,
+    peer: IpAddr,
+    opened: Instant,
+    /// Handlers that run now.
+    running: AtomicU32,
+    /// Milliseconds after `opened` at which a request or a piece of a response last passed; 0 before the first.
+    last: AtomicU64,
+}
+
+impl<S> Connection<S> {
+    fn new(app: Arc<App<S>>, peer: IpAddr) -> Self {
+        Self { app, peer, opened: clock::instant(), running: AtomicU32::new(0), last: AtomicU64::new(0) }
+    }
+
+    fn touch(&self) {
+        self.last.store((self.opened.elapsed().as_millis() as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// How long until the connection counts as idle, if nothing happens.
+    fn time_left(&self) -> Duration {
+        let Timeouts { first_request, idle } = self.app.timeouts;
+        if self.running.load(Ordering::Relaxed) > 0 {
+            return idle;
+        }
+        let last = self.last.load(Ordering::Relaxed);
+        let allowed = if last == 0 { first_request } else { idle };
+        (Duration::from_millis(last) + allowed).saturating_sub(self.opened.elapsed())
+    }
+}
+
+/// Counts a handler for as long as it runs, also if it is dropped half-way.
+struct Running<'c, S>(&'c Connection<S>);
+
+impl<'c, S> Running<'c, S> {
+    fn new(connection: &'c Connection<S>) -> Self {
+        connection.running.fetch_add(1, Ordering::Relaxed);
+        Self(connection)
+    }
+}
+
+impl<S> Drop for Running<'_, S> {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn answer<S: State>(connection: Arc<Connection<S>>, request: Request<Incoming>) -> Response<Watched<S>> {
+    let address = client_address(connection.peer, request.headers());
+    let running = Running::new(&connection);
+    let App { router, state, .. } = &*connection.app;
+    let response = router.answer(state, request.map(Body::from), address).await;
+    drop(running);
+    response.map(|body| Watched { body, connection })
+}
+
+/// The address that stands for the client; see the head of this file.
+fn client_address(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let is_trusted = match peer {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    if !is_trusted {
+        return peer;
+    }
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    last.and_then(|value| value.to_str().ok())
+        .and_then(|value| value.rsplit(',').next())
+        .and_then(|entry| entry.trim().trim_matches(['[', ']']).parse::<IpAddr>().ok())
+        .map_or(peer, |ip| ip.to_canonical())
+}
+
+/// A response's body that tells its connection of progress.
+struct Watched<S> {
+    body: Body,
+    connection: Arc<Connection<S>>,
+}
+
+impl<S> http_body::Body for Watched<S> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_ready() {
+            self.connection.touch();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,98 @@
+//! TLS for the listening sockets: certificate and key from PEM files, followed when they change.
+//!
+//! The cryptography is ring's, named here rather than taken from the process-wide default, which another library may
+//! have set. A renewed certificate is picked up within a minute; a broken one is refused with a warning while the old
+//! one stays in use, because a server with an old certificate is better than none.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::RwLock;
+use rustls::{
+    ServerConfig,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tracing::{info, warn};
+
+use crate::error::{Error, Result};
+
+/// How often the files are looked at.
+pub(super) const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where certificate and key are.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate and its chain, as PEM.
+    pub certs: PathBuf,
+    /// The private key, as PEM.
+    pub key: PathBuf,
+}
+
+/// The current certificate, and how to get the next.
+pub(super) struct Tls {
+    files: TlsFiles,
+    current: RwLock<Arc<ServerConfig>>,
+    modified: RwLock<Modified>,
+}
+
+type Modified = [Option<SystemTime>; 2];
+
+impl Tls {
+    /// Loads the files.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or they do not fit together.
+    pub(super) fn load(files: TlsFiles) -> Result<Self> {
+        let modified = modified(&files);
+        let current = load(&files)?;
+        Ok(Self { files, current: RwLock::new(current), modified: RwLock::new(modified) })
+    }
+
+    /// What the next handshake uses.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// Loads the files again if one of them changed since the last look.
+    pub(super) fn reload(&self) {
+        let modified = modified(&self.files);
+        if modified == *self.modified.read() {
+            return;
+        }
+        *self.modified.write() = modified;
+        match load(&self.files) {
+            Ok(config) => {
+                *self.current.write() = config;
+                info!(certs = %self.files.certs.display(), "the TLS certificate was renewed");
+            }
+            Err(error) => warn!(%error, "the changed TLS certificate is not usable; the old one stays"),
+        }
+    }
+}
+
+fn modified(files: &TlsFiles) -> Modified {
+    [&files.certs, &files.key].map(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
+}
+
+fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
+    let certs = CertificateDer::pem_file_iter(&files.certs)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unusable(&files.certs, error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&files.key, error))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(Error::internal)?
+        .with_no_client_auth()
+        .with_single_cert(certs, key)
+        .map_err(|error| unusable(&files.certs, error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn unusable(path: &Path, error: impl std::fmt::Display) -> Error {
+    Error::internal(format_args!("TLS: {} is not usable: {error}", path.display()))
+}
