@@ -9,11 +9,19 @@
 //! that changes a room holds its lock from reading the room's extremities to the append. Deliberately absent: network
 //! I/O. What is missing is said to the caller, who fetches it and asks again.
 
+pub mod access;
+pub mod aliases;
 pub mod deltas;
+pub mod directory;
 pub mod event;
+pub mod join_rules;
 pub mod members;
 pub mod pdu;
+pub mod point;
+pub mod power_levels;
+pub mod spaces;
 pub mod state;
+pub mod summary;
 pub mod timeline;
 
 mod lock;

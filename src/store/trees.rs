@@ -4,7 +4,7 @@
 //! handle (`ACCOUNTS`), and its entry in [`ALL`], from which come `docs/schema.md`, the golden-bytes test and the check
 //! that every row decodes.
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
 use serde_json::value::RawValue;
 
 use super::{
@@ -133,4 +133,15 @@ trees! {
     LOGIN_TOKENS = Queue 50: (u64, String) => OwnedUserId;
     /// OpenID tokens, by expiry in milliseconds since the Unix epoch and hash.
     OPENID_TOKENS = Queue 51: (u64, String) => OwnedUserId;
+
+    /// The room aliases of this server.
+    ALIASES = Lookup 140: OwnedRoomAliasId => Alias;
+    /// The rooms in the published room directory.
+    PUBLISHED_ROOMS = Scan 140: RoomNo => ();
+    /// The aliases of each room.
+    ROOM_ALIASES = Scan 141: (RoomNo, OwnedRoomAliasId) => ();
+    /// What requests with transaction IDs were answered with: by user, device, operation with its path, and ID.
+    TRANSACTIONS = Queue 140: (OwnedUserId, OwnedDeviceId, String, String) => Transaction;
+    /// The same in the order of time, to forget the oldest.
+    TRANSACTION_TIMES = Queue 141: (u64, (OwnedUserId, OwnedDeviceId, String, String)) => ();
 }

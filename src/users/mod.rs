@@ -19,3 +19,4 @@ pub mod presence;
 pub mod profiles;
 pub mod pushers;
 pub mod tokens;
+pub mod transactions;

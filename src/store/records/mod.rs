@@ -4,7 +4,9 @@
 //! version (`record!`). Rules about records live in the domain modules, not here.
 
 mod accounts;
+mod directory;
 mod rooms;
 mod signing_keys;
+mod transactions;
 
-pub use self::{accounts::*, rooms::*, signing_keys::*};
+pub use self::{accounts::*, directory::*, rooms::*, signing_keys::*, transactions::*};

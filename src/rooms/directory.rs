@@ -1,0 +1,110 @@
+//! The published room directory: which rooms this server lists
+//! ([spec](https://spec.matrix.org/latest/client-server-api/#published-room-directory)).
+//!
+//! Rooms are listed with the most joined members first, which needs only their records; summaries are made for the
+//! page that is asked for, and for all rooms only when there is something to search for.
+
+use ruma::directory::{Filter, RoomTypeFilter};
+
+use super::summary::{self, Summary};
+use crate::{
+    error::{Error, Result},
+    ids::RoomNo,
+    store::{Direction, Read, Tx, records::Room, trees},
+};
+
+/// A page of the directory holds at most so many rooms.
+const PAGE: usize = 500;
+
+/// A page of the directory.
+pub struct Page {
+    /// Its rooms.
+    pub rooms: Vec<Summary>,
+    /// The token of the page after it, if there is one.
+    pub next_batch: Option<String>,
+    /// The token of the page before it, if there is one.
+    pub prev_batch: Option<String>,
+    /// How many rooms there are on all pages.
+    pub total: usize,
+}
+
+/// Whether the room is published.
+///
+/// # Errors
+/// When the store fails.
+pub fn is_published(read: &dyn Read, room: RoomNo) -> Result<bool> {
+    trees::PUBLISHED_ROOMS.contains(read, room)
+}
+
+/// Publishes a room, or no longer does.
+pub fn set_published(tx: &mut Tx<'_>, room: RoomNo, published: bool) {
+    if published {
+        trees::PUBLISHED_ROOMS.put(tx, room, &());
+    } else {
+        trees::PUBLISHED_ROOMS.delete(tx, room);
+    }
+}
+
+/// The rooms that pass the filter, from the token `since` on.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` when the token is none of ours.
+pub fn page(read: &dyn Read, filter: &Filter, since: Option<&str>, limit: Option<u64>) -> Result<Page> {
+    let start = since.map_or(Ok(0), parse_token)?;
+    let limit = limit.map_or(PAGE, |limit| usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE));
+    let (total, rooms) = if filter.is_empty() {
+        let rooms = by_size(read)?;
+        let page = rooms.iter().skip(start).take(limit);
+        (rooms.len(), page.map(|(no, room)| summary::of(read, *no, room)).collect::<Result<_>>()?)
+    } else {
+        let mut found = Vec::new();
+        for (no, room) in by_size(read)? {
+            let summary = summary::of(read, no, &room)?;
+            if passes(filter, &summary) {
+                found.push(summary);
+            }
+        }
+        (found.len(), found.into_iter().skip(start).take(limit).collect())
+    };
+    Ok(Page {
+        rooms,
+        next_batch: (start.saturating_add(limit) < total).then(|| token(start + limit)),
+        prev_batch: (start > 0).then(|| token(start.saturating_sub(limit))),
+        total,
+    })
+}
+
+/// The published rooms that someone is joined to, the largest first, and of equal ones the oldest.
+fn by_size(read: &dyn Read) -> Result<Vec<(RoomNo, Room)>> {
+    let mut rooms = Vec::new();
+    for row in trees::PUBLISHED_ROOMS.scan(read, (), Direction::Forward) {
+        let (no, ()) = row?;
+        rooms.extend(trees::ROOMS.get(read, no)?.filter(|room| room.joined > 0).map(|room| (no, room)));
+    }
+    rooms.sort_by_key(|(no, room)| (std::cmp::Reverse(room.joined), *no));
+    Ok(rooms)
+}
+
+fn passes(filter: &Filter, summary: &Summary) -> bool {
+    let of_type = |wanted: &RoomTypeFilter| wanted.as_str() == summary.room_type.as_deref();
+    if !filter.room_types.is_empty() && !filter.room_types.iter().any(of_type) {
+        return false;
+    }
+    let Some(term) = &filter.generic_search_term else { return true };
+    let term = term.to_lowercase();
+    let texts = [
+        summary.name.as_deref(),
+        summary.topic.as_deref(),
+        summary.canonical_alias.as_deref().map(AsRef::as_ref),
+    ];
+    texts.into_iter().flatten().any(|text: &str| text.to_lowercase().contains(&term))
+}
+
+fn token(start: usize) -> String {
+    format!("d{start}")
+}
+
+fn parse_token(token: &str) -> Result<usize> {
+    let start = token.strip_prefix('d').and_then(|start| start.parse().ok());
+    start.ok_or_else(|| Error::invalid_param("This is no token of the room directory."))
+}
