@@ -29,7 +29,8 @@ number! {
     EventNo
 }
 number! {
-    /// A pair of event type and state key.
+    /// A pair of event type and state key. Those of `m.room.member` have the highest bit set, so that they stand after all
+    /// others: a room can have 10,000 of them, and most questions are about the others.
     StateKeyNo
 }
 number! {
@@ -40,4 +41,14 @@ number! {
     /// A position in the server's one stream of changes; each change that a client can see has its own, and they only
     /// grow. Position 0 is before everything.
     Position
+}
+
+impl StateKeyNo {
+    /// The least number of an `m.room.member` key.
+    pub const MEMBERS: Self = Self(1 << 63);
+
+    /// Whether it is an `m.room.member` key.
+    pub fn is_member(self) -> bool {
+        self >= Self::MEMBERS
+    }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{EventNo, RoomNo, StateKeyNo, StateNo},
+    ids::{EventNo, Position, RoomNo, StateKeyNo, StateNo},
     store::{Direction, Read, Tx, trees},
 };
 
@@ -35,7 +35,10 @@ pub fn intern_key(tx: &mut Tx<'_>, kind: &StateEventType, key: &str) -> Result<S
     if let Some(no) = key_no(tx, kind, key)? {
         return Ok(no);
     }
-    let no = StateKeyNo(tx.next("state_key")?);
+    let mut no = StateKeyNo(tx.next("state_key")?);
+    if *kind == StateEventType::RoomMember {
+        no.0 |= StateKeyNo::MEMBERS.0;
+    }
     let pair = (kind.to_string(), key.to_owned());
     trees::STATE_KEY_NOS.put(tx, (&*pair.0, key), &no);
     trees::STATE_KEYS.put(tx, no, &pair);
@@ -94,6 +97,32 @@ pub fn content<T: DeserializeOwned>(
 /// As [`key_no`].
 pub fn all(read: &dyn Read, room: RoomNo) -> Result<Vec<(StateKeyNo, EventNo)>> {
     trees::CURRENT_STATE.scan(read, (room,), Direction::Forward).map(|row| row.map(|((_, key), no)| (key, no))).collect()
+}
+
+/// The room's current state but for the members.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn all_but_members(read: &dyn Read, room: RoomNo) -> Result<Vec<(StateKeyNo, EventNo)>> {
+    trees::CURRENT_STATE
+        .range(read, (room,), (room, StateKeyNo::MEMBERS), Direction::Forward)
+        .map(|row| row.map(|((_, key), no)| (key, no)))
+        .collect()
+}
+
+/// Notes that the room's current state is `state` from `position` on; the latest such note is what [`as_of`] finds.
+pub fn changed(tx: &mut Tx<'_>, room: RoomNo, position: Position, state: StateNo) {
+    trees::ROOM_STATES.put(tx, (room, position), &state);
+}
+
+/// The current state that the room had at `position`.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn as_of(read: &dyn Read, room: RoomNo, position: Position) -> Result<StateNo> {
+    let end = (room, Position(position.0.saturating_add(1)));
+    let mut rows = trees::ROOM_STATES.range(read, (room, Position(0)), end, Direction::Backward);
+    Ok(rows.next().transpose()?.map_or(deltas::EMPTY, |(_, state)| state))
 }
 
 /// Everything that is set in a state.

@@ -5,7 +5,13 @@
 //! keyed by user (and device, for what only one device has), costs nothing for users who do not wait, and happens only
 //! after the commit. The delivery loops wait on one flag of their own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -15,6 +21,7 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub struct Hub {
     waiting: Mutex<HashMap<OwnedUserId, Vec<(OwnedDeviceId, Arc<Notify>)>>>,
+    closed: AtomicBool,
     delivery: Notify,
 }
 
@@ -55,11 +62,17 @@ impl Hub {
         }
     }
 
-    /// Wakes everyone, so that long polls end before the server stops.
+    /// Wakes everyone for the last time, so that long polls end before the server stops.
     pub fn wake_everyone(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         for (_, flag) in self.waiting.lock().values().flatten() {
             flag.notify_one();
         }
+    }
+
+    /// Whether the server stops: nobody is to wait any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// How many clients wait.

@@ -144,4 +144,6 @@ trees! {
     TRANSACTIONS = Queue 140: (OwnedUserId, OwnedDeviceId, String, String) => Transaction;
     /// The same in the order of time, to forget the oldest.
     TRANSACTION_TIMES = Queue 141: (u64, (OwnedUserId, OwnedDeviceId, String, String)) => ();
+    /// What each room's current state was, from each position on at which it changed.
+    ROOM_STATES = Scan 120: (RoomNo, Position) => StateNo;
 }
