@@ -46,7 +46,10 @@ pub fn random_string(length: usize) -> Result<String> {
         // Bytes of 248 and more are dropped: 248 is the largest multiple of 62, so each character is equally likely.
         let usable = random_bytes::<32>()?.into_iter().filter(|byte| *byte < 248);
         text.extend(
-            usable.take(length - text.len()).filter_map(|byte| ALPHABET.get(usize::from(byte % 62))).map(|&c| c as char),
+            usable
+                .take(length - text.len())
+                .filter_map(|byte| ALPHABET.get(usize::from(byte % 62)))
+                .map(|&c| c as char),
         );
     }
     Ok(text)

@@ -42,11 +42,15 @@
 //! the snapshot's: the log of changed rooms, account data, to-device messages, keys. If nothing did, it waits and does
 //! that again. The snapshot's position becomes `next_batch`, so there is no race between the two.
 
+pub mod api;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod http;
 pub mod ids;
 pub mod rooms;
+pub mod server;
 pub mod signing;
+pub mod start;
 pub mod store;
 pub mod users;

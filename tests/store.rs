@@ -121,7 +121,12 @@ fn a_database_of_another_server_or_a_newer_program_is_refused() {
     let folder = TempDir::new().unwrap();
     let first = store(&folder);
     assert!(Store::open(folder.path(), server_name!("localhost"), MEMORY).is_err(), "two processes");
-    first.write(|tx| { trees::COUNTERS.put(tx, "schema", &(conduit::store::SCHEMA + 1)); Ok(()) }).unwrap();
+    first
+        .write(|tx| {
+            trees::COUNTERS.put(tx, "schema", &(conduit::store::SCHEMA + 1));
+            Ok(())
+        })
+        .unwrap();
     drop(first);
     let error = Store::open(folder.path(), server_name!("localhost"), MEMORY).err().unwrap();
     assert!(error.to_string().contains("newer program"), "{error}");

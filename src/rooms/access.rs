@@ -10,7 +10,13 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::{Room, event::{self, Event}, members, point::Point, state, summary, timeline};
+use super::{
+    Room,
+    event::{self, Event},
+    members,
+    point::Point,
+    state, summary, timeline,
+};
 use crate::{
     error::{Error, Result},
     ids::{EventNo, RoomNo, StateNo},

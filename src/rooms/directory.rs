@@ -92,11 +92,8 @@ fn passes(filter: &Filter, summary: &Summary) -> bool {
     }
     let Some(term) = &filter.generic_search_term else { return true };
     let term = term.to_lowercase();
-    let texts = [
-        summary.name.as_deref(),
-        summary.topic.as_deref(),
-        summary.canonical_alias.as_deref().map(AsRef::as_ref),
-    ];
+    let texts =
+        [summary.name.as_deref(), summary.topic.as_deref(), summary.canonical_alias.as_deref().map(AsRef::as_ref)];
     texts.into_iter().flatten().any(|text: &str| text.to_lowercase().contains(&term))
 }
 

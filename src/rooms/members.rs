@@ -54,11 +54,10 @@ pub fn local_joined(read: &dyn Read, room: RoomNo) -> Result<Vec<OwnedUserId>> {
 }
 
 /// The rooms that a user of this server has a membership in.
-pub fn rooms_of<'a>(
-    read: &'a dyn Read,
-    user: &UserId,
-) -> impl Iterator<Item = Result<(RoomNo, UserRoom)>> + use<'a> {
-    trees::USER_ROOMS.scan(read, (user.to_owned(),), Direction::Forward).map(|row| row.map(|((_, room), user_room)| (room, user_room)))
+pub fn rooms_of<'a>(read: &'a dyn Read, user: &UserId) -> impl Iterator<Item = Result<(RoomNo, UserRoom)>> + use<'a> {
+    trees::USER_ROOMS
+        .scan(read, (user.to_owned(),), Direction::Forward)
+        .map(|row| row.map(|((_, room), user_room)| (room, user_room)))
 }
 
 /// What a user of this server has to do with a room.

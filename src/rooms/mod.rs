@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 use ruma::{OwnedServerName, RoomId};
 
-pub use self::{event::Event, lock::RoomGuard, pdu::Pdu};
 use self::lock::Locks;
+pub use self::{event::Event, lock::RoomGuard, pdu::Pdu};
 pub use crate::store::records::Room;
 use crate::{
     error::{Error, Result},

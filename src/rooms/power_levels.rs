@@ -23,8 +23,7 @@ use crate::{
 /// When the store fails.
 pub fn of_room(read: &dyn Read, no: RoomNo, room: &Room) -> Result<RoomPowerLevels> {
     let rules = rules(room)?;
-    let content: Option<RoomPowerLevelsEventContent> =
-        state::content(read, no, &StateEventType::RoomPowerLevels, "")?;
+    let content: Option<RoomPowerLevelsEventContent> = state::content(read, no, &StateEventType::RoomPowerLevels, "")?;
     let source = content.map_or(RoomPowerLevelsSource::None, RoomPowerLevelsSource::Original);
     Ok(RoomPowerLevels::new(source, &rules.authorization, creators(read, room)?))
 }

@@ -50,9 +50,8 @@ pub fn intern_key(tx: &mut Tx<'_>, kind: &StateEventType, key: &str) -> Result<S
 /// # Errors
 /// As [`key_no`]; `Corrupt` for a number that was never given out.
 pub fn key_of(read: &dyn Read, no: StateKeyNo) -> Result<(StateEventType, String)> {
-    let (kind, key) = trees::STATE_KEYS
-        .get(read, no)?
-        .ok_or_else(|| Error::corrupt(trees::STATE_KEYS.name, no.0.to_be_bytes()))?;
+    let (kind, key) =
+        trees::STATE_KEYS.get(read, no)?.ok_or_else(|| Error::corrupt(trees::STATE_KEYS.name, no.0.to_be_bytes()))?;
     Ok((kind.into(), key))
 }
 
@@ -96,7 +95,10 @@ pub fn content<T: DeserializeOwned>(
 /// # Errors
 /// As [`key_no`].
 pub fn all(read: &dyn Read, room: RoomNo) -> Result<Vec<(StateKeyNo, EventNo)>> {
-    trees::CURRENT_STATE.scan(read, (room,), Direction::Forward).map(|row| row.map(|((_, key), no)| (key, no))).collect()
+    trees::CURRENT_STATE
+        .scan(read, (room,), Direction::Forward)
+        .map(|row| row.map(|((_, key), no)| (key, no)))
+        .collect()
 }
 
 /// The room's current state but for the members.

@@ -22,9 +22,7 @@ pub fn before(read: &dyn Read, room: RoomNo, order: i64) -> impl Iterator<Item =
 
 /// The events after `order` (exclusive), earliest first.
 pub fn after(read: &dyn Read, room: RoomNo, order: i64) -> impl Iterator<Item = Result<Place>> + '_ {
-    trees::TIMELINE
-        .scan_after(read, (room,), (room, order))
-        .map(|row| row.map(|((_, order), event)| (order, event)))
+    trees::TIMELINE.scan_after(read, (room,), (room, order)).map(|row| row.map(|((_, order), event)| (order, event)))
 }
 
 /// The place of the room's latest event.

@@ -191,7 +191,8 @@ impl Store {
     /// When the database fails.
     pub fn disk_usage(&self) -> Result<Vec<(&'static str, u64)>> {
         let size = |family: Family| {
-            let bytes = self.db.property_int_value_cf(rocks::handle(&self.db, family)?, "rocksdb.total-sst-files-size")?;
+            let bytes =
+                self.db.property_int_value_cf(rocks::handle(&self.db, family)?, "rocksdb.total-sst-files-size")?;
             Ok((family.name(), bytes.unwrap_or(0)))
         };
         Family::ALL.into_iter().map(size).collect()

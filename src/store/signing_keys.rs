@@ -28,8 +28,8 @@ impl Store {
         }
         let snapshot = self.read();
         let server_name = trees::IDENTITY.get(&snapshot, "server_name")?.unwrap_or_default();
-        let server_name = ruma::ServerName::parse(server_name)
-            .map_err(|_| Error::corrupt(trees::IDENTITY.name, b"server_name"))?;
+        let server_name =
+            ruma::ServerName::parse(server_name).map_err(|_| Error::corrupt(trees::IDENTITY.name, b"server_name"))?;
         let (mut current, mut old) = (None, Vec::new());
         for row in trees::SIGNING_KEYS.scan(&snapshot, (), Direction::Forward) {
             let (version, key) = row?;

@@ -10,8 +10,8 @@ use rocksdb::{DB, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 
 use super::{
     rocks::handle,
-    trees,
     tree::{Direction, Family, RawRows, Read},
+    trees,
 };
 use crate::{
     error::{Error, Result},
@@ -59,11 +59,7 @@ impl Read for Snapshot<'_> {
 }
 
 /// Options and mode of a RocksDB iterator over `from..to`.
-pub(super) fn scan_options(
-    from: Vec<u8>,
-    to: Vec<u8>,
-    direction: Direction,
-) -> (ReadOptions, IteratorMode<'static>) {
+pub(super) fn scan_options(from: Vec<u8>, to: Vec<u8>, direction: Direction) -> (ReadOptions, IteratorMode<'static>) {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(from);
     options.set_iterate_upper_bound(to);

@@ -199,8 +199,10 @@ impl<K: Key, V: Value> Tree<K, V> {
     {
         let from = self.key_bytes(prefix);
         let to = successor(from.clone());
-        let keys: Vec<_> =
-            tx.scan_raw(self.family, from, to, Direction::Forward).map(|row| row.map(|row| row.0)).collect::<Result<_>>()?;
+        let keys: Vec<_> = tx
+            .scan_raw(self.family, from, to, Direction::Forward)
+            .map(|row| row.map(|row| row.0))
+            .collect::<Result<_>>()?;
         for key in keys {
             tx.delete_raw(self.family, key.into_vec());
         }

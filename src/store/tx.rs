@@ -55,13 +55,7 @@ impl Wakes {
 
 impl<'a> Tx<'a> {
     pub(super) fn new(db: &'a DB) -> Self {
-        Self {
-            db,
-            overlays: Default::default(),
-            wakes: Wakes::default(),
-            on_commit: Vec::new(),
-            not_send: PhantomData,
-        }
+        Self { db, overlays: Default::default(), wakes: Wakes::default(), on_commit: Vec::new(), not_send: PhantomData }
     }
 
     /// The next number of the named counter in [`trees::COUNTERS`]: 1, 2, 3 ...

@@ -44,7 +44,13 @@ pub fn get(read: &dyn Read, user: &UserId, room: Option<RoomNo>, kind: &str) -> 
 ///
 /// # Errors
 /// When a row is corrupt or the database fails.
-pub fn put(tx: &mut Tx<'_>, user: &UserId, room: Option<RoomNo>, kind: &str, content: Box<RawValue>) -> Result<Position> {
+pub fn put(
+    tx: &mut Tx<'_>,
+    user: &UserId,
+    room: Option<RoomNo>,
+    kind: &str,
+    content: Box<RawValue>,
+) -> Result<Position> {
     if let Some(old) = ACCOUNT_DATA.get(tx, (user, room, kind))? {
         ACCOUNT_DATA_CHANGES.delete(tx, (user, old.position));
     }

@@ -78,11 +78,7 @@ pub fn log_in(tx: &mut Tx<'_>, user: &UserId, login: &Login) -> Result<(OwnedDev
     };
     let mut device = match DEVICES.get(tx, (user, &id))? {
         Some(device) => device,
-        None => Device {
-            display_name: login.display_name.clone(),
-            created_ts: clock::now_ms(),
-            ..Device::default()
-        },
+        None => Device { display_name: login.display_name.clone(), created_ts: clock::now_ms(), ..Device::default() },
     };
     let issued = tokens::issue(tx, user, &id, &mut device, login.lifetimes)?;
     DEVICES.put(tx, (user, &id), &device);

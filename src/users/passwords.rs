@@ -109,7 +109,10 @@ impl Passwords {
     }
 
     /// Runs `work` when it is its turn. It runs to its end even if the caller goes away, and keeps its turn that long.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Vec<Block>) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Vec<Block>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let _place = self.queue.try_acquire().map_err(|_| Error::limit_exceeded(Duration::from_secs(2)))?;
         let turn = self.turns.clone().acquire_owned().await.map_err(Error::internal)?;
         let shared = self.memory.clone();

@@ -58,7 +58,9 @@ fn check(pusher: &Pusher) -> Result<()> {
             let url: http::Uri = data.url.parse().map_err(|_| Error::invalid_param("data.url is no URL."))?;
             let web = matches!(url.scheme_str(), Some("https" | "http"));
             if !web || url.path() != "/_matrix/push/v1/notify" {
-                return Err(Error::invalid_param("data.url must be an https URL with the path /_matrix/push/v1/notify."));
+                return Err(Error::invalid_param(
+                    "data.url must be an https URL with the path /_matrix/push/v1/notify.",
+                ));
             }
             Ok(())
         }
@@ -103,8 +105,5 @@ pub fn delete_of_device(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId) -> Re
 /// # Errors
 /// When a row is corrupt or the database fails.
 pub fn all(read: &dyn Read, user: &UserId) -> Result<Vec<Pusher>> {
-    PUSHERS
-        .scan(read, (user,), Direction::Forward)
-        .map(|row| Ok(serde_json::from_value(row?.1.pusher)?))
-        .collect()
+    PUSHERS.scan(read, (user,), Direction::Forward).map(|row| Ok(serde_json::from_value(row?.1.pusher)?)).collect()
 }

@@ -90,13 +90,7 @@ pub fn authenticate(read: &dyn Read, token: &str) -> Result<Session> {
     if has_expired(&token) {
         return Err(Error::unknown_token(true, "The access token has expired. Refresh it, or log in again."));
     }
-    Ok(Session {
-        user: token.user,
-        device: token.device,
-        guest: account.guest,
-        unconfirmed: token.next,
-        hash,
-    })
+    Ok(Session { user: token.user, device: token.device, guest: account.guest, unconfirmed: token.next, hash })
 }
 
 /// 401 `M_USER_LOCKED` (spec: "Account locking"), which is always a soft logout.

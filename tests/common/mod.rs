@@ -221,5 +221,8 @@ impl Client {
 
 /// Percent-encodes a path segment.
 pub fn encode(segment: &str) -> String {
-    segment.bytes().map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+    segment
+        .bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }

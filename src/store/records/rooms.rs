@@ -3,7 +3,9 @@
 //! Events and states are the rows that there are most of, so they are written in a compact form of their own; all
 //! others are records.
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomVersionId, events::room::member::MembershipState,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 

@@ -1,0 +1,5 @@
+//! The operations of the Matrix specification. `routes.rs` lists them all; `client/` has a file for each of the
+//! specification's files.
+
+pub mod client;
+pub mod routes;

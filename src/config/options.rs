@@ -1,0 +1,324 @@
+//! Every option, declared once. The text of an option here is its text in `conduit-example.toml`; see
+//! [`options!`](super::setting::options) for the form.
+//!
+//! Beside these there are the keys of other servers that mean nothing here ([`INERT`]). An option that is not needed
+//! any more moves there, so that nobody's configuration stops working.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use http::HeaderName;
+use ruma::{OwnedServerName, RoomVersionId, owned_server_name, serde::Base64};
+
+use super::{
+    setting::options,
+    values::{
+        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, MediaBackend, MediaScope, Mode, ProxyRule, ProxyUrl,
+        RateLimit, Retention, Secret,
+    },
+};
+
+options! {
+    /// Everything an administrator can choose.
+    pub struct Config {
+        /// The name of this server, which is the part of `@user:example.org` after the colon. Usually it is your domain,
+        /// even if the server itself runs on another host (see well_known). It cannot be changed after the first start.
+        /// A configuration file must set it.
+        server_name: OwnedServerName = owned_server_name!("localhost");
+
+        /// The directory for the database, and for media unless media.path is set. A configuration file must set it.
+        database_path: PathBuf = PathBuf::from("./data");
+
+        /// The kind of database. There is one, "rocksdb". The value "sqlite" of older configurations is accepted too, as
+        /// long as no SQLite database lies in database_path.
+        database_backend: DatabaseBackend = DatabaseBackend::RocksDb;
+
+        /// The IP addresses to listen on: one or a list. Behind a reverse proxy, the loopback addresses are enough.
+        /// With an empty list, there is only the unix socket, and the sockets that systemd passes.
+        address: Vec<IpAddr> = vec![[127, 0, 0, 1].into(), [0, 0, 0, 0, 0, 0, 0, 1].into()];
+
+        /// The ports to listen on, at each address: one or a list. Port 0 takes any free one.
+        port: Vec<u16> = vec![6167];
+
+        /// A unix socket to listen on as well.
+        unix_socket_path: Option<PathBuf> = None, example r#""/run/conduit/conduit.sock""#;
+
+        /// The permissions of the unix socket, as for chmod.
+        unix_socket_perms: Mode = Mode(0o660);
+
+        /// How the address of a client is found, for rate limits and the list of devices: in a header that the reverse
+        /// proxy writes, or as the other end of the connection, "socket_address". The header is believed only on a
+        /// connection from this machine or from a private network.
+        ip_address_detection: IpAddressDetection =
+            IpAddressDetection::Header(HeaderName::from_static("x-forwarded-for"));
+
+        /// What to log: error, warn, info, debug or trace, also for parts of the server, as in "warn,conduit=debug".
+        log: String = "warn,conduit=info".to_owned();
+
+        /// How much memory the database and all caches may use together. By default a quarter of the memory that this
+        /// process may have, but at least 64MiB and at most 1GiB.
+        memory_budget: Option<ByteSize> = None, example r#""256MB""#;
+
+        /// The largest request, in bytes or as "20MB". The reverse proxy must allow as much.
+        max_request_size: ByteSize = ByteSize::mib(20);
+
+        /// The largest file that can be uploaded. By default the same as max_request_size.
+        max_upload_size: Option<ByteSize> = None, example r#""100MB""#;
+
+        /// Whether people can register accounts by themselves. They need the registration_token or a token made by an
+        /// administrator, unless allow_open_registration_without_token is set as well.
+        allow_registration: bool = false;
+
+        /// A token that people need to register. Give it to those you know.
+        registration_token: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// Lets everybody on the internet register, if allow_registration is set and registration_token is not. Robots
+        /// find such servers within days and use them to send spam in your name.
+        allow_open_registration_without_token: bool = false;
+
+        /// Whether guests can look into rooms that allow it, without an account.
+        allow_guest_registration: bool = false;
+
+        /// A secret with which tools can register accounts at /_synapse/admin/v1/register.
+        registration_shared_secret: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// A password for the account @conduit of this server, for an administrator who is locked out. Remove it afterwards.
+        emergency_password: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// A secret shared with a service whose JSON Web Tokens (HS256) can be used to log in.
+        jwt_secret: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// The least number of characters of a new password.
+        password_min_length: u32 = 8;
+
+        /// How long an access token is valid, if the client can renew it with a refresh token.
+        access_token_ttl: Duration = Duration::from_secs(3_600);
+
+        /// How long a refresh token is valid after its last use. By default for ever.
+        refresh_token_ttl: Option<Duration> = None, example r#""90d""#;
+
+        /// How long a token is valid with which a user proves to another service who they are (OpenID).
+        openid_token_ttl: Duration = Duration::from_secs(3_600);
+
+        /// Whether rooms can be encrypted.
+        allow_encryption: bool = true;
+
+        /// Whether users can create rooms. Administrators always can.
+        allow_room_creation: bool = true;
+
+        /// The version of new rooms, "1" to "12".
+        default_room_version: RoomVersionId = RoomVersionId::V12;
+
+        /// Whether the list of public rooms can be read without an account.
+        allow_public_room_directory_without_auth: bool = true;
+
+        /// Whether other servers can read the list of public rooms.
+        allow_public_room_directory_over_federation: bool = true;
+
+        /// Whether new users get a lightning bolt after their display name.
+        enable_lightning_bolt: bool = false;
+
+        /// Whether to exchange messages with other servers.
+        allow_federation: bool = true;
+
+        /// Servers that are asked for the signing keys of servers that cannot be reached.
+        trusted_servers: Vec<OwnedServerName> = vec![owned_server_name!("matrix.org")];
+
+        /// Public signing keys of servers that are never accepted, because their private part was stolen. The default
+        /// is one that many servers shared by mistake.
+        ignored_keys: Vec<Base64> = Base64::parse("l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og").into_iter().collect();
+
+        /// How many requests to other servers run at the same time.
+        max_concurrent_requests: u16 = 100;
+
+        /// How many missing events are fetched from other servers to understand one new event.
+        max_fetch_prev_events: u16 = 100;
+
+        /// Where clients and other servers find this server. It answers at https://<server_name>/.well-known/matrix/ itself
+        /// if the reverse proxy passes that on.
+        well_known: WellKnown = WellKnown::default();
+
+        /// A certificate, if there is no reverse proxy that has one. The files are read again when they change.
+        tls: Tls = Tls::default();
+
+        /// A TURN server, which voice and video calls need when both sides are behind a router. Set uris and either secret,
+        /// or username and password.
+        turn: Turn = Turn::default();
+
+        /// Files that users send.
+        media: Media = Media::default();
+
+        /// Pictures and titles of web pages that users post. Each page that is posted in an unencrypted room is then fetched
+        /// by this server, which tells the page its address.
+        url_preview: UrlPreview = UrlPreview::default();
+
+        /// How often things may be done. A burst is what is allowed at once after a pause.
+        rate_limits: RateLimits = RateLimits::default();
+
+        /// Proxies for requests to other servers: one for all, or some by domain.
+        proxy: Proxy = Proxy::default();
+    }
+
+    /// `[well_known]`
+    pub struct WellKnown {
+        /// The address that clients connect to. By default https://<server_name>.
+        client: Option<HttpUrl> = None, example r#""https://matrix.example.org""#;
+
+        /// The host and port that other servers connect to. By default port 443 of server_name.
+        server: Option<OwnedServerName> = None, example r#""matrix.example.org:443""#;
+
+        /// Whom users can ask for help.
+        support: Support = Support::default();
+    }
+
+    /// `[well_known.support]`
+    pub struct Support {
+        /// A page with help.
+        page: Option<HttpUrl> = None, example r#""https://example.org/help""#;
+
+        /// What the contact is for: "m.role.admin" or "m.role.security".
+        role: String = "m.role.admin".to_owned();
+
+        /// The mail address of the contact.
+        email: Option<String> = None, example r#""admin@example.org""#;
+
+        /// The Matrix account of the contact.
+        mxid: Option<String> = None, example r#""@admin:example.org""#;
+    }
+
+    /// `[tls]`
+    pub struct Tls {
+        /// The certificate and those that it depends on, in PEM.
+        certs: Option<PathBuf> = None, example r#""/path/to/fullchain.pem""#;
+
+        /// Its private key, in PEM.
+        key: Option<PathBuf> = None, example r#""/path/to/privkey.pem""#;
+    }
+
+    /// `[turn]`
+    pub struct Turn {
+        /// The addresses of the TURN server, such as "turn:turn.example.org?transport=udp".
+        uris: Vec<String> = Vec::new();
+
+        /// The secret shared with the TURN server (use-auth-secret in coturn). Users get passwords derived from it.
+        secret: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// How long such a password is valid.
+        ttl: Duration = Duration::from_secs(86_400);
+
+        /// The name of a fixed account at the TURN server, instead of the secret.
+        username: Option<String> = None, example r#""matrix""#;
+
+        /// The password of that account. Every user gets to know it.
+        password: Option<Secret> = None, example r#""a text that is hard to guess""#;
+    }
+
+    /// `[media]`
+    pub struct Media {
+        /// Where media are kept. There is one way, "filesystem".
+        backend: MediaBackend = MediaBackend::Filesystem;
+
+        /// The directory for media. By default the directory media in database_path.
+        path: Option<PathBuf> = None, example r#""/srv/matrix-media""#;
+
+        /// When media are deleted by themselves. A scope is "local" (sent by users of this server), "remote" or
+        /// "thumbnail". Limits are accessed and created, the time since then, and space, for all media of the scope
+        /// together. An entry without scope is for the scopes that have none, and its space is the total of all.
+        retention: Vec<Retention> = [MediaScope::Remote, MediaScope::Thumbnail].map(unused_for_30_days).to_vec();
+    }
+
+    /// `[url_preview]`
+    pub struct UrlPreview {
+        /// Whether there are previews.
+        enabled: bool = false;
+
+        /// The domains that previews are made of, with their subdomains. An empty list means all. Addresses in private
+        /// networks are never fetched.
+        allow_domains: Vec<String> = Vec::new();
+
+        /// The domains that previews are not made of, with their subdomains.
+        deny_domains: Vec<String> = Vec::new();
+
+        /// How much of a page or picture is read at most.
+        max_size: ByteSize = ByteSize::mib(5);
+    }
+
+    /// `[rate_limits]`
+    pub struct RateLimits {
+        /// Whether there are limits. "rate_limits = false" is short for this.
+        enabled: bool = true;
+
+        /// Attempts to log in or to confirm with a password, for each address.
+        login: RateLimit = RateLimit { per_second: 0.2, burst: 20 };
+
+        /// Registrations and tries of registration tokens, for each address.
+        registration: RateLimit = RateLimit { per_second: 0.05, burst: 10 };
+
+        /// Events sent into rooms, for each user.
+        send: RateLimit = RateLimit { per_second: 10.0, burst: 100 };
+
+        /// Joining, knocking and inviting, for each user.
+        join: RateLimit = RateLimit { per_second: 1.0, burst: 30 };
+
+        /// Everything else that the Matrix specification calls rate-limited, for each user.
+        other: RateLimit = RateLimit { per_second: 20.0, burst: 200 };
+    }
+
+    /// `[proxy]`
+    pub struct Proxy {
+        /// Proxies for some domains, such as { url = "socks5h://localhost:9050", include = ["*.onion"], exclude = [] }. The
+        /// first that includes and does not exclude a domain is used.
+        by_domain: Vec<ProxyRule> = Vec::new();
+
+        /// One proxy for all requests.
+        global: ProxyForAll = ProxyForAll::default();
+    }
+
+    /// `[proxy.global]`
+    pub struct ProxyForAll {
+        /// Its address.
+        url: Option<ProxyUrl> = None, example r#""socks5h://localhost:9050""#;
+    }
+}
+
+/// The limit of each scope of which nothing is configured, except local media, which are never deleted.
+pub(crate) fn unused_for_30_days(scope: MediaScope) -> Retention {
+    Retention { scope: Some(scope), accessed: Some(Duration::from_secs(30 * 86_400)), ..Retention::default() }
+}
+
+/// A key of another configuration that means nothing here.
+pub(crate) struct Inert {
+    /// The key, with its table.
+    pub(crate) key: &'static str,
+    /// The value with which it asks for nothing, so that no word need be lost about it.
+    pub(crate) harmless: Option<bool>,
+    /// Why it has no effect.
+    pub(crate) why: &'static str,
+}
+
+const fn inert(key: &'static str, harmless: Option<bool>, why: &'static str) -> Inert {
+    Inert { key, harmless, why }
+}
+
+/// The keys that mean nothing here.
+pub(crate) const INERT: [Inert; 20] = [
+    inert("conduit_cache_capacity_modifier", None, "memory_budget sizes all caches"),
+    inert("cache_capacity_modifier", None, "memory_budget sizes all caches"),
+    inert("cache_capacity", None, "memory_budget sizes all caches"),
+    inert("db_cache_capacity_mb", None, "memory_budget sizes all caches"),
+    inert("pdu_cache_capacity", None, "memory_budget sizes all caches"),
+    inert("rocksdb_max_open_files", None, "the database opens as many files as it needs"),
+    inert("cleanup_second_interval", None, "the database cleans up by itself"),
+    inert("allow_unstable_room_versions", Some(false), "this server has the stable room versions only"),
+    inert("allow_check_for_updates", Some(false), "this server never asks for updates"),
+    inert("allow_jaeger", Some(false), "traces are not sent anywhere"),
+    inert("tracing_flame", Some(false), "there is no flame graph"),
+    inert("rate_limiting", None, "see rate_limits for the limits of this server"),
+    inert("media.directory_structure", None, "the layout of the media directory is fixed"),
+    inert("media.endpoint", None, "media are kept in a directory"),
+    inert("media.bucket", None, "media are kept in a directory"),
+    inert("media.region", None, "media are kept in a directory"),
+    inert("media.key", None, "media are kept in a directory"),
+    inert("media.secret", None, "media are kept in a directory"),
+    inert("media.duration", None, "media are kept in a directory"),
+    inert("media.bucket_use_path", None, "media are kept in a directory"),
+];

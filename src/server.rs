@@ -1,0 +1,55 @@
+//! The state that all handlers share.
+//!
+//! Plain data with public fields: a handler takes from it what it needs and hands that down; nothing below this layer
+//! knows the whole. Made and ended by `start.rs`.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ruma::ServerName;
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    error::Result,
+    http::{Info, State, limits::Limits},
+    rooms::Rooms,
+    signing::SigningKeys,
+    store::Store,
+};
+
+/// The state of a running server.
+pub struct Server {
+    /// What the administrator chose.
+    pub config: Config,
+    /// The database.
+    pub store: Arc<Store>,
+    /// The keys that sign in the server's name.
+    pub keys: Arc<SigningKeys>,
+    /// The room engine.
+    pub rooms: Rooms,
+    /// How much each caller may still do.
+    pub limits: Limits,
+    /// Holds `true` once the server is stopping: background work ends, long polls answer.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// The server's name.
+    pub fn name(&self) -> &ServerName {
+        &self.config.server_name
+    }
+}
+
+impl State for Server {
+    fn max_request_size(&self) -> usize {
+        usize::try_from(self.config.max_request_size.bytes()).unwrap_or(usize::MAX)
+    }
+
+    fn limit(&self, route: &Info, caller: Option<&str>, address: IpAddr) -> Result<()> {
+        self.limits.count(route, caller, address)
+    }
+
+    async fn durable(&self) -> Result<()> {
+        self.store.durable().await
+    }
+}

@@ -1,0 +1,156 @@
+//! Starting a server and stopping it.
+//!
+//! Order on starting: sockets first, so that clients wait in the queue instead of being refused; then the database,
+//! which is opened without any scan; then requests are answered. On stopping: no new requests, long polls end, running
+//! ones finish (for 10 seconds at most), and the database is written out, so that the next start replays nothing.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use crate::{
+    api::routes,
+    config::Config,
+    error::{Error, Result},
+    http::{
+        limits::Limits,
+        listen::{self, ListenOptions, TlsFiles, UnixSocket},
+    },
+    rooms::Rooms,
+    server::Server,
+    store::Store,
+};
+
+/// A server that runs.
+pub struct Handle {
+    addresses: Vec<SocketAddr>,
+    server: Arc<Server>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
+
+impl Handle {
+    /// The TCP addresses it listens on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Its state.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Stops it: returns when every request is finished and the database is closed.
+    ///
+    /// # Errors
+    /// When serving ended by a fault.
+    pub async fn stop(self) -> Result<()> {
+        let Self { server, stop, serving, .. } = self;
+        stop.send_replace(true);
+        server.store.hub().wake_everyone();
+        serving.await.map_err(Error::internal)?;
+        close(server).await
+    }
+}
+
+/// Waits until the background tasks have let go of the server, then closes the database.
+async fn close(server: Arc<Server>) -> Result<()> {
+    let mut server = server;
+    for _ in 0..100 {
+        match Arc::try_unwrap(server) {
+            // Writing the memtables out takes time.
+            Ok(server) => return tokio::task::spawn_blocking(|| drop(server)).await.map_err(Error::internal),
+            Err(shared) => server = shared,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    tracing::warn!("background work did not end in time; the next start repeats what it was doing");
+    Ok(())
+}
+
+/// Starts a server; returns when it answers requests.
+///
+/// # Errors
+/// When an address is taken, a certificate is missing, or the database cannot be opened.
+pub async fn start(config: Config) -> Result<Handle> {
+    let listeners = listen::bind(&listen_options(&config)).await?;
+    let addresses = listeners.addresses();
+    let router = routes::router()?;
+    let (stop, stopping) = watch::channel(false);
+    let server = Arc::new(open(config, stopping.clone())?);
+    let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
+    Ok(Handle { addresses, server, stop, serving })
+}
+
+/// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT).
+///
+/// # Errors
+/// As [`start`], or when stopping failed.
+pub async fn run(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let handle = start(config).await?;
+    let addresses: Vec<_> = handle.addresses().iter().map(ToString::to_string).collect();
+    tracing::info!("{} is ready on {}", handle.server.name(), addresses.join(", "));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    handle.stop().await
+}
+
+/// The server's state over its database.
+fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
+    let store = Arc::new(open_store(&config)?);
+    let keys = store.signing_keys()?;
+    let rooms = Rooms::new(store.clone(), keys.clone());
+    let limits = Limits::new(config.rate_limits.enabled);
+    Ok(Server { config, store, keys, rooms, limits, stopping })
+}
+
+/// Opens the database below `database_path`, which must not hold the database of another program.
+///
+/// # Errors
+/// When it does, or as [`Store::open`].
+pub fn open_store(config: &Config) -> Result<Store> {
+    refuse_foreign_database(&config.database_path)?;
+    // Half of the budget is RocksDB's; the other half is for our own caches and what requests need.
+    let memory = usize::try_from(config.memory_budget() / 2).unwrap_or(usize::MAX);
+    Store::open(&database_folder(&config.database_path), &config.server_name, memory)
+}
+
+/// Where the RocksDB database lies in `database_path`; media lie beside it.
+pub fn database_folder(database_path: &Path) -> PathBuf {
+    database_path.join("rocksdb")
+}
+
+/// Conduit and its kin keep their files directly in `database_path`; nothing of theirs is touched.
+fn refuse_foreign_database(path: &Path) -> Result<()> {
+    let Some(found) = ["conduit.db", "IDENTITY", "db"].into_iter().find(|file| path.join(file).exists()) else {
+        return Ok(());
+    };
+    Err(Error::internal(format_args!(
+        "{} holds the database of another homeserver ({found}), which this one cannot read. Set database_path to an \
+         empty folder; nothing was changed.",
+        path.display(),
+    )))
+}
+
+fn listen_options(config: &Config) -> ListenOptions {
+    let tcp = config.address.iter().flat_map(|ip| config.port.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
+    let unix = config.unix_socket_path.clone().map(|path| UnixSocket { path, mode: config.unix_socket_perms.0 });
+    let tls = match (&config.tls.certs, &config.tls.key) {
+        (Some(certs), Some(key)) => Some(TlsFiles { certs: certs.clone(), key: key.clone() }),
+        _ => None,
+    };
+    ListenOptions { tcp, unix, tls, ..ListenOptions::default() }
+}
