@@ -146,4 +146,54 @@ trees! {
     TRANSACTION_TIMES = Queue 141: (u64, (OwnedUserId, OwnedDeviceId, String, String)) => ();
     /// What each room's current state was, from each position on at which it changed.
     ROOM_STATES = Scan 120: (RoomNo, Position) => StateNo;
+    /// The identity keys of devices as they sent them.
+    DEVICE_KEYS = Scan 80: (OwnedUserId, OwnedDeviceId) => Box<RawValue>;
+    /// Signatures that were uploaded later than the key they sign: by the key's owner, the device ID or public key,
+    /// who signed, and the ID of the key that signed.
+    KEY_SIGNATURES = Scan 81: (OwnedUserId, String, OwnedUserId, String) => String;
+    /// Cross-signing keys as they were uploaded, by usage.
+    CROSS_SIGNING_KEYS = Lookup 80: (OwnedUserId, String) => Box<RawValue>;
+    /// Whose device or cross-signing keys changed when; each user once, at the latest change.
+    KEY_CHANGES = Scan 82: Position => OwnedUserId;
+    /// When a user's device or cross-signing keys changed last: the user's row in KEY_CHANGES.
+    KEYS_CHANGED = Lookup 81: OwnedUserId => Position;
+    /// Changes of others' keys that one user alone sees: who signed, when, whose key.
+    OWN_KEY_CHANGES = Scan 83: (OwnedUserId, Position) => OwnedUserId;
+    /// One-time keys by user, device, algorithm, order of upload and the key's ID.
+    ONE_TIME_KEYS = Scan 84: (OwnedUserId, OwnedDeviceId, String, u64, String) => Box<RawValue>;
+    /// One-time keys that were handed out lately, by their IDs, in the order of handing out.
+    CLAIMED_KEYS = Queue 80: (OwnedUserId, OwnedDeviceId, String) => u64;
+    /// Fallback keys by user, device and algorithm.
+    FALLBACK_KEYS = Lookup 82: (OwnedUserId, OwnedDeviceId, String) => FallbackKey;
+    /// How many one-time keys a device has left, and which fallback keys.
+    KEY_SUPPLIES = Lookup 83: (OwnedUserId, OwnedDeviceId) => KeySupply;
+    /// Messages that wait for a device.
+    TO_DEVICE = Queue 81: (OwnedUserId, OwnedDeviceId, Position) => Box<RawValue>;
+    /// How many messages wait for a device; no row for none.
+    TO_DEVICE_WAITING = Lookup 84: (OwnedUserId, OwnedDeviceId) => u64;
+    /// Versions of users' backups of room keys.
+    KEY_BACKUPS = Scan 85: (OwnedUserId, u64) => KeyBackup;
+    /// The keys in backups by user, version, room and session.
+    BACKED_UP_KEYS = Scan 86: (OwnedUserId, u64, OwnedRoomId, String) => Box<RawValue>;
+    /// Read receipts by room, user, thread (empty for unthreaded ones, `main`, or the thread root's ID) and type.
+    RECEIPTS = Scan 87: (RoomNo, OwnedUserId, String, String) => Receipt;
+    /// Which receipt of a room came at which position; each receipt once.
+    RECEIPT_CHANGES = Scan 88: (RoomNo, Position) => (OwnedUserId, (String, String));
+    /// How far users of this server have read in a room, apart from threads.
+    READ_MARKS = Lookup 85: (RoomNo, OwnedUserId) => ReadMarks;
+    /// How far they have read in a thread, by its root.
+    THREAD_READ_MARKS = Scan 89: (RoomNo, OwnedUserId, EventNo) => i64;
+    /// How many events of a thread (0: of the main timeline) notified and highlighted so far, and the place of the last
+    /// that did; see `rooms/notifications`.
+    TALLIES = Lookup 86: (RoomNo, EventNo, String) => (i64, (i64, i64));
+    /// The same after each event that changed it, by the event's place.
+    TALLY_LOG = Scan 90: (RoomNo, EventNo, String, i64) => (i64, i64);
+    /// The threads of a room by the place of the latest event in them that notified somebody.
+    NOTIFYING_THREADS = Scan 91: (RoomNo, i64) => EventNo;
+    /// That place by thread.
+    THREAD_NOTIFIED = Lookup 87: (RoomNo, EventNo) => i64;
+    /// Changes with every change of the users of this server in a room; see `rooms/notifications/roster.rs`.
+    ROSTER_STAMPS = Lookup 88: RoomNo => u64;
+    /// Who joined and left which room when.
+    MEMBERSHIP_CHANGES = Scan 92: Position => MembershipChange;
 }

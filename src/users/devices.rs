@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, UserId, api::error::ErrorKind};
 
 use super::{
-    pushers,
+    device_keys, pushers,
     tokens::{self, Issued, Lifetimes},
 };
 use crate::{
@@ -107,7 +107,7 @@ pub fn rename(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId, name: Option
     let mut device = require(tx, user, device_id)?;
     device.display_name = name;
     DEVICES.put(tx, (user, device_id), &device);
-    Ok(())
+    device_keys::renamed(tx, user, device_id)
 }
 
 /// Deletes a device and all that belongs to it, if there is such a device.
@@ -118,6 +118,7 @@ pub fn delete(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId) -> Result<()
     let Some(mut device) = DEVICES.get(tx, (user, device_id))? else { return Ok(()) };
     tokens::revoke(tx, &mut device);
     pushers::delete_of_device(tx, user, device_id)?;
+    device_keys::forget(tx, user, device_id)?;
     DEVICES.delete(tx, (user, device_id));
     tx.wake_device(user, device_id); // its long poll ends
     Ok(())

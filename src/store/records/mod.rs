@@ -5,8 +5,10 @@
 
 mod accounts;
 mod directory;
+mod keys;
+mod push;
 mod rooms;
 mod signing_keys;
 mod transactions;
 
-pub use self::{accounts::*, directory::*, rooms::*, signing_keys::*, transactions::*};
+pub use self::{accounts::*, directory::*, keys::*, push::*, rooms::*, signing_keys::*, transactions::*};

@@ -1,0 +1,54 @@
+//! End-to-end encryption: one-time and fallback keys, key backups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{ids::Position, record};
+
+/// A fallback key of a device: handed out when it has no one-time keys left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FallbackKey {
+    /// The key's ID, with its algorithm.
+    pub id: String,
+    /// The key as the device sent it.
+    pub key: Box<RawValue>,
+    /// Whether it was handed out.
+    #[serde(default)]
+    pub used: bool,
+}
+record!(FallbackKey, 1);
+
+/// How a device is supplied with one-time and fallback keys: what `/sync` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySupply {
+    /// The number of one-time keys by algorithm; an algorithm that had some keeps its row at zero.
+    pub counts: BTreeMap<String, u64>,
+    /// The algorithms that have a fallback key which was never handed out.
+    #[serde(default)]
+    pub unused_fallback: BTreeSet<String>,
+    /// When this last changed.
+    #[serde(default)]
+    pub changed: Position,
+}
+record!(KeySupply, 1);
+
+/// A version of a user's backup of room keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyBackup {
+    /// How its keys are encrypted.
+    pub algorithm: String,
+    /// What the algorithm needs, as the client sent it.
+    pub auth_data: Box<RawValue>,
+    /// How many keys it holds.
+    #[serde(default)]
+    pub count: u64,
+    /// How often its keys changed.
+    #[serde(default)]
+    pub etag: u64,
+    /// Whether it was deleted. The row stays, so that its number is not given out again.
+    #[serde(default)]
+    pub deleted: bool,
+}
+record!(KeyBackup, 1);
