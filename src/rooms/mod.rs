@@ -16,13 +16,16 @@ pub mod directory;
 pub mod event;
 pub mod join_rules;
 pub mod members;
+pub mod notifications;
 pub mod pdu;
 pub mod point;
 pub mod power_levels;
+pub mod receipts;
 pub mod spaces;
 pub mod state;
 pub mod summary;
 pub mod timeline;
+pub mod typing;
 
 mod lock;
 
@@ -30,8 +33,8 @@ use std::sync::Arc;
 
 use ruma::{OwnedServerName, RoomId};
 
-use self::lock::Locks;
 pub use self::{event::Event, lock::RoomGuard, pdu::Pdu};
+use self::{lock::Locks, notifications::Rosters};
 pub use crate::store::records::Room;
 use crate::{
     error::{Error, Result},
@@ -39,6 +42,9 @@ use crate::{
     signing::SigningKeys,
     store::{Read, Store, trees},
 };
+
+/// How much memory [`Rosters`] take, in bytes: about 200 for each member of this server in each room that is active.
+const ROSTER_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the room engine works with.
 pub struct Rooms {
@@ -48,6 +54,8 @@ pub struct Rooms {
     pub keys: Arc<SigningKeys>,
     /// This server's name.
     pub server_name: OwnedServerName,
+    /// The users of this server in the rooms that were written to lately.
+    pub rosters: Rosters,
     locks: Arc<Locks>,
 }
 
@@ -55,7 +63,7 @@ impl Rooms {
     /// The room engine over a store.
     pub fn new(store: Arc<Store>, keys: Arc<SigningKeys>) -> Self {
         let server_name = keys.server_name().to_owned();
-        Self { store, keys, server_name, locks: Arc::default() }
+        Self { store, keys, server_name, rosters: Rosters::new(ROSTER_BYTES), locks: Arc::default() }
     }
 
     /// Waits for the room's lock, which everyone who changes the room holds from reading its extremities to the append.

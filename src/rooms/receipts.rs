@@ -1,0 +1,164 @@
+//! Read receipts ([spec](https://spec.matrix.org/latest/client-server-api/#receipts)).
+//!
+//! A user has at most one receipt of each type for each thread, for the main timeline, and for the room regardless of
+//! threads. Receipts only move forward. `RECEIPT_CHANGES` has one row for each, at its latest position, so that what
+//! changed since a position costs what changed. Private receipts are stored like others and shown to their owner only.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedEventId, OwnedUserId, UserId,
+    events::receipt::{ReceiptThread, ReceiptType},
+};
+use serde::Serialize;
+
+use super::{Event, event, notifications, timeline};
+use crate::{
+    clock,
+    error::{Error, Result},
+    ids::{Position, RoomNo},
+    store::{
+        Direction, Read, Tx,
+        records::Receipt,
+        trees::{LOCAL_MEMBERS, RECEIPT_CHANGES, RECEIPTS},
+    },
+};
+
+/// The key of unthreaded receipts where others have the name of a thread.
+const UNTHREADED: &str = "";
+
+/// The longest name of a thread that is taken, in bytes.
+const MAX_THREAD: usize = 255;
+
+/// A receipt as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReceiptData {
+    /// When it was sent, in milliseconds since the Unix epoch.
+    pub ts: u64,
+    /// The thread, unless it is unthreaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread_id: Option<String>,
+}
+
+/// The content of an `m.receipt` event: receipts by event, type and user.
+pub type Receipts = BTreeMap<OwnedEventId, BTreeMap<String, BTreeMap<OwnedUserId, ReceiptData>>>;
+
+/// The name of a thread in keys and in `thread_id`.
+fn thread_key(thread: &ReceiptThread) -> &str {
+    thread.as_str().unwrap_or(UNTHREADED)
+}
+
+/// Moves the receipt of a user of this server to an event, and notes that the user has read so far. A receipt that is
+/// further on already stays; tells whether it moved.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` when the event is not in the thread.
+pub fn set(tx: &mut Tx<'_>, user: &UserId, kind: &ReceiptType, event: &Event, thread: &ReceiptThread) -> Result<bool> {
+    if thread.as_str().is_some_and(|thread| thread.is_empty() || thread.len() > MAX_THREAD) {
+        return Err(Error::invalid_param("thread_id must be \"main\" or the ID of an event."));
+    }
+    if !notifications::is_in_thread(tx, event, thread)? {
+        return Err(Error::invalid_param("The event is not in the thread that thread_id names."));
+    }
+    let receipt = Receipt {
+        event: event.pdu.event_id.clone(),
+        order: event.order,
+        ts: clock::now_ms(),
+        position: Position::default(),
+    };
+    if !put(tx, event.room, user, kind, thread_key(thread), receipt)? {
+        return Ok(false);
+    }
+    let read_in = match thread {
+        ReceiptThread::Unthreaded => None,
+        ReceiptThread::Thread(root) => event::no_of(tx, root)?,
+        _ => Some(notifications::MAIN),
+    };
+    notifications::read_up_to(tx, event.room, user, read_in, event.order)?;
+    Ok(true)
+}
+
+/// Keeps a receipt unless there is one further on, and wakes who may see it.
+fn put(
+    tx: &mut Tx<'_>,
+    room: RoomNo,
+    user: &UserId,
+    kind: &ReceiptType,
+    thread: &str,
+    mut receipt: Receipt,
+) -> Result<bool> {
+    let key = (room, user, thread, kind.as_str());
+    if let Some(earlier) = RECEIPTS.get(tx, key)? {
+        if earlier.order >= receipt.order {
+            return Ok(false);
+        }
+        RECEIPT_CHANGES.delete(tx, (room, earlier.position));
+    }
+    let position = tx.next_position()?;
+    receipt.position = position;
+    RECEIPTS.put(tx, key, &receipt);
+    RECEIPT_CHANGES.put(tx, (room, position), &(user.to_owned(), (thread.to_owned(), kind.to_string())));
+    timeline::changed(tx, room, position)?;
+    if *kind == ReceiptType::ReadPrivate {
+        tx.wake(user);
+        return Ok(true);
+    }
+    let members: Vec<OwnedUserId> = LOCAL_MEMBERS
+        .scan(tx, (room,), Direction::Forward)
+        .map(|row| row.map(|((_, member), ())| member))
+        .collect::<Result<_>>()?;
+    for member in &members {
+        tx.wake(member);
+    }
+    Ok(true)
+}
+
+/// The receipts of a room that came after `since` and that `viewer` may see. Where a user has a threaded and an
+/// unthreaded receipt of one type for one event, the content of `m.receipt` has room for one: the unthreaded, which
+/// says more ([MSC4102](https://github.com/matrix-org/matrix-spec-proposals/pull/4102)).
+///
+/// # Errors
+/// When the database fails or a row is damaged; so for all functions below.
+pub fn since(read: &dyn Read, room: RoomNo, since: Position, viewer: &UserId) -> Result<Receipts> {
+    let mut receipts = Receipts::new();
+    for row in RECEIPT_CHANGES.scan_after(read, (room,), (room, since)) {
+        let (_, (user, (thread, kind))) = row?;
+        if kind == ReceiptType::ReadPrivate.as_str() && user != viewer {
+            continue;
+        }
+        let Some(receipt) = RECEIPTS.get(read, (room, &user, &thread, &kind))? else { continue };
+        let by_user = receipts.entry(receipt.event).or_default().entry(kind).or_default();
+        let thread_id = (thread != UNTHREADED).then_some(thread);
+        if thread_id.is_none() || !by_user.contains_key(&user) {
+            by_user.insert(user, ReceiptData { ts: receipt.ts, thread_id });
+        }
+    }
+    Ok(receipts)
+}
+
+/// Whether the user's own receipts in the room changed after `since`, and with them the unread counts.
+///
+/// # Errors
+/// As [`since`].
+pub fn own_changed(read: &dyn Read, room: RoomNo, since: Position, user: &UserId) -> Result<bool> {
+    for row in RECEIPTS.scan(read, (room, user), Direction::Forward) {
+        if row?.1.position > since {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The event that the user's receipt of this type stands at.
+///
+/// # Errors
+/// As [`since`].
+pub fn get(
+    read: &dyn Read,
+    room: RoomNo,
+    user: &UserId,
+    kind: &ReceiptType,
+    thread: &ReceiptThread,
+) -> Result<Option<Receipt>> {
+    RECEIPTS.get(read, (room, user, thread_key(thread), kind.as_str()))
+}

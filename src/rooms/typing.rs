@@ -1,0 +1,156 @@
+//! Who is typing ([spec](https://spec.matrix.org/latest/client-server-api/#typing-notifications)).
+//!
+//! Lives in memory, but every change takes a position in the stream, moves its room in the log of changed rooms and
+//! wakes the members, like any other change. A restart forgets who was typing. Bounded: so many people type at most, for
+//! so long at most; who is beyond that is not shown.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId};
+use tokio::sync::Notify;
+
+use super::{members, timeline};
+use crate::{
+    clock,
+    error::Result,
+    ids::{Position, RoomNo},
+    store::Store,
+};
+
+/// The longest time that one request lets a user type.
+const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How many users can type at once, in all rooms together.
+const MAX_TYPING: usize = 10_000;
+
+/// How many rooms are remembered in which somebody typed.
+const MAX_ROOMS: usize = 10_000;
+
+/// How long after the last change a room in which nobody types is remembered at least, so that clients get the news.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Who is typing in which room. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Typing(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    rooms: Mutex<HashMap<RoomNo, RoomTyping>>,
+    /// Somebody started typing, so the next time-out may be sooner.
+    started: Notify,
+}
+
+struct RoomTyping {
+    users: BTreeMap<OwnedUserId, Instant>,
+    changed: Position,
+    changed_at: Instant,
+}
+
+impl Typing {
+    /// Notes that `user` types for another `timeout`, or no longer (none).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn set(&self, store: &Store, room: RoomNo, user: &UserId, timeout: Option<Duration>) -> Result<()> {
+        let now = clock::instant();
+        let news = match timeout {
+            Some(timeout) => self.start(room, user, now, now + timeout.min(MAX_TIMEOUT)),
+            None => self.0.rooms.lock().get_mut(&room).is_some_and(|state| state.users.remove(user).is_some()),
+        };
+        if timeout.is_some() {
+            self.0.started.notify_one();
+        }
+        if news { self.announce(store, room) } else { Ok(()) }
+    }
+
+    /// Puts a user among those who type; tells whether that is new. The position follows in `announce`.
+    fn start(&self, room: RoomNo, user: &UserId, now: Instant, until: Instant) -> bool {
+        let mut rooms = self.0.rooms.lock();
+        let is_full = rooms.values().map(|room| room.users.len()).sum::<usize>() >= MAX_TYPING;
+        if !rooms.contains_key(&room) && rooms.len() >= MAX_ROOMS {
+            return false;
+        }
+        let state = rooms.entry(room).or_insert_with(|| RoomTyping {
+            users: BTreeMap::new(),
+            changed: Position::default(),
+            changed_at: now,
+        });
+        let known = state.users.contains_key(user);
+        if known || !is_full {
+            state.users.insert(user.to_owned(), until);
+        }
+        !known && !is_full
+    }
+
+    /// Gives the room's change a position and wakes its members.
+    fn announce(&self, store: &Store, room: RoomNo) -> Result<()> {
+        store.write(|tx| {
+            let position = tx.next_position()?;
+            timeline::changed(tx, room, position)?;
+            for member in members::local_joined(tx, room)? {
+                tx.wake(&member);
+            }
+            // Before the commit: who sees the position sees the change.
+            if let Some(state) = self.0.rooms.lock().get_mut(&room) {
+                state.changed = position;
+                state.changed_at = clock::instant();
+            }
+            Ok(())
+        })
+    }
+
+    /// Who types in the room, if that changed after `since`.
+    pub fn since(&self, room: RoomNo, since: Position) -> Option<Vec<OwnedUserId>> {
+        let rooms = self.0.rooms.lock();
+        let state = rooms.get(&room).filter(|state| state.changed > since)?;
+        let now = clock::instant();
+        Some(state.users.iter().filter(|(_, until)| **until > now).map(|(user, _)| user.clone()).collect())
+    }
+
+    /// Ends what has timed out; runs as long as the server does.
+    pub async fn expire(&self, store: &Store) {
+        loop {
+            let next = self.next_timeout();
+            let started = self.0.started.notified();
+            match next {
+                None => started.await,
+                Some(at) => {
+                    tokio::select! {
+                        () = started => continue,
+                        () = tokio::time::sleep_until(at.into()) => {}
+                    }
+                }
+            }
+            for room in self.end_timed_out() {
+                if let Err(error) = self.announce(store, room) {
+                    tracing::error!("that somebody stopped typing could not be noted: {error}");
+                }
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.0.rooms.lock().values().flat_map(|room| room.users.values()).min().copied()
+    }
+
+    /// Removes who has timed out; gives the rooms in which somebody has. Forgets rooms in which nothing happened for
+    /// long.
+    fn end_timed_out(&self) -> Vec<RoomNo> {
+        let now = clock::instant();
+        let mut changed = Vec::new();
+        self.0.rooms.lock().retain(|room, state| {
+            let before = state.users.len();
+            state.users.retain(|_, until| *until > now);
+            if state.users.len() < before {
+                changed.push(*room);
+            }
+            before > 0 || now.duration_since(state.changed_at) < REMEMBERED
+        });
+        changed
+    }
+}

@@ -1,0 +1,3 @@
+//! What changed for a client since it last asked.
+
+pub mod device_lists;
