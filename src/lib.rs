@@ -55,4 +55,5 @@ pub mod signing;
 pub mod start;
 pub mod store;
 pub mod sync;
+pub mod sync;
 pub mod users;
