@@ -55,5 +55,4 @@ pub mod signing;
 pub mod start;
 pub mod store;
 pub mod sync;
-pub mod sync;
 pub mod users;
