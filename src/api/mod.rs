@@ -2,4 +2,5 @@
 //! specification's files.
 
 pub mod client;
+pub mod own;
 pub mod routes;

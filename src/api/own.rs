@@ -1,0 +1,102 @@
+//! Request and response types of our own, for where ruma's cannot hold what the specification or clients need.
+//!
+//! Such a type stands beside its handler. It takes method, paths, authentication and rate limit from the ruma type that
+//! it stands in for ([`stands_in_for`](crate::stands_in_for)), and often answers with [`Json`]
+//! ([`answers_json`](crate::answers_json)).
+
+use ruma::{
+    api::{
+        OutgoingBody, OutgoingResponse,
+        error::{DeserializationError, IntoHttpError},
+    },
+    exports::{bytes::BufMut, serde_html_form},
+};
+use http::{HeaderValue, Request, Response};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, value::SeqDeserializer},
+};
+
+/// A response with status 200 whose body is `T` as JSON.
+#[derive(Debug, Clone)]
+pub struct Json<T>(pub T);
+
+/// The body of a [`Json`] response.
+#[derive(Debug, Clone)]
+pub struct JsonBody<T>(T);
+
+impl<T: Serialize> OutgoingResponse for Json<T> {
+    type Body = JsonBody<T>;
+
+    fn try_into_http_response_inner(self) -> Result<Response<Self::Body>, IntoHttpError> {
+        Ok(Response::new(JsonBody(self.0)))
+    }
+}
+
+impl<T: Serialize> OutgoingBody for JsonBody<T> {
+    type Error = serde_json::Error;
+
+    fn content_type(&self) -> Option<HeaderValue> {
+        Some(HeaderValue::from_static("application/json"))
+    }
+
+    fn try_into_buf<B: Default + BufMut + AsRef<[u8]>>(self) -> Result<B, Self::Error> {
+        let mut buffer = B::default().writer();
+        serde_json::to_writer(&mut buffer, &self.0)?;
+        Ok(buffer.into_inner())
+    }
+}
+
+/// The variables of a request's path.
+///
+/// # Errors
+/// When one is not of its type.
+pub fn path<T: DeserializeOwned>(path_args: &[&str]) -> Result<T, DeserializationError> {
+    let args = SeqDeserializer::<_, serde::de::value::Error>::new(path_args.iter().copied());
+    Ok(T::deserialize(args)?)
+}
+
+/// The query of a request.
+///
+/// # Errors
+/// When a parameter is missing or not of its type.
+pub fn query<T: DeserializeOwned>(request: &Request<&[u8]>) -> Result<T, DeserializationError> {
+    Ok(serde_html_form::from_str(request.uri().query().unwrap_or_default())?)
+}
+
+/// Gives the request type `$ours` the metadata of ruma's request type `$theirs`.
+#[macro_export]
+macro_rules! stands_in_for {
+    ($ours:ty, $theirs:ty) => {
+        impl ruma::api::Metadata for $ours {
+            const METHOD: ruma::exports::http::Method = <$theirs as ruma::api::Metadata>::METHOD;
+            const RATE_LIMITED: bool = <$theirs as ruma::api::Metadata>::RATE_LIMITED;
+            type Authentication = <$theirs as ruma::api::Metadata>::Authentication;
+            type PathBuilder = <$theirs as ruma::api::Metadata>::PathBuilder;
+            const PATH_BUILDER: Self::PathBuilder = <$theirs as ruma::api::Metadata>::PATH_BUILDER;
+        }
+    };
+}
+
+/// Declares a request type that is ruma's in all but its response, which is [`Json`] of a type of our own.
+#[macro_export]
+macro_rules! answers_json {
+    ($(#[$doc:meta])* pub struct $ours:ident($theirs:ty) => $answer:ty;) => {
+        $(#[$doc])*
+        pub struct $ours(pub $theirs);
+
+        $crate::stands_in_for!($ours, $theirs);
+
+        impl ruma::api::IncomingRequest for $ours {
+            type EndpointError = ruma::api::error::Error;
+            type OutgoingResponse = $crate::api::own::Json<$answer>;
+
+            fn try_from_http_request_inner(
+                request: ruma::exports::http::Request<&[u8]>,
+                path_args: &[&str],
+            ) -> Result<Self, ruma::api::error::DeserializationError> {
+                <$theirs as ruma::api::IncomingRequest>::try_from_http_request_inner(request, path_args).map(Self)
+            }
+        }
+    };
+}
