@@ -2,11 +2,12 @@
 //!
 //! Either all of its bytes, or a stream of them: what comes from a socket is a stream until someone collects it, and
 //! large files go both ways without being held in memory. Every wait for the peer's next bytes is bounded in time, and
-//! every body from outside is bounded in size before it is collected.
+//! every body from outside is bounded in size before it is collected, as are all of them together.
 
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,6 +28,9 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a body may take that is collected in memory.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// When to come back with a large body while there are too many.
+const RETRY_LARGE: Duration = Duration::from_secs(5);
 
 /// The body of a request or a response.
 pub struct Body {
@@ -99,11 +103,12 @@ impl Body {
         }
     }
 
-    /// All bytes, at most `limit`.
+    /// All bytes, at most `limit`. What is large counts in `share` for as long as that lives.
     ///
     /// # Errors
-    /// `M_TOO_LARGE` as soon as there are more, without reading the rest; and as [`Body::next`].
-    pub async fn collect(self, limit: usize) -> Result<Bytes> {
+    /// `M_TOO_LARGE` as soon as there are more, without reading the rest; `M_LIMIT_EXCEEDED` if the requests of all
+    /// clients together hold too much; and as [`Body::next`].
+    pub(super) async fn collect(self, limit: usize, share: &mut Share<'_>) -> Result<Bytes> {
         let mut body = self.limited(limit as u64)?;
         if let Kind::Full(bytes) = body.kind {
             return Ok(bytes);
@@ -113,16 +118,50 @@ impl Body {
         if body.is_end_stream() {
             return Ok(first);
         }
-        timeout(COLLECT_TIMEOUT, body.collect_after(first)).await.unwrap_or_else(|_| Err(stalled()))
+        timeout(COLLECT_TIMEOUT, body.collect_after(first, share)).await.unwrap_or_else(|_| Err(stalled()))
     }
 
-    async fn collect_after(mut self, first: Bytes) -> Result<Bytes> {
+    async fn collect_after(mut self, first: Bytes, share: &mut Share<'_>) -> Result<Bytes> {
         // The announced length is not reserved at once: a peer must send bytes to make us hold bytes.
+        share.grow(first.len())?;
         let mut all = BytesMut::from(first);
         while let Some(bytes) = self.next().await? {
+            share.grow(bytes.len())?;
             all.extend_from_slice(&bytes);
         }
         Ok(all.freeze())
+    }
+}
+
+/// How many bytes of large bodies all requests together hold in memory.
+#[derive(Default)]
+pub(super) struct Held(AtomicUsize);
+
+/// What one request has of [`Held`]; given back when it is dropped.
+pub(super) struct Share<'h> {
+    held: &'h Held,
+    bytes: usize,
+    max: usize,
+}
+
+impl Held {
+    /// The share of a new request, which grows for as long as all shares together stay within `max` bytes.
+    pub(super) fn share(&self, max: usize) -> Share<'_> {
+        Share { held: self, bytes: 0, max }
+    }
+}
+
+impl Share<'_> {
+    fn grow(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes;
+        let before = self.held.0.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.max { Err(Error::limit_exceeded(RETRY_LARGE)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

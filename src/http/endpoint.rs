@@ -7,21 +7,22 @@
 //!
 //! A handler is dropped when its client goes away: what must run to its end after the first commit spawns a task.
 
-use std::{any::type_name, error::Error as StdError, future::Future, marker::PhantomData, net::IpAddr, pin::Pin};
+use std::{any::type_name, future::Future, marker::PhantomData, net::IpAddr, pin::Pin};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use ruma::api::{
-    IncomingRequest, OutgoingResponseExt,
-    auth_scheme::{AuthScheme, ExtractTokenError},
-    error::StandardErrorBody,
-    error::{DeserializationError, Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter},
-    path_builder::PathBuilder,
-};
+use http::{Method, Request, Response};
+use ruma::api::{IncomingRequest, OutgoingResponseExt, auth_scheme::AuthScheme, path_builder::PathBuilder};
 use tracing::Span;
 
-use super::Body;
-use crate::error::{Error, Reason, Result};
+use super::{
+    Body,
+    body::{Held, Share},
+    errors::{no_credentials, undecodable},
+};
+use crate::error::{Error, Result};
+
+/// How many bodies of the largest usual size all requests together may hold in memory.
+const HELD_REQUESTS: usize = 4;
 
 /// What the HTTP layer asks of the server.
 pub trait State: Send + Sync + 'static {
@@ -115,11 +116,13 @@ impl<S> Route<S> {
         request: Request<Body>,
         path_args: &[&str],
         address: IpAddr,
+        held: &Held,
     ) -> Result<Response<Body>>
     where
         S: State,
     {
-        self.endpoint.call(Exchange { state, route: self, request, path_args, address }).await
+        let share = held.share(state.max_request_size().saturating_mul(HELD_REQUESTS));
+        self.endpoint.call(Exchange { state, route: self, request, path_args, address, share }).await
     }
 
     fn new(info: Info, paths: Vec<&'static str>, endpoint: Box<dyn Endpoint<S>>) -> Self {
@@ -134,6 +137,7 @@ pub(super) struct Exchange<'a, S> {
     request: Request<Body>,
     path_args: &'a [&'a str],
     address: IpAddr,
+    share: Share<'a>,
 }
 
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>>> + Send + 'a>>;
@@ -278,19 +282,19 @@ where
 {
     fn call<'a>(&'a self, exchange: Exchange<'a, S>) -> Answer<'a> {
         Box::pin(async move {
-            let Exchange { state, route, request, path_args, address } = exchange;
+            let Exchange { state, route, request, path_args, address, mut share } = exchange;
             let (parts, body) = request.into_parts();
             let mut request = Request::from_parts(parts, Bytes::new());
             let auth = R::Authentication::extract_authentication(&request).map_err(|e| no_credentials(e.into()))?;
             let caller = if C::COVERS_BODY {
-                *request.body_mut() = collect(state, route, body).await?;
+                *request.body_mut() = collect(state, route, body, &mut share).await?;
                 let caller = C::authenticate(state, auth, &request, address).await?;
                 admit(state, &route.info, &caller, address)?;
                 caller
             } else {
                 let caller = C::authenticate(state, auth, &request, address).await?;
                 admit(state, &route.info, &caller, address)?;
-                *request.body_mut() = collect(state, route, body).await?;
+                *request.body_mut() = collect(state, route, body, &mut share).await?;
                 caller
             };
             let (parts, body) = request.into_parts();
@@ -316,7 +320,7 @@ where
 {
     fn call<'a>(&'a self, exchange: Exchange<'a, S>) -> Answer<'a> {
         Box::pin(async move {
-            let Exchange { state, route, request, path_args, address } = exchange;
+            let Exchange { state, route, request, path_args, address, .. } = exchange;
             let (parts, body) = request.into_parts();
             let body = body.limited(body_limit(state, route) as u64)?;
             let head = Request::from_parts(parts.clone(), Bytes::new());
@@ -341,12 +345,12 @@ where
 {
     fn call<'a>(&'a self, exchange: Exchange<'a, S>) -> Answer<'a> {
         Box::pin(async move {
-            let Exchange { state, route, request, path_args, address } = exchange;
+            let Exchange { state, route, request, path_args, address, mut share } = exchange;
             if route.info.rate_limited {
                 state.limit(&route.info, None, address)?;
             }
             let (parts, body) = request.into_parts();
-            let request = Request::from_parts(parts, collect(state, route, body).await?);
+            let request = Request::from_parts(parts, collect(state, route, body, &mut share).await?);
             let path_args = path_args.iter().map(|&arg| arg.to_owned()).collect();
             self.handler.start(state, PageRequest { request, path_args, address }).await
         })
@@ -367,8 +371,12 @@ fn body_limit<S: State>(state: &S, route: &Route<S>) -> usize {
 }
 
 /// The body of a request; a `GET` has none that means anything.
-async fn collect<S: State>(state: &S, route: &Route<S>, body: Body) -> Result<Bytes> {
-    if route.info.method == Method::GET { Ok(Bytes::new()) } else { body.collect(body_limit(state, route)).await }
+async fn collect<S: State>(state: &S, route: &Route<S>, body: Body, share: &mut Share<'_>) -> Result<Bytes> {
+    if route.info.method == Method::GET {
+        Ok(Bytes::new())
+    } else {
+        body.collect(body_limit(state, route), share).await
+    }
 }
 
 /// The body, or `{}` for `null` and for nothing: clients join rooms, log out and so on with no body at all.
@@ -386,81 +394,4 @@ fn encode(response: impl OutgoingResponseExt) -> Result<Response<Body>> {
         Ok(response) => Ok(response.map(Body::full)),
         Err(error) => Err(Error::internal(format_args!("cannot encode a response: {error}"))),
     }
-}
-
-/// The error for a request without usable credentials.
-///
-/// Spec: client-server API, "Client authentication": a missing token is 401 `M_MISSING_TOKEN`; what is not a bearer
-/// token is none. Server-server API, "Request authentication": 401 `M_UNAUTHORIZED`.
-fn no_credentials(error: Box<dyn StdError + Send + Sync>) -> Error {
-    let (kind, message) = match error.downcast_ref() {
-        Some(ExtractTokenError::MissingAccessToken) => {
-            (ErrorKind::MissingToken, "This operation needs an access token.".to_owned())
-        }
-        Some(_) => (
-            ErrorKind::MissingToken,
-            "The Authorization header must be \"Bearer\" followed by an access token.".to_owned(),
-        ),
-        None => (ErrorKind::Unauthorized, format!("The request is not signed as it must be: {error}.")),
-    };
-    Error::new(StatusCode::UNAUTHORIZED, kind, message)
-}
-
-/// The error for a request that ruma cannot decode.
-fn undecodable(error: DeserializationError) -> Error {
-    match error {
-        DeserializationError::Json(error) if error.is_data() => {
-            Error::bad_json(format!("The body is JSON, but not what this operation takes: {error}."))
-        }
-        DeserializationError::Json(error) => Error::not_json(format!("The body is not valid JSON: {error}.")),
-        DeserializationError::Utf8(_) => Error::not_json("The body is not valid UTF-8."),
-        // Serde's error for query and path has no kinds to match on.
-        DeserializationError::Query(error) if error.to_string().starts_with("missing field") => {
-            Error::missing_param(format!("A parameter is missing: {error}."))
-        }
-        DeserializationError::Query(error) => {
-            Error::invalid_param(format!("A parameter in the path or the query is not valid: {error}."))
-        }
-        DeserializationError::Ident(error) => Error::invalid_param(format!("An identifier is not valid: {error}.")),
-        DeserializationError::Header(error) => Error::invalid_param(format!("A header is not valid: {error}.")),
-        error => Error::invalid_param(format!("The request is not valid: {error}.")),
-    }
-}
-
-/// The response that tells `error`. Faults of ours go to the log here, and nowhere else.
-pub(super) fn error_response(error: &Error, operation: &'static str) -> Response<Body> {
-    let (kind, message) = match error.reason() {
-        Reason::Uiaa(body) => {
-            let mut response = Response::new(Body::full(body.to_string()));
-            *response.status_mut() = error.status();
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            return response;
-        }
-        Reason::Matrix { kind, message, .. } => (kind.clone(), message.clone()),
-        Reason::Corrupt { .. } | Reason::Database(_) | Reason::Internal(_) => {
-            tracing::error!(operation, %error, "a request failed by a fault of this server");
-            (ErrorKind::Unknown, "Internal server error".to_owned())
-        }
-    };
-    let retry_after = match &kind {
-        ErrorKind::LimitExceeded(LimitExceededErrorData { retry_after: Some(RetryAfter::Delay(delay)), .. }) => {
-            // Whole seconds, rounded up: who comes back earlier is refused again.
-            Some(HeaderValue::from(delay.as_millis().div_ceil(1000) as u64))
-        }
-        _ => None,
-    };
-    let body = ErrorBody::Standard(StandardErrorBody::new(kind, message));
-    let mut response = match RumaError::new(error.status(), body).try_into_http_response::<Vec<u8>>() {
-        Ok(response) => response.map(Body::full),
-        Err(fault) => {
-            tracing::error!(operation, %error, %fault, "an error has no encoding");
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    };
-    if let Some(retry_after) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, retry_after);
-    }
-    response
 }

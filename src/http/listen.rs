@@ -3,17 +3,12 @@
 //! [`bind`] opens every socket before anything slow happens, so that the caller knows the ports; [`Listeners::serve`]
 //! then answers until it is told to stop. HTTP/1.1 and HTTP/2, plain (by prior knowledge) or after TLS (by ALPN).
 //!
-//! Everything is bounded: connections (waiting ones stay in the kernel's queue), headers, the time without progress. One
-//! timer per connection serves for the first headers, for keep-alive and for stalled downloads; requests set none.
-//!
-//! The address of a request is its peer's, or the last entry of `X-Forwarded-For` if the peer is on this machine, on a
-//! unix socket or in a private network: only a reverse proxy there is believed. Entries before the last are the
-//! client's own claim.
+//! Everything is bounded: connections (waiting ones stay in the kernel's queue), handshakes, the stop. What happens on one
+//! connection is in `connection.rs`.
 //!
 //! Deliberately absent: HTTP/3, and the PROXY protocol.
 
 use std::{
-    convert::Infallible,
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::{
@@ -21,29 +16,15 @@ use std::{
         net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderMap, Request, Response};
-use http_body::{Frame, SizeHint};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
 use listenfd::ListenFd;
 use rustix::io::Errno;
 use sd_notify::NotifyState;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -52,15 +33,13 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-pub use super::tls::TlsFiles;
 use super::{
-    Body, Router, State,
+    Router, State,
+    connection::{App, Connection, serve, stopped},
     tls::{RELOAD_INTERVAL, Tls},
 };
-use crate::{
-    clock,
-    error::{Error, Result},
-};
+pub use super::{connection::Timeouts, tls::TlsFiles};
+use crate::error::{Error, Result};
 
 /// How long connections that were told to end may take.
 const GRACE: Duration = Duration::from_secs(10);
@@ -70,12 +49,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait after a failed accept; it fails when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Bytes of headers, and of buffers per connection.
-const BUFFER: usize = 64 * 1024;
-
-/// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 100;
 
 /// Where to listen.
 #[derive(Debug, Clone)]
@@ -90,23 +63,6 @@ pub struct ListenOptions {
     pub max_connections: usize,
     /// When a connection that does nothing is closed.
     pub timeouts: Timeouts,
-}
-
-/// How long nothing may happen on a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// Until the headers of the first request are there.
-    pub first_request: Duration,
-    /// After that, while no handler runs: without a request, without progress of a response.
-    pub idle: Duration,
-}
-
-impl Default for Timeouts {
-    /// 20 seconds for the first request. 90 seconds after that, which is more than the 60 after which common reverse
-    /// proxies close an idle connection themselves: if we did it first, a request might just be on its way.
-    fn default() -> Self {
-        Self { first_request: Duration::from_secs(20), idle: Duration::from_secs(90) }
-    }
 }
 
 /// A unix socket.
@@ -248,7 +204,7 @@ impl Listeners {
     /// finish, and returns after 10 seconds at the latest. Tells systemd when it begins and ends. Who stops the server
     /// ends long polls at the same time, or they last for those 10 seconds.
     pub async fn serve<S: State>(self, router: Router<S>, state: Arc<S>, stop: watch::Receiver<bool>) {
-        let app = Arc::new(App { router, state, http: http(), timeouts: self.timeouts });
+        let app = Arc::new(App::new(router, state, self.timeouts));
         let slots = Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS)));
         let accept = self.sockets.into_iter().map(|socket| Acceptor {
             socket,
@@ -280,28 +236,6 @@ async fn reload(tls: Option<&Tls>) {
             tls.reload();
         }
     }
-}
-
-/// Ready when the server is to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone, and with it whoever could stop us later.
-    _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// What all connections share.
-struct App<S> {
-    router: Router<S>,
-    state: Arc<S>,
-    http: auto::Builder<TokioExecutor>,
-    timeouts: Timeouts,
-}
-
-fn http() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    // The watch over each connection replaces hyper's time-out, which costs a timer per request.
-    http.http1().header_read_timeout(None).max_buf_size(BUFFER);
-    http.http2().max_concurrent_streams(MAX_STREAMS).max_header_list_size(BUFFER as u32).max_send_buf_size(BUFFER);
-    http
 }
 
 /// One socket that accepts connections.
@@ -384,148 +318,5 @@ async fn connect<S: State>(
                 Err(_) => debug!("a TLS handshake took too long"),
             }
         }
-    }
-}
-
-async fn serve<S: State>(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    connection: Arc<Connection<S>>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let app = Arc::clone(&connection.app);
-    let service = service_fn(|request| {
-        let connection = Arc::clone(&connection);
-        async move { Ok::<_, Infallible>(answer(connection, request).await) }
-    });
-    let mut http = pin!(app.http.serve_connection(TokioIo::new(stream), service));
-    let mut watch = pin!(sleep(app.timeouts.first_request));
-    let mut ending = false;
-    loop {
-        tokio::select! {
-            biased;
-            ended = http.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%error, "a connection broke");
-                }
-                return;
-            }
-            () = stopped(&mut stop), if !ending => {
-                ending = true;
-                http.as_mut().graceful_shutdown();
-            }
-            () = watch.as_mut() => {
-                let left = connection.time_left();
-                if left.is_zero() && ending {
-                    return;
-                }
-                if left.is_zero() {
-                    ending = true;
-                    http.as_mut().graceful_shutdown();
-                }
-                let next = if left.is_zero() { GRACE.min(app.timeouts.idle) } else { left };
-                watch.as_mut().reset(tokio::time::Instant::now() + next);
-            }
-        }
-    }
-}
-
-/// A connection: whose it is, and when something last happened on it.
-struct Connection<S> {
-    app: Arc<App<S>>,
-    peer: IpAddr,
-    opened: Instant,
-    /// Handlers that run now.
-    running: AtomicU32,
-    /// Milliseconds after `opened` at which a request or a piece of a response last passed; 0 before the first.
-    last: AtomicU64,
-}
-
-impl<S> Connection<S> {
-    fn new(app: Arc<App<S>>, peer: IpAddr) -> Self {
-        Self { app, peer, opened: clock::instant(), running: AtomicU32::new(0), last: AtomicU64::new(0) }
-    }
-
-    fn touch(&self) {
-        self.last.store((self.opened.elapsed().as_millis() as u64).max(1), Ordering::Relaxed);
-    }
-
-    /// How long until the connection counts as idle, if nothing happens.
-    fn time_left(&self) -> Duration {
-        let Timeouts { first_request, idle } = self.app.timeouts;
-        if self.running.load(Ordering::Relaxed) > 0 {
-            return idle;
-        }
-        let last = self.last.load(Ordering::Relaxed);
-        let allowed = if last == 0 { first_request } else { idle };
-        (Duration::from_millis(last) + allowed).saturating_sub(self.opened.elapsed())
-    }
-}
-
-/// Counts a handler for as long as it runs, also if it is dropped half-way.
-struct Running<'c, S>(&'c Connection<S>);
-
-impl<'c, S> Running<'c, S> {
-    fn new(connection: &'c Connection<S>) -> Self {
-        connection.running.fetch_add(1, Ordering::Relaxed);
-        Self(connection)
-    }
-}
-
-impl<S> Drop for Running<'_, S> {
-    fn drop(&mut self) {
-        self.0.touch();
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn answer<S: State>(connection: Arc<Connection<S>>, request: Request<Incoming>) -> Response<Watched<S>> {
-    let address = client_address(connection.peer, request.headers());
-    let running = Running::new(&connection);
-    let App { router, state, .. } = &*connection.app;
-    let response = router.answer(state, request.map(Body::from), address).await;
-    drop(running);
-    response.map(|body| Watched { body, connection })
-}
-
-/// The address that stands for the client; see the head of this file.
-fn client_address(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let is_trusted = match peer {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
-    if !is_trusted {
-        return peer;
-    }
-    let last = headers.get_all("x-forwarded-for").iter().next_back();
-    last.and_then(|value| value.to_str().ok())
-        .and_then(|value| value.rsplit(',').next())
-        .and_then(|entry| entry.trim().trim_matches(['[', ']']).parse::<IpAddr>().ok())
-        .map_or(peer, |ip| ip.to_canonical())
-}
-
-/// A response's body that tells its connection of progress.
-struct Watched<S> {
-    body: Body,
-    connection: Arc<Connection<S>>,
-}
-
-impl<S> http_body::Body for Watched<S> {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if frame.is_ready() {
-            self.connection.touch();
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

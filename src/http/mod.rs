@@ -1,9 +1,10 @@
 //! HTTP: from sockets to handlers and back.
 //!
-//! - `listen.rs` owns sockets: TCP, TLS, unix, passed by systemd; time-outs, connection limits, graceful stop.
+//! - `listen.rs` owns sockets: TCP, TLS (`tls.rs`), unix, passed by systemd; connection limit, graceful stop.
+//!   `connection.rs` is one connection: HTTP versions, time-outs, the client's address.
 //! - `router.rs` finds the route of a method and path, and gives every request exactly one answer.
 //! - `endpoint.rs` turns a request into the arguments of a handler and its result into a response; here lie the
-//!   two traits that the rest of the server implements: [`State`] and [`Caller`].
+//!   two traits that the rest of the server implements: [`State`] and [`Caller`]. `errors.rs` tells what went wrong.
 //! - `limits.rs` counts requests to rate-limited routes, for the [`State`] to use.
 //! - `body.rs` is the body of a request or a response: bytes or a stream; `cors.rs` what browsers want to be told.
 //!
@@ -17,8 +18,10 @@
 //! request, compression, and websockets.
 
 mod body;
+mod connection;
 mod cors;
 mod endpoint;
+mod errors;
 pub mod limits;
 pub mod listen;
 mod router;

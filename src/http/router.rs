@@ -14,8 +14,11 @@ use ruma::api::error::ErrorKind;
 use tracing::{Instrument, Level, Span, debug, debug_span, field};
 
 use super::{
-    Body, cors,
-    endpoint::{Info, Route, State, error_response},
+    Body,
+    body::Held,
+    cors,
+    endpoint::{Info, Route, State},
+    errors::error_response,
 };
 use crate::{
     clock,
@@ -32,6 +35,7 @@ const MAX_VARIABLES: usize = 8;
 pub struct Router<S> {
     routes: Vec<Route<S>>,
     root: Node,
+    held: Held,
 }
 
 /// Collects routes; made by [`Router::builder`].
@@ -113,7 +117,7 @@ impl<S> Builder<S> {
                 }
             }
         }
-        Ok(Router { routes: self.routes, root })
+        Ok(Router { routes: self.routes, root, held: Held::default() })
     }
 }
 
@@ -330,12 +334,12 @@ impl<S> Router<S> {
             }
         };
         if !tracing::enabled!(Level::DEBUG) {
-            return run(route, state, request, args.as_slice(), address).await;
+            return run(route, state, request, args.as_slice(), address, &self.held).await;
         }
         let Info { operation, method, path, .. } = &route.info;
         let span = debug_span!("request", %method, path, operation, user = field::Empty);
         let start = clock::instant();
-        let response = run(route, state, request, args.as_slice(), address).instrument(span.clone()).await;
+        let response = run(route, state, request, args.as_slice(), address, &self.held).instrument(span.clone()).await;
         log(&span, response.status(), start);
         response
     }
@@ -352,8 +356,9 @@ async fn run<S: State>(
     request: Request<Body>,
     args: &[&str],
     address: IpAddr,
+    held: &Held,
 ) -> Response<Body> {
-    let result = route.call(state, request, args, address).await;
+    let result = route.call(state, request, args, address, held).await;
     let result = match state.durable().await {
         Ok(()) => result,
         Err(error) => Err(error),

@@ -156,7 +156,6 @@ async fn delete_field(
     Err(Error::forbidden(request.field.as_str()))
 }
 
-#[expect(deprecated, reason = "the server still answers it")]
 async fn get_display_name(
     _: &Toy,
     _: Anyone,
@@ -217,7 +216,7 @@ fn request(method: Method, uri: &str, token: Option<&str>, body: impl Into<Bytes
 async fn ask_raw(toy: &Toy, request: Request<Body>) -> (Response<()>, Bytes) {
     let (head, body) = router().answer(toy, request, PEER).await.into_parts();
     assert_eq!(head.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
-    (Response::from_parts(head, ()), body.collect(usize::MAX).await.unwrap())
+    (Response::from_parts(head, ()), http_body_util::BodyExt::collect(body).await.unwrap().to_bytes())
 }
 
 async fn ask(method: Method, uri: &str, token: Option<&str>, body: &'static str) -> (StatusCode, Value) {
@@ -302,8 +301,9 @@ async fn tokens() {
     let unsigned = ask(Method::PUT, "/_matrix/federation/v1/send/1", None, "{}").await;
     assert_eq!(error(&unsigned), (401, "M_UNAUTHORIZED"));
     let signed = Some(r#"X-Matrix origin="a",destination="b",key="ed25519:1",sig="abcd""#);
-    let (_, body) = ask(Method::PUT, "/_matrix/federation/v1/send/1", signed, "1234567").await;
-    assert_eq!(body["error"], "7", "a signature covers the body");
+    let transaction = r#"{"origin":"a","origin_server_ts":1}"#;
+    let (_, body) = ask(Method::PUT, "/_matrix/federation/v1/send/1", signed, transaction).await;
+    assert_eq!(body["error"], transaction.len().to_string(), "a signature covers the body");
 }
 
 #[tokio::test]
@@ -317,6 +317,8 @@ async fn bodies() {
     assert_eq!(error(&post("hello").await), (400, "M_NOT_JSON"));
     assert_eq!(error(&post(r#"{"reason":5}"#).await), (400, "M_BAD_JSON"));
     assert_eq!(error(&post("[]").await), (400, "M_BAD_JSON"));
+    assert_eq!(error(&post("5").await), (400, "M_BAD_JSON"));
+    assert!(!post("5").await.1["error"].as_str().unwrap().contains("struct"), "no names of our types");
     let invalid = request(Method::POST, join, Some("Bearer a"), &b"{\"reason\":\"\xff\"}"[..]);
     assert!(ask_raw(&Toy::default(), invalid).await.1.starts_with(br#"{"errcode":"M_NOT_JSON""#));
     let large = Box::leak(format!(r#"{{"reason":"{}"}}"#, "x".repeat(100)).into_boxed_str());
@@ -343,6 +345,20 @@ async fn streams() {
     let endless = request(Method::POST, upload, Some("Bearer a"), "").map(|_| Body::stream(pieces, None));
     assert_eq!(ask_raw(&Toy::default(), endless).await.0.status(), 413, "an unannounced body has the same limit");
     assert_eq!(error(&ask(Method::POST, upload, None, "").await), (401, "M_MISSING_TOKEN"));
+}
+
+#[tokio::test]
+async fn all_bodies_together_are_bounded() {
+    let held = body::Held::default();
+    let pieces = |count: usize| {
+        Body::stream(futures_util::stream::iter((0..count).map(|_| Ok(Bytes::from_static(&[0; 10])))), None)
+    };
+    let mut first = held.share(100);
+    let mut second = held.share(100);
+    assert_eq!(pieces(6).collect(1000, &mut first).await.unwrap().len(), 60);
+    assert_eq!(pieces(6).collect(1000, &mut second).await.unwrap_err().status(), 429);
+    drop((first, second));
+    assert_eq!(pieces(6).collect(1000, &mut held.share(100)).await.unwrap().len(), 60);
 }
 
 #[tokio::test]
@@ -388,7 +404,7 @@ fn clashes() {
 #[test]
 fn errors_are_told_as_they_are() {
     let error = Error::new(StatusCode::IM_A_TEAPOT, ErrorKind::BadAlias, "Not that one.");
-    assert_eq!(endpoint::error_response(&error, "").status(), 418);
+    assert_eq!(errors::error_response(&error, "").status(), 418);
 }
 
 proptest! {

@@ -96,3 +96,35 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
 fn unusable(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::internal(format_args!("TLS: {} is not usable: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn follows_its_files_but_keeps_what_works() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = TlsFiles { certs: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+        let good = [include_str!("../../tests/tls/cert.pem"), include_str!("../../tests/tls/key.pem")];
+        let write = |[cert, key]: [&str; 2], second: u64| {
+            for (path, text) in [(&files.certs, cert), (&files.key, key)] {
+                fs::write(path, text).unwrap();
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+                fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+            }
+        };
+        write(good, 1);
+        let tls = Tls::load(files.clone()).unwrap();
+        let first = tls.current();
+        tls.reload();
+        assert!(Arc::ptr_eq(&first, &tls.current()), "nothing changed");
+        write([good[1], "broken"], 2);
+        tls.reload();
+        assert!(Arc::ptr_eq(&first, &tls.current()), "a broken file changes nothing");
+        write(good, 3);
+        tls.reload();
+        assert!(!Arc::ptr_eq(&first, &tls.current()));
+    }
+}
