@@ -11,6 +11,10 @@
 
 pub mod access;
 pub mod aliases;
+pub mod append;
+pub mod build;
+pub mod canonical;
+pub mod client_event;
 pub mod deltas;
 pub mod directory;
 pub mod event;
@@ -21,20 +25,30 @@ pub mod pdu;
 pub mod point;
 pub mod power_levels;
 pub mod receipts;
+pub mod redaction;
+pub mod relations;
 pub mod spaces;
 pub mod state;
 pub mod summary;
 pub mod timeline;
 pub mod typing;
 
+mod caches;
+mod effects;
 mod lock;
+mod text;
 
 use std::sync::Arc;
 
-use ruma::{OwnedServerName, RoomId};
+use ruma::{OwnedServerName, RoomId, UserId};
 
-pub use self::{event::Event, lock::RoomGuard, pdu::Pdu};
-use self::{lock::Locks, notifications::Rosters};
+pub use self::{
+    build::{Authorized, Draft},
+    event::Event,
+    lock::RoomGuard,
+    pdu::Pdu,
+};
+use self::{caches::Caches, lock::Locks, notifications::Rosters};
 pub use crate::store::records::Room;
 use crate::{
     error::{Error, Result},
@@ -57,19 +71,35 @@ pub struct Rooms {
     /// The users of this server in the rooms that were written to lately.
     pub rosters: Rosters,
     locks: Arc<Locks>,
+    caches: Arc<Caches>,
 }
 
 impl Rooms {
     /// The room engine over a store.
     pub fn new(store: Arc<Store>, keys: Arc<SigningKeys>) -> Self {
         let server_name = keys.server_name().to_owned();
-        Self { store, keys, server_name, rosters: Rosters::new(ROSTER_BYTES), locks: Arc::default() }
+        let rosters = Rosters::new(ROSTER_BYTES);
+        Self { store, keys, server_name, rosters, locks: Arc::default(), caches: Arc::default() }
     }
 
     /// Waits for the room's lock, which everyone who changes the room holds from reading its extremities to the append.
     /// The room need not exist yet.
     pub async fn lock(&self, room: &RoomId) -> RoomGuard {
         Locks::lock(&self.locks, room).await
+    }
+
+    /// Sends an event into the locked room: makes and checks it (`build.rs`), stores it with all that follows from it
+    /// (`append.rs`). Not yet durable.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND` when the server does not know the room; those of [`build::prepare`].
+    pub fn send(&self, guard: &RoomGuard, sender: &UserId, draft: Draft) -> Result<Event> {
+        let authorized = {
+            let snapshot = self.store.read();
+            let room = find(&snapshot, guard.room())?.ok_or_else(unknown_room)?;
+            build::prepare_locked(self, &snapshot, room, sender, draft)?
+        };
+        self.store.write(|tx| append::append(tx, self, authorized))
     }
 }
 
@@ -94,6 +124,10 @@ pub fn get(read: &dyn Read, no: RoomNo) -> Result<Room> {
 /// # Errors
 /// 404 `M_NOT_FOUND` when the server does not know it; else as [`find`].
 pub fn require(read: &dyn Read, id: &RoomId) -> Result<(RoomNo, Room)> {
-    let no = find(read, id)?.ok_or_else(|| Error::not_found("This server does not know the room."))?;
+    let no = find(read, id)?.ok_or_else(unknown_room)?;
     Ok((no, get(read, no)?))
+}
+
+fn unknown_room() -> Error {
+    Error::not_found("This server does not know the room.")
 }

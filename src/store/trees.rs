@@ -84,6 +84,8 @@ trees! {
     AGGREGATES = Lookup 18: EventNo => Aggregates;
     /// Who wrote in a thread, by its root event.
     THREAD_MEMBERS = Lookup 19: (EventNo, OwnedUserId) => ();
+    /// Redactions that came before the event that they redact, by that event.
+    WAITING_REDACTIONS = Lookup 20: EventNo => EventNo;
     /// The events, whole.
     EVENTS = Blobs 10: EventNo => EventRow;
     /// The current state of each room: the event of each state key that is set.

@@ -4,7 +4,7 @@
 //! atomic batch or, when its closure fails, as nothing at all. What must happen in memory when and only when the batch
 //! is in (waking clients, forgetting cached rows) is said to the transaction as well.
 
-use std::{collections::BTreeMap, marker::PhantomData, ops::Bound};
+use std::{collections::BTreeMap, marker::PhantomData, ops::Bound, sync::Arc};
 
 use rocksdb::{DB, WriteBatch};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -37,6 +37,7 @@ pub struct Tx<'a> {
 #[derive(Default)]
 pub(super) struct Wakes {
     users: Vec<OwnedUserId>,
+    groups: Vec<Arc<[OwnedUserId]>>,
     devices: Vec<(OwnedUserId, OwnedDeviceId)>,
     delivery: bool,
 }
@@ -44,6 +45,9 @@ pub(super) struct Wakes {
 impl Wakes {
     pub(super) fn fire(self, hub: &Hub) {
         hub.wake_users(&self.users);
+        for group in &self.groups {
+            hub.wake_users(group);
+        }
         for (user, device) in &self.devices {
             hub.wake_device(user, device);
         }
@@ -79,6 +83,13 @@ impl<'a> Tx<'a> {
     /// Wakes every waiting client of `user` once the transaction is in.
     pub fn wake(&mut self, user: &UserId) {
         self.wakes.users.push(user.to_owned());
+    }
+
+    /// Wakes every waiting client of all these users once the transaction is in.
+    pub fn wake_all(&mut self, users: Arc<[OwnedUserId]>) {
+        if !self.wakes.groups.iter().any(|group| Arc::ptr_eq(group, &users)) {
+            self.wakes.groups.push(users);
+        }
     }
 
     /// Wakes one device's waiting client once the transaction is in.

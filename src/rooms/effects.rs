@@ -1,0 +1,203 @@
+//! What follows from an event: one small function for each index that it updates.
+//!
+//! [`state_changed`] follows changes of a room's current state, whether they come from one event or from a resolution of
+//! many; [`appended`] follows the event itself. Other parts of the server react by following the stream instead, and
+//! are not called here.
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedUserId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Room, Rooms, client_event,
+    event::{self, Event},
+    notifications, redaction, relations, state, timeline,
+};
+use crate::{
+    error::Result,
+    ids::{EventNo, Position, RoomNo, StateKeyNo},
+    store::{
+        Tx,
+        records::{Member, UserRoom},
+        trees,
+    },
+};
+
+/// What stripped state holds besides the members
+/// ([Stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state)).
+const STRIPPED: [StateEventType; 7] = [
+    StateEventType::RoomCreate,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomEncryption,
+    StateEventType::RoomName,
+    StateEventType::RoomTopic,
+];
+
+/// Follows changes of the room's current state: its rows, its members and their counts. The caller writes `room`.
+///
+/// # Errors
+/// When a row is damaged or the database fails; so for all functions here.
+pub(super) fn state_changed(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room_no: RoomNo,
+    room: &mut Room,
+    position: Position,
+    changes: &[(StateKeyNo, Option<EventNo>)],
+) -> Result<()> {
+    for (key, event) in changes {
+        match event {
+            Some(event) => trees::CURRENT_STATE.put(tx, (room_no, *key), event),
+            None => trees::CURRENT_STATE.delete(tx, (room_no, *key)),
+        }
+    }
+    for (key, event) in changes {
+        let (kind, state_key) = state::key_of(tx, *key)?;
+        if kind == StateEventType::RoomMember
+            && let Ok(user) = UserId::parse(state_key)
+        {
+            let event = event.map(|no| event::require(tx, no)).transpose()?;
+            member_changed(tx, rooms, room_no, room, position, &user, event.as_ref())?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct MemberContent {
+    membership: MembershipState,
+    #[serde(default)]
+    displayname: Option<Box<RawValue>>,
+    #[serde(default)]
+    avatar_url: Option<Box<RawValue>>,
+}
+
+/// The member row that an `m.room.member` event makes; what is no string in it counts as absent.
+pub(super) fn member_of(event: &Event, position: Position) -> Member {
+    let content: Option<MemberContent> = event.pdu.content_as();
+    let text = |raw: Option<Box<RawValue>>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    let (membership, displayname, avatar_url) = match content {
+        Some(content) => (content.membership, text(content.displayname), text(content.avatar_url)),
+        None => (MembershipState::Leave, None, None),
+    };
+    Member { membership, event: event.no, displayname, avatar_url, position }
+}
+
+#[allow(clippy::too_many_arguments)] // the change, and what it is a change of
+fn member_changed(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room_no: RoomNo,
+    room: &mut Room,
+    position: Position,
+    user: &UserId,
+    event: Option<&Event>,
+) -> Result<()> {
+    let local = user.server_name() == rooms.server_name;
+    let before = trees::MEMBERS.get(tx, (room_no, user))?.map(|member| member.membership);
+    let after = event.map(|event| member_of(event, position));
+    count(room, before.as_ref(), after.as_ref().map(|member| &member.membership), local);
+    match &after {
+        Some(member) => trees::MEMBERS.put(tx, (room_no, user), member),
+        None => trees::MEMBERS.delete(tx, (room_no, user)),
+    }
+    let joined = after.as_ref().is_some_and(|member| member.membership == MembershipState::Join);
+    if joined != (before == Some(MembershipState::Join)) {
+        if local {
+            match joined {
+                true => trees::LOCAL_MEMBERS.put(tx, (room_no, user), &()),
+                false => trees::LOCAL_MEMBERS.delete(tx, (room_no, user)),
+            }
+            let caches = rooms.caches.clone();
+            tx.on_commit(move || drop(caches.local_members.remove(&room_no)));
+        }
+        notifications::membership_changed(tx, rooms, room_no, room, user, joined, timeline::order_of(position))?;
+    }
+    if !local {
+        return Ok(());
+    }
+    tx.wake(user);
+    user_room(tx, room_no, user, before, after.as_ref().zip(event))
+}
+
+fn count(room: &mut Room, before: Option<&MembershipState>, after: Option<&MembershipState>, local: bool) {
+    let step = |count: &mut u64, of: MembershipState| {
+        *count = (*count + u64::from(after == Some(&of))).saturating_sub(u64::from(before == Some(&of)));
+    };
+    step(&mut room.joined, MembershipState::Join);
+    step(&mut room.invited, MembershipState::Invite);
+    if local {
+        step(&mut room.local_joined, MembershipState::Join);
+    }
+}
+
+/// The user's own row for the room. Coming in or being asked in makes a forgotten room known again.
+fn user_room(
+    tx: &mut Tx<'_>,
+    room_no: RoomNo,
+    user: &UserId,
+    before: Option<MembershipState>,
+    after: Option<(&Member, &Event)>,
+) -> Result<()> {
+    let Some((member, event)) = after else {
+        trees::USER_ROOMS.delete(tx, (user, room_no));
+        return Ok(());
+    };
+    let earlier = trees::USER_ROOMS.get(tx, (user, room_no))?;
+    let membership = member.membership.clone();
+    let same = before.as_ref() == Some(&membership);
+    let position = earlier.as_ref().filter(|_| same).map_or(member.position, |row| row.position);
+    let gone = matches!(membership, MembershipState::Leave | MembershipState::Ban);
+    let forgotten = gone && earlier.is_some_and(|row| row.forgotten);
+    let stripped = match membership {
+        MembershipState::Invite | MembershipState::Knock => Some(stripped_state(tx, room_no, event)?),
+        _ => None,
+    };
+    let row = UserRoom { membership, event: member.event, position, stripped, forgotten };
+    trees::USER_ROOMS.put(tx, (user, room_no), &row);
+    Ok(())
+}
+
+/// What an invited or knocking user may know of the room: a few state events, the sender of its member event, and that
+/// event itself.
+fn stripped_state(tx: &Tx<'_>, room: RoomNo, member: &Event) -> Result<Vec<Box<RawValue>>> {
+    let mut events = Vec::with_capacity(STRIPPED.len() + 2);
+    for kind in &STRIPPED {
+        events.extend(state::get(tx, room, kind, "")?);
+    }
+    if member.pdu.state_key.as_deref() != Some(member.pdu.sender.as_str()) {
+        events.extend(state::get(tx, room, &StateEventType::RoomMember, member.pdu.sender.as_str())?);
+    }
+    events.iter().chain([member]).map(client_event::stripped).collect()
+}
+
+/// Follows an event that has its place in the timeline; gives it as it is then (a redaction may have waited for it).
+pub(super) fn appended(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event) -> Result<Event> {
+    relations::index(tx, &event)?;
+    let event = redaction::apply(tx, rooms, room, event)?;
+    notifications::on_event(tx, rooms, room, &event)?;
+    let members = local_members(tx, rooms, event.room)?;
+    tx.wake_all(members);
+    Ok(event)
+}
+
+/// The joined members of this server, kept in memory from one event of the room to the next.
+///
+/// The list is put into the cache after the commit only, and a change of members in the same transaction takes it out
+/// again in the order in which both happened, so it is never outdated.
+pub(super) fn local_members(tx: &mut Tx<'_>, rooms: &Rooms, room: RoomNo) -> Result<Arc<[OwnedUserId]>> {
+    if let Some(members) = rooms.caches.local_members.get(&room) {
+        return Ok(members);
+    }
+    let members: Arc<[OwnedUserId]> = super::members::local_joined(tx, room)?.into();
+    let (caches, list) = (rooms.caches.clone(), members.clone());
+    tx.on_commit(move || caches.local_members.insert(room, list));
+    Ok(members)
+}

@@ -1,0 +1,201 @@
+//! Which events relate to which, and what that makes of them.
+//!
+//! `RELATIONS` has every relation by its target, also when the target is not here yet. For the relations that servers
+//! aggregate ([Aggregations](https://spec.matrix.org/latest/client-server-api/#aggregations-of-child-events)), a target
+//! has one row in `AGGREGATES`, so that showing an event costs one look-up, whatever relates to it.
+
+use ruma::{OwnedEventId, UserId, events::TimelineEventType};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::event::{self, Event, Status};
+use crate::{
+    error::Result,
+    ids::{EventNo, RoomNo},
+    store::{
+        Direction, Read, Tx,
+        records::{Aggregates, Thread},
+        trees,
+    },
+};
+
+/// How an event relates to another.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Relation {
+    /// The kind of relation, such as `m.thread`.
+    pub rel_type: String,
+    /// The event it relates to.
+    pub event_id: OwnedEventId,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    #[serde(rename = "m.relates_to")]
+    relates_to: Option<Relation>,
+    #[serde(rename = "m.new_content")]
+    new_content: Option<Box<RawValue>>,
+}
+
+/// The relation that an event's content has, if any.
+pub fn relation(content: &RawValue) -> Option<Relation> {
+    // Most events have none: a search is cheaper than parsing them all.
+    content.get().contains("m.relates_to").then(|| serde_json::from_str::<Content>(content.get()).ok())??.relates_to
+}
+
+/// The events that relate to `target`, with their places in the timeline and relation types: latest first, or earliest.
+pub fn of(
+    read: &dyn Read,
+    target: EventNo,
+    direction: Direction,
+) -> impl Iterator<Item = Result<(i64, EventNo, String)>> + '_ {
+    trees::RELATIONS
+        .scan(read, (target,), direction)
+        .map(|row| row.map(|((_, order, event), rel_type)| (order, event, rel_type)))
+}
+
+/// What other events make of `event`; nothing if it was redacted.
+///
+/// # Errors
+/// When a row is damaged or the database fails; so for all functions here.
+pub fn aggregates(read: &dyn Read, event: &Event) -> Result<Option<Aggregates>> {
+    match event.redacted_by {
+        None => trees::AGGREGATES.get(read, event.no),
+        Some(_) => Ok(None),
+    }
+}
+
+/// The threads of a room, the one with the newest event first: the place of that event and the root.
+/// `before` is exclusive.
+pub fn threads(
+    read: &dyn Read,
+    room: RoomNo,
+    before: i64,
+) -> impl Iterator<Item = Result<(i64, EventNo)>> + '_ {
+    trees::THREAD_ORDER
+        .range(read, (room, i64::MIN), (room, before), Direction::Backward)
+        .map(|row| row.map(|((_, order, root), ())| (order, root)))
+}
+
+/// Whether `user` wrote the root of a thread or something in it.
+///
+/// # Errors
+/// As [`aggregates`].
+pub fn participated(read: &dyn Read, root: &Event, user: &UserId) -> Result<bool> {
+    Ok(root.pdu.sender == user || trees::THREAD_MEMBERS.contains(read, (root.no, user))?)
+}
+
+/// Enters a new event: as what relates to another, and as what others may have been relating to already.
+///
+/// # Errors
+/// As [`aggregates`].
+pub(super) fn index(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    if let Some(relation) = relation(&event.pdu.content)
+        && event.status == Status::Accepted
+        && relation.event_id != event.pdu.event_id
+    {
+        let target = event::intern(tx, &relation.event_id)?;
+        trees::RELATIONS.put(tx, (target, event.order, event.no), &relation.rel_type);
+        aggregate(tx, target, event, &relation.rel_type)?;
+    }
+    // An edit needs its target to be judged, so those that came first are judged now.
+    if of(tx, event.no, Direction::Forward).next().is_some() {
+        rebuild(tx, event.no)?;
+    }
+    Ok(())
+}
+
+/// Takes an event out that loses its content.
+///
+/// # Errors
+/// As [`aggregates`].
+pub(super) fn remove(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    let Some(relation) = relation(&event.pdu.content) else { return Ok(()) };
+    let Some(target) = event::no_of(tx, &relation.event_id)? else { return Ok(()) };
+    trees::RELATIONS.delete(tx, (target, event.order, event.no));
+    rebuild(tx, target)
+}
+
+/// Computes a target's aggregates again, from all that relates to it.
+fn rebuild(tx: &mut Tx<'_>, target: EventNo) -> Result<()> {
+    if let Some(Aggregates { thread: Some(thread), .. }) = trees::AGGREGATES.get(tx, target)? {
+        let room = event::require(tx, thread.latest)?.room;
+        trees::THREAD_ORDER.delete(tx, (room, thread.latest_order, target));
+    }
+    trees::AGGREGATES.delete(tx, target);
+    trees::THREAD_MEMBERS.delete_all(tx, (target,))?;
+    let children: Vec<_> = of(tx, target, Direction::Forward).collect::<Result<_>>()?;
+    for (_, child, rel_type) in children {
+        if let Some(child) = event::get(tx, child)? {
+            aggregate(tx, target, &child, &rel_type)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds one relation to its target's aggregates.
+fn aggregate(tx: &mut Tx<'_>, target: EventNo, child: &Event, rel_type: &str) -> Result<()> {
+    if !matches!(rel_type, "m.replace" | "m.thread" | "m.reference") {
+        return Ok(());
+    }
+    let mut aggregates = trees::AGGREGATES.get(tx, target)?.unwrap_or_default();
+    match rel_type {
+        "m.replace" => match newest_edit(tx, target, aggregates.edit, child)? {
+            Some(edit) => aggregates.edit = Some(edit),
+            None => return Ok(()),
+        },
+        "m.thread" => {
+            let thread = thread_with(tx, target, aggregates.thread.take(), child);
+            aggregates.thread = Some(thread);
+        }
+        _ => aggregates.references += 1,
+    }
+    trees::AGGREGATES.put(tx, target, &aggregates);
+    Ok(())
+}
+
+/// `child`, if it is a valid edit of `target` and newer than the newest one so far.
+fn newest_edit(tx: &Tx<'_>, target: EventNo, newest: Option<EventNo>, child: &Event) -> Result<Option<EventNo>> {
+    let Some(target) = event::get(tx, target)? else { return Ok(None) };
+    if !is_valid_edit(&target, child) {
+        return Ok(None);
+    }
+    let age = |event: &Event| (event.pdu.origin_server_ts, event.pdu.event_id.clone());
+    Ok(match newest.map(|no| event::require(tx, no)).transpose()? {
+        Some(newest) if age(&newest) >= age(child) => None,
+        _ => Some(child.no),
+    })
+}
+
+/// The conditions of [Validity of replacement
+/// events](https://spec.matrix.org/latest/client-server-api/#validity-of-replacement-events).
+fn is_valid_edit(target: &Event, edit: &Event) -> bool {
+    let encrypted = edit.pdu.kind == TimelineEventType::RoomEncrypted;
+    let new_content = || edit.pdu.content_as::<Content>().is_some_and(|content| content.new_content.is_some());
+    let target_is_edit = || relation(&target.pdu.content).is_some_and(|relation| relation.rel_type == "m.replace");
+    target.room == edit.room
+        && target.pdu.sender == edit.pdu.sender
+        && target.pdu.kind == edit.pdu.kind
+        && target.pdu.state_key.is_none()
+        && edit.pdu.state_key.is_none()
+        && target.redacted_by.is_none()
+        && (encrypted || new_content())
+        && !target_is_edit()
+}
+
+/// A thread with `child` in it, and the rows that list it.
+fn thread_with(tx: &mut Tx<'_>, root: EventNo, thread: Option<Thread>, child: &Event) -> Thread {
+    trees::THREAD_MEMBERS.put(tx, (root, &*child.pdu.sender), &());
+    let newest = match thread {
+        Some(thread) if thread.latest_order >= child.order => Thread { count: thread.count + 1, ..thread },
+        earlier => {
+            if let Some(earlier) = &earlier {
+                trees::THREAD_ORDER.delete(tx, (child.room, earlier.latest_order, root));
+            }
+            let count = earlier.map_or(0, |thread| thread.count) + 1;
+            Thread { latest: child.no, latest_order: child.order, count }
+        }
+    };
+    trees::THREAD_ORDER.put(tx, (child.room, newest.latest_order, root), &());
+    newest
+}
+
