@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{EventNo, RoomNo, StateNo},
+    ids::{EventNo, Position, RoomNo, StateNo},
     store::{Read, records::UserRoom},
 };
 
@@ -148,14 +148,18 @@ pub fn membership_of(event: &Event) -> Option<MembershipState> {
     event.pdu.content_as().map(|content: Content| content.membership)
 }
 
-/// The room's state at a point of its timeline: after the last event before it.
+/// The room's state at a point of its timeline: what was current then, and in earlier history, which came here later, the
+/// state after the last event before the point.
 ///
 /// A point before all events counts as just after the second one, the creator's joining: nobody could have been there
 /// earlier, and clients get such a point with the start of a timeline.
-///
-/// # Errors
-/// When the store fails.
 fn state_at(read: &dyn Read, room: RoomNo, point: Point) -> Result<StateNo> {
+    if let Ok(position @ 1..) = u64::try_from(point.0) {
+        let state = state::as_of(read, room, Position(position))?;
+        if state != StateNo(0) {
+            return Ok(state);
+        }
+    }
     let last = timeline::before(read, room, point.0.saturating_add(1)).next();
     let first = || timeline::after(read, room, i64::MIN).take(2).last();
     match last.or_else(first).transpose()? {

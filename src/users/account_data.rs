@@ -6,7 +6,10 @@
 //! Types that the server keeps itself live here too (`m.push_rules`, `m.fully_read`, `m.tag`); that clients do not write
 //! them through the endpoints for account data is the endpoints' part.
 
-use ruma::UserId;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedUserId, UserId};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -95,6 +98,22 @@ pub fn changed_since(read: &dyn Read, user: &UserId, room: Option<RoomNo>, since
     let mut changes = changes(read, user, since)?;
     changes.retain(|change| change.room == room);
     Ok(changes)
+}
+
+/// Whose messages and invitations `user` does not want
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#ignoring-users)).
+///
+/// # Errors
+/// When the row is corrupt or the database fails.
+pub fn ignored_users(read: &dyn Read, user: &UserId) -> Result<BTreeSet<OwnedUserId>> {
+    #[derive(Deserialize)]
+    struct Content {
+        ignored_users: BTreeMap<String, IgnoredAny>,
+    }
+    let content = get(read, user, None, "m.ignored_user_list")?;
+    let content: Option<Content> = content.and_then(|content| serde_json::from_str(content.get()).ok());
+    let ids = content.into_iter().flat_map(|content| content.ignored_users.into_keys());
+    Ok(ids.filter_map(|id| UserId::parse(id).ok()).collect())
 }
 
 /// Removes all account data of a user who goes.
