@@ -15,6 +15,7 @@ use crate::{
     rooms::Rooms,
     signing::SigningKeys,
     store::Store,
+    users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
 };
 
 /// The state of a running server.
@@ -27,6 +28,14 @@ pub struct Server {
     pub keys: Arc<SigningKeys>,
     /// The room engine.
     pub rooms: Rooms,
+    /// The hashing of passwords.
+    pub passwords: Passwords,
+    /// Clients on their way through user-interactive authentication.
+    pub auth_sessions: AuthSessions,
+    /// When devices were last seen.
+    pub last_seen: LastSeen,
+    /// Who is online.
+    pub presence: Presence,
     /// How much each caller may still do.
     pub limits: Limits,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.

@@ -27,6 +27,7 @@ use crate::{
     rooms::Rooms,
     server::Server,
     store::Store,
+    users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
 };
 
 /// A server that runs.
@@ -114,7 +115,18 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
     let keys = store.signing_keys()?;
     let rooms = Rooms::new(store.clone(), keys.clone());
     let limits = Limits::new(config.rate_limits.enabled);
-    Ok(Server { config, store, keys, rooms, limits, stopping })
+    Ok(Server {
+        passwords: Passwords::default(),
+        auth_sessions: AuthSessions::default(),
+        last_seen: LastSeen::default(),
+        presence: Presence::new(config.allow_presence),
+        config,
+        store,
+        keys,
+        rooms,
+        limits,
+        stopping,
+    })
 }
 
 /// Opens the database below `database_path`, which must not hold the database of another program.

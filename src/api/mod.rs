@@ -1,6 +1,8 @@
 //! The operations of the Matrix specification. `routes.rs` lists them all; `client/` has a file for each of the
 //! specification's files.
 
+pub mod auth;
 pub mod client;
 pub mod own;
 pub mod routes;
+pub mod uiaa;

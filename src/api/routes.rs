@@ -3,14 +3,51 @@
 //! Method, paths (also `r0` and unstable ones), authentication and rate limit are those of the handler's request type.
 
 use crate::{
+    api::client::*,
     error::{Error, Result},
-    http::{Route, Router},
+    http::{Route, Router, on},
     server::Server,
 };
 
 /// Every route of the server.
 pub fn routes() -> Vec<Route<Server>> {
-    vec![]
+    vec![
+        // Accounts
+        on(versions::get_versions),
+        on(wellknown::get_wellknown),
+        on(support::get_wellknown_support),
+        on(capabilities::get_capabilities),
+        on(registration::register),
+        on(registration::check_username_availability),
+        on(registration_tokens::registration_token_validity),
+        on(login::get_login_flows),
+        on(login::login),
+        on(login_token::generate_login_token),
+        on(refresh::refresh),
+        on(logout::logout),
+        on(logout::logout_all),
+        on(whoami::get_token_owner),
+        on(password_management::change_password),
+        on(administrative_contact::get_account_3pids),
+        on(device_management::get_devices),
+        on(device_management::get_device),
+        on(device_management::update_device),
+        on(device_management::delete_device),
+        on(device_management::delete_devices),
+        on(filter::define_filter),
+        on(filter::get_filter),
+        on(account_data::set_account_data),
+        on(account_data::get_account_data),
+        on(account_data::set_account_data_per_room),
+        on(account_data::get_account_data_per_room),
+        on(tags::get_room_tags),
+        on(tags::set_room_tag),
+        on(tags::delete_room_tag),
+        on(openid::request_open_id_token),
+        on(voip::get_turn_server),
+        on(pusher::get_pushers),
+        on(pusher::post_pusher),
+    ]
 }
 
 /// The router over all routes.

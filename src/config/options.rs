@@ -114,6 +114,9 @@ options! {
         /// Whether other servers can read the list of public rooms.
         allow_public_room_directory_over_federation: bool = true;
 
+        /// Whether users see who is online of those they share a room with.
+        allow_presence: bool = true;
+
         /// Whether new users get a lightning bolt after their display name.
         enable_lightning_bolt: bool = false;
 

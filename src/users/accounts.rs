@@ -6,7 +6,7 @@
 use ruma::{OwnedUserId, ServerName, UserId, api::error::ErrorKind};
 use serde_json::json;
 
-use super::{account_data, devices, login_tokens, profiles};
+use super::{account_data, cross_signing, devices, key_backup, login_tokens, profiles};
 use crate::{
     clock,
     error::{Error, Result},
@@ -162,6 +162,8 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
         account.threepids.clear();
     })?;
     devices::delete_all(tx, user, None)?;
+    cross_signing::forget(tx, user)?;
+    key_backup::forget(tx, user)?;
     PROFILES.delete(tx, user);
     PROFILE_UPDATES.delete(tx, user);
     account_data::delete_all(tx, user)?;

@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::uiaa::AuthType};
 
+use super::tokens::hash;
 use crate::{clock, error::Result};
 
 /// How long a session lives.
@@ -34,8 +35,8 @@ struct Inner {
 /// One client's progress.
 #[derive(Clone, Debug, Default)]
 pub struct AuthSession {
-    /// The operation that it is for.
-    pub operation: String,
+    /// The operation that it is for, as a hash: it may name many things.
+    operation: String,
     /// The stages that are done.
     pub completed: Vec<AuthType>,
     /// The registration token that was shown.
@@ -55,7 +56,7 @@ impl AuthSessions {
         let mut inner = self.0.lock();
         inner.forget_old(now);
         inner.order.push_back((now, id.clone()));
-        inner.sessions.insert(id.clone(), AuthSession { operation: operation.to_owned(), ..AuthSession::default() });
+        inner.sessions.insert(id.clone(), AuthSession { operation: hash(operation), ..AuthSession::default() });
         Ok(id)
     }
 
@@ -63,7 +64,7 @@ impl AuthSessions {
     pub fn get(&self, id: &str, operation: &str) -> Option<AuthSession> {
         let mut inner = self.0.lock();
         inner.forget_old(clock::instant());
-        inner.sessions.get(id).filter(|session| session.operation == operation).cloned()
+        inner.sessions.get(id).filter(|session| session.operation == hash(operation)).cloned()
     }
 
     /// Changes the session with the given ID, if it still exists.

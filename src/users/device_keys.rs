@@ -6,15 +6,10 @@
 //!
 //! Deliberately absent: who may hear of whose changes. That depends on rooms (`sync/device_lists.rs`).
 
-use std::collections::HashSet;
-
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedUserId, UserId,
-    events::room::member::MembershipState,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
-use super::{cross_signing, one_time_keys, signed_json, to_device};
+use super::{cross_signing, one_time_keys, sharing_a_room, signed_json, to_device};
 use crate::{
     error::{Error, Result},
     ids::Position,
@@ -135,21 +130,6 @@ pub fn changed(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
         tx.wake(&other);
     }
     Ok(())
-}
-
-/// The users of this server who are joined to a room that `user` is joined to.
-fn sharing_a_room(read: &dyn Read, user: &UserId) -> Result<HashSet<OwnedUserId>> {
-    let mut users = HashSet::new();
-    for row in trees::USER_ROOMS.scan(read, (user,), Direction::Forward) {
-        let ((_, room), user_room) = row?;
-        if user_room.membership != MembershipState::Join {
-            continue;
-        }
-        for member in trees::LOCAL_MEMBERS.scan(read, (room,), Direction::Forward) {
-            users.insert(member?.0.1);
-        }
-    }
-    Ok(users)
 }
 
 /// Whose keys changed after `since`, each user once, up to the end of what `read` shows.

@@ -98,14 +98,14 @@ pub fn require(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Devi
     DEVICES.get(read, (user, device))?.ok_or_else(|| Error::not_found("You have no such device."))
 }
 
-/// Gives a device another name, or none.
+/// Gives a device another name.
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`; 400 `M_TOO_LARGE`.
-pub fn rename(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId, name: Option<String>) -> Result<()> {
-    check_name(name.as_deref())?;
+pub fn rename(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId, name: String) -> Result<()> {
+    check_name(Some(&name))?;
     let mut device = require(tx, user, device_id)?;
-    device.display_name = name;
+    device.display_name = Some(name);
     DEVICES.put(tx, (user, device_id), &device);
     device_keys::renamed(tx, user, device_id)
 }
@@ -118,6 +118,7 @@ pub fn delete(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId) -> Result<()
     let Some(mut device) = DEVICES.get(tx, (user, device_id))? else { return Ok(()) };
     tokens::revoke(tx, &mut device);
     pushers::delete_of_device(tx, user, device_id)?;
+    device_keys::forget(tx, user, device_id)?;
     device_keys::forget(tx, user, device_id)?;
     DEVICES.delete(tx, (user, device_id));
     tx.wake_device(user, device_id); // its long poll ends

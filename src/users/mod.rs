@@ -8,7 +8,7 @@
 //!   `to_device.rs`, `key_backup.rs`.
 //! - `auth_sessions.rs` and `presence.rs` live in memory.
 //!
-//! Nothing here knows of room events: who shares a room with whom is asked by the layers above.
+//! Nothing here knows of room events; of rooms only who is a member ([`sharing_a_room`]).
 
 pub mod account_data;
 pub mod accounts;
@@ -24,7 +24,39 @@ pub mod passwords;
 pub mod presence;
 pub mod profiles;
 pub mod pushers;
+pub mod registration_tokens;
 pub mod signed_json;
 pub mod to_device;
 pub mod tokens;
 pub mod transactions;
+
+use std::collections::HashSet;
+
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+
+use crate::{
+    error::Result,
+    store::{
+        Direction, Read,
+        trees::{LOCAL_MEMBERS, USER_ROOMS},
+    },
+};
+
+/// The users of this server who are joined to a room that `user` is joined to: those who see changes of the user's keys
+/// and presence.
+///
+/// # Errors
+/// When a row is corrupt or the database fails.
+pub fn sharing_a_room(read: &dyn Read, user: &UserId) -> Result<HashSet<OwnedUserId>> {
+    let mut users = HashSet::new();
+    for row in USER_ROOMS.scan(read, (user,), Direction::Forward) {
+        let ((_, room), user_room) = row?;
+        if user_room.membership != MembershipState::Join {
+            continue;
+        }
+        for member in LOCAL_MEMBERS.scan(read, (room,), Direction::Forward) {
+            users.insert(member?.0.1);
+        }
+    }
+    Ok(users)
+}

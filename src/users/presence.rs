@@ -1,8 +1,7 @@
 //! Presence: who is online (spec: client-server API, "Presence").
 //!
 //! In memory only, and bounded: after a restart everybody is offline until they are seen. A change takes a position of
-//! the stream like everything else, and wakes those who may see it, whom the caller names (they are those who share a
-//! room). A client that merely goes on being online changes nothing and wakes nobody: `currently_active` is told with
+//! the stream like everything else, and wakes those who share a room with the user. A client that merely goes on being online changes nothing and wakes nobody: `currently_active` is told with
 //! `online` and withdrawn with the next state, as the specification allows.
 
 use std::{
@@ -17,12 +16,8 @@ use ruma::{
     presence::PresenceState,
 };
 
-use crate::{
-    clock,
-    error::Result,
-    ids::Position,
-    store::{Read, Store},
-};
+use super::sharing_a_room;
+use crate::{clock, error::Result, ids::Position, store::Store};
 
 /// How long after the last activity a user counts as idle.
 const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -32,9 +27,6 @@ const OFFLINE_AFTER: Duration = Duration::from_secs(75);
 
 /// How many users are remembered; those that changed longest ago go first.
 const MAX_USERS: usize = 10_000;
-
-/// Who may see a user's presence.
-pub type Audience<'a> = &'a (dyn Fn(&dyn Read, &UserId) -> Result<Vec<OwnedUserId>> + Sync);
 
 /// Everybody's presence.
 pub struct Presence {
@@ -77,9 +69,8 @@ impl Presence {
         user: &UserId,
         state: PresenceState,
         status_msg: Option<String>,
-        audience: Audience<'_>,
     ) -> Result<()> {
-        self.change(store, user, audience, |entry| {
+        self.change(store, user, |entry| {
             if state == PresenceState::Online {
                 entry.last_active = clock::now_ms();
             }
@@ -96,11 +87,11 @@ impl Presence {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn seen(&self, store: &Store, user: &UserId, requested: &PresenceState, audience: Audience<'_>) -> Result<()> {
+    pub fn seen(&self, store: &Store, user: &UserId, requested: &PresenceState) -> Result<()> {
         if *requested == PresenceState::Offline {
             return Ok(()); // the client asks not to be noticed
         }
-        self.change(store, user, audience, |entry| {
+        self.change(store, user, |entry| {
             entry.last_seen = clock::instant();
             let asks_for_another = entry.requested != *requested;
             entry.requested = requested.clone();
@@ -118,8 +109,8 @@ impl Presence {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn active(&self, store: &Store, user: &UserId, audience: Audience<'_>) -> Result<()> {
-        self.change(store, user, audience, |entry| {
+    pub fn active(&self, store: &Store, user: &UserId) -> Result<()> {
+        self.change(store, user, |entry| {
             entry.last_active = clock::now_ms();
             // One who was never seen waiting (a bot) or asked not to be noticed does not come online by speaking.
             entry.state == PresenceState::Unavailable
@@ -131,13 +122,13 @@ impl Presence {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn tick(&self, store: &Store, audience: Audience<'_>) -> Result<()> {
+    pub fn tick(&self, store: &Store) -> Result<()> {
         let due: Vec<(OwnedUserId, PresenceState)> = {
             let inner = self.inner.lock();
             inner.users.iter().filter_map(|(user, entry)| Some((user.clone(), entry.due()?))).collect()
         };
         for (user, state) in due {
-            self.change(store, &user, audience, |entry| {
+            self.change(store, &user, |entry| {
                 let still_due = entry.due() == Some(state.clone());
                 if still_due {
                     entry.state = state;
@@ -153,7 +144,6 @@ impl Presence {
         &self,
         store: &Store,
         user: &UserId,
-        audience: Audience<'_>,
         change: impl FnOnce(&mut Entry) -> bool,
     ) -> Result<()> {
         if !self.enabled {
@@ -171,7 +161,7 @@ impl Presence {
             // Kept before the commit: a snapshot that shows this position must find the change.
             entry.position = tx.next_position()?;
             self.inner.lock().keep(user, entry);
-            for other in audience(tx, user)? {
+            for other in sharing_a_room(tx, user)? {
                 tx.wake(&other);
             }
             tx.wake(user);

@@ -21,7 +21,7 @@ const LENGTH: usize = 24;
 /// When the database fails.
 pub fn is_valid(read: &dyn Read, config: &Config, token: &str, pending: u64) -> Result<bool> {
     let open = config.registration() != Registration::Closed;
-    if open && config.registration_token.as_ref().is_some_and(|secret| secret.is(token)) {
+    if open && config.registration_token.as_ref().is_some_and(|secret| secret.matches(token)) {
         return Ok(true);
     }
     let Some(row) = REGISTRATION_TOKENS.get(read, token)? else { return Ok(false) };

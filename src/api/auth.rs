@@ -1,0 +1,143 @@
+//! Who calls: from the credentials of a request to the type that a handler names in its signature.
+//!
+//! - [`User`]: a device of an account, proven by an access token. Guests get no further than the operations that the
+//!   specification opens to them ("Guest Access").
+//! - `Option<User>`: the same where the token may be missing; a wrong one is still refused.
+//! - [`Anyone`]: nobody in particular. What else a request carries is not looked at.
+//!
+//! A request notes, at most once a minute, when and from where its device was last seen.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use ruma::{
+    OwnedDeviceId, OwnedUserId, UserId,
+    api::{
+        auth_scheme::{AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication},
+        error::ErrorKind,
+    },
+};
+
+use crate::{
+    error::{Error, Result},
+    http::Caller,
+    server::Server,
+    users::{devices, tokens},
+};
+
+/// A device of an account of this server.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The account.
+    pub id: OwnedUserId,
+    /// The device.
+    pub device: OwnedDeviceId,
+    /// Whether the account is a guest.
+    pub guest: bool,
+}
+
+/// Nobody in particular.
+#[derive(Clone, Copy, Debug)]
+pub struct Anyone;
+
+impl User {
+    /// Refuses to act for anybody but the caller.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN` with `message` if `user` is somebody else.
+    pub fn require_self(&self, user: &UserId, message: &str) -> Result<()> {
+        if self.id == user { Ok(()) } else { Err(Error::forbidden(message)) }
+    }
+}
+
+impl Caller<Server, AccessToken> for User {
+    async fn authenticate(server: &Server, token: String, request: &Request<Bytes>, address: IpAddr) -> Result<Self> {
+        user(server, &token, request, address)
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(self.id.as_str())
+    }
+}
+
+impl Caller<Server, AccessTokenOptional> for Option<User> {
+    async fn authenticate(
+        server: &Server,
+        token: Option<String>,
+        request: &Request<Bytes>,
+        address: IpAddr,
+    ) -> Result<Self> {
+        token.map(|token| user(server, &token, request, address)).transpose()
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.as_ref().map(|user| user.id.as_str())
+    }
+}
+
+macro_rules! anyone {
+    ($($scheme:ty: $credentials:ty),*) => {$(
+        impl Caller<Server, $scheme> for Anyone {
+            async fn authenticate(_: &Server, _: $credentials, _: &Request<Bytes>, _: IpAddr) -> Result<Self> {
+                Ok(Self)
+            }
+
+            fn name(&self) -> Option<&str> {
+                None
+            }
+        }
+    )*};
+}
+anyone!(NoAuthentication: (), NoAccessToken: (), AccessTokenOptional: Option<String>, AppserviceTokenOptional: Option<String>);
+
+fn user(server: &Server, token: &str, request: &Request<Bytes>, address: IpAddr) -> Result<User> {
+    let session = tokens::authenticate(&server.store.read(), token)?;
+    if session.guest && !guests_may(request.method(), request.uri().path()) {
+        let message = "Guests cannot do this. Register an account first.";
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
+    }
+    let note_seen = server.last_seen.is_due(&session.hash);
+    if note_seen || session.unconfirmed {
+        server.store.write(|tx| {
+            if session.unconfirmed {
+                tokens::confirm(tx, &session.user, &session.device)?;
+            }
+            devices::seen(tx, &session.user, &session.device, Some(address.to_string()))
+        })?;
+    }
+    Ok(User { id: session.user, device: session.device, guest: session.guest })
+}
+
+/// Whether the specification opens an operation to guests ("Guest Access", client behaviour), or it is one that they
+/// need to leave again or that tells nothing.
+fn guests_may(method: &Method, path: &str) -> bool {
+    let mut segments = path.trim_start_matches('/').split('/');
+    if (segments.next(), segments.next()) != (Some("_matrix"), Some("client")) {
+        return false;
+    }
+    let version = segments.next().unwrap_or_default();
+    let rest: Vec<_> = if version == "unstable" { segments.skip(1).collect() } else { segments.collect() };
+    match (method.as_str(), rest.as_slice()) {
+        ("GET", ["rooms", _, "state", ..])
+        | ("GET", ["rooms", _, "context" | "event", _])
+        | ("GET", ["rooms", _, "messages" | "members" | "initialSync"])
+        | ("GET", ["sync" | "events" | "capabilities" | "joined_rooms"])
+        | ("GET", ["media", ..])
+        | ("POST", ["rooms", _, "join" | "leave" | "forget"])
+        | ("POST", ["join", _])
+        | ("PUT", ["rooms", _, "send" | "state", ..])
+        | ("PUT", ["sendToDevice", _, _])
+        | ("PUT" | "DELETE", ["profile", _, "displayname"])
+        | ("GET", ["devices"])
+        | ("GET" | "PUT", ["devices", _])
+        | ("GET", ["account", "whoami"])
+        | ("POST", ["keys", "upload" | "query" | "claim"])
+        | ("POST", ["logout", ..])
+        | ("GET", ["pushrules", ..])
+        | ("POST" | "GET", ["user", _, "filter", ..])
+        | ("GET", ["voip", "turnServer"])
+        | ("POST", ["org.matrix.simplified_msc3575", "sync"] | ["sync"]) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,98 @@
+//! Account data: what clients keep on the server for themselves.
+
+use http::StatusCode;
+use ruma::{
+    api::{
+        client::config::{get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data},
+        error::ErrorKind,
+    },
+    serde::Raw,
+};
+use serde_json::{Map, Value as JsonValue, value::RawValue};
+
+use crate::{
+    api::auth::User,
+    error::{Error, Result},
+    rooms,
+    server::Server,
+    users::account_data,
+};
+
+/// The longest type, in bytes.
+const MAX_TYPE: usize = 255;
+
+/// `PUT /_matrix/client/v3/user/{userId}/account_data/{type}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3useruseridaccount_datatype))
+pub async fn set_account_data(
+    server: &Server,
+    user: User,
+    req: set_global_account_data::v3::Request,
+) -> Result<set_global_account_data::v3::Response> {
+    user.require_self(&req.user_id, "You cannot set the account data of others.")?;
+    let kind = req.event_type.to_string();
+    let content = checked(&kind, req.data)?;
+    server.store.write(|tx| account_data::put(tx, &user.id, None, &kind, content))?;
+    Ok(set_global_account_data::v3::Response::new())
+}
+
+/// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3useruseridaccount_datatype))
+pub async fn get_account_data(
+    server: &Server,
+    user: User,
+    req: get_global_account_data::v3::Request,
+) -> Result<get_global_account_data::v3::Response> {
+    user.require_self(&req.user_id, "You cannot see the account data of others.")?;
+    let content = account_data::get(&server.store.read(), &user.id, None, &req.event_type.to_string())?;
+    Ok(get_global_account_data::v3::Response::new(Raw::from_json(content.ok_or_else(absent)?)))
+}
+
+/// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype))
+pub async fn set_account_data_per_room(
+    server: &Server,
+    user: User,
+    req: set_room_account_data::v3::Request,
+) -> Result<set_room_account_data::v3::Response> {
+    user.require_self(&req.user_id, "You cannot set the account data of others.")?;
+    let kind = req.event_type.to_string();
+    let content = checked(&kind, req.data)?;
+    server.store.write(|tx| {
+        let (room, _) = rooms::require(tx, &req.room_id)?;
+        account_data::put(tx, &user.id, Some(room), &kind, content)
+    })?;
+    Ok(set_room_account_data::v3::Response::new())
+}
+
+/// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype))
+pub async fn get_account_data_per_room(
+    server: &Server,
+    user: User,
+    req: get_room_account_data::v3::Request,
+) -> Result<get_room_account_data::v3::Response> {
+    user.require_self(&req.user_id, "You cannot see the account data of others.")?;
+    let read = server.store.read();
+    let (room, _) = rooms::require(&read, &req.room_id)?;
+    let content = account_data::get(&read, &user.id, Some(room), &req.event_type.to_string())?;
+    Ok(get_room_account_data::v3::Response::new(Raw::from_json(content.ok_or_else(absent)?)))
+}
+
+fn absent() -> Error {
+    Error::not_found("There is no account data of this type.")
+}
+
+/// The content, if clients may write it: an object, of a type that the server does not keep itself.
+fn checked<T>(kind: &str, data: Raw<T>) -> Result<Box<RawValue>> {
+    if matches!(kind, "m.fully_read" | "m.push_rules") {
+        let message = format!("{kind} has endpoints of its own; it cannot be set as account data.");
+        return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message));
+    }
+    if kind.len() > MAX_TYPE {
+        return Err(Error::invalid_param(format!("A type must not be longer than {MAX_TYPE} bytes.")));
+    }
+    let content = data.into_json();
+    serde_json::from_str::<Map<String, JsonValue>>(content.get())
+        .map_err(|_| Error::bad_json("Account data must be a JSON object."))?;
+    Ok(content)
+}

@@ -1,0 +1,41 @@
+//! What a user may do here (spec: client-server API, "Capabilities negotiation").
+
+use ruma::api::client::discovery::get_capabilities::v3::Request;
+use serde_json::{Map, Value as JsonValue, json};
+
+use crate::{
+    answers_json,
+    api::{auth::User, own::Json},
+    error::Result,
+    server::Server,
+    users::accounts,
+};
+
+answers_json! {
+    /// Ruma's type leaves out capabilities that are as the specification assumes; clients look for them nevertheless.
+    pub struct CapabilitiesRequest(Request) => JsonValue;
+}
+
+/// `GET /_matrix/client/v3/capabilities`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3capabilities))
+pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesRequest) -> Result<Json<JsonValue>> {
+    let has_password = accounts::require(&server.store.read(), &user.id)?.password_hash.is_some();
+    let room_versions: Map<_, _> = (1..=12).map(|version| (version.to_string(), json!("stable"))).collect();
+    let profile_fields = if user.guest {
+        json!({ "enabled": true, "allowed": ["displayname"] })
+    } else {
+        json!({ "enabled": true })
+    };
+    Ok(Json(json!({
+        "capabilities": {
+            "m.change_password": { "enabled": has_password },
+            "m.room_versions": { "default": server.config.default_room_version, "available": room_versions },
+            "m.set_displayname": { "enabled": true },
+            "m.set_avatar_url": { "enabled": !user.guest },
+            "m.3pid_changes": { "enabled": false },
+            "m.get_login_token": { "enabled": has_password },
+            "m.profile_fields": profile_fields,
+            "uk.tcpip.msc4133.profile_fields": profile_fields,
+        }
+    })))
+}

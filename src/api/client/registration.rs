@@ -1,0 +1,218 @@
+//! Making accounts (spec: client-server API, "Legacy account registration").
+//!
+//! Who may is the administrator's choice: nobody (the default), who has a token, or everybody. While there is no account
+//! yet, the token of the first start makes one, an administrator.
+
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::{
+        client::account::{
+            get_username_availability,
+            register::{LoginType, RegistrationKind, v3::Request},
+        },
+        error::ErrorKind,
+    },
+};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::login::lifetimes;
+use crate::{
+    answers_json,
+    api::{
+        auth::Anyone,
+        own::Json,
+        uiaa::{self, Flow, Passed},
+    },
+    clock,
+    config::Registration,
+    error::{Error, Result},
+    server::Server,
+    store::{Tx, records::Account, trees::ACCOUNTS},
+    users::{
+        accounts,
+        devices::{self, Login},
+        passwords, registration_tokens,
+        tokens::{self, Issued},
+    },
+};
+
+/// What a session of user-interactive authentication for a registration is for.
+const OPERATION: &str = "register";
+
+/// A new account, and its first login unless the client wants none.
+#[derive(Debug, Serialize)]
+pub struct Registered {
+    user_id: OwnedUserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<OwnedDeviceId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in_ms: Option<u64>,
+}
+
+impl Registered {
+    /// The answer for an account, with its login if there is one.
+    pub fn new(user: OwnedUserId, login: Option<(OwnedDeviceId, Issued)>) -> Self {
+        let (device_id, issued) = login.unzip();
+        let expires_in = issued.as_ref().and_then(|issued| issued.expires_in);
+        let (access_token, refresh_token) = issued.map(|issued| (issued.access, issued.refresh)).unzip();
+        Self {
+            user_id: user,
+            access_token,
+            device_id,
+            refresh_token: refresh_token.flatten(),
+            expires_in_ms: expires_in.and_then(|ttl| u64::try_from(ttl.as_millis()).ok()),
+        }
+    }
+}
+
+answers_json! {
+    /// Ruma's response says `"device_id": null` where there is no device.
+    pub struct RegisterRequest(Request) => Registered;
+}
+
+/// `POST /_matrix/client/v3/register`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3register))
+pub async fn register(server: &Server, _: Anyone, req: RegisterRequest) -> Result<Json<Registered>> {
+    let req = req.0;
+    if req.kind == RegistrationKind::Guest {
+        return register_guest(server, &req).map(Json);
+    }
+    if req.login_type == Some(LoginType::ApplicationService) {
+        let message = "Only application services register users in this way, with their own token.";
+        return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
+    }
+    let login = Login {
+        device: req.device_id.clone(),
+        display_name: req.initial_device_display_name.clone(),
+        lifetimes: req.refresh_token.then(|| lifetimes(&server.config)),
+    };
+    login.check()?;
+    if let Some(answer) = repeated(server, &req, &login)? {
+        return Ok(Json(answer));
+    }
+    let flows = flows(server)?;
+    let guest = guest_to_upgrade(server, &req)?;
+    let user = match (&guest, &req.username) {
+        (Some(guest), _) => guest.clone(),
+        (None, Some(name)) => {
+            let user = accounts::parse_new(server.name(), name)?;
+            accounts::require_free(&server.store.read(), &user)?;
+            user
+        }
+        (None, None) => accounts::random_name(server.name())?,
+    };
+    if let Some(password) = &req.password {
+        passwords::check_new(password, server.config.password_min_length)?;
+    }
+    let passed = uiaa::run(server, OPERATION, &flows, None, req.auth.as_ref()).await?;
+    let password = req.password.ok_or_else(|| Error::missing_param("password is missing."))?;
+    let account = Account {
+        password_hash: Some(server.passwords.hash(password).await?),
+        created_ts: clock::now_ms(),
+        ..Account::default()
+    };
+    let issued = server.store.write(|tx| {
+        make(tx, server, &user, account, &passed, guest.is_some())?;
+        if req.inhibit_login { Ok(None) } else { devices::log_in(tx, &user, &login).map(Some) }
+    })?;
+    if let Some(session) = &passed.session {
+        let outcome = (user.clone(), issued.as_ref().map(|(device, _)| device.clone()));
+        server.auth_sessions.update(session, |session| session.outcome = Some(outcome));
+    }
+    Ok(Json(Registered::new(user, issued)))
+}
+
+/// The flows that lead to an account.
+fn flows(server: &Server) -> Result<Vec<Flow>> {
+    let awaits_administrator = registration_tokens::awaits_administrator(&server.store.read())?;
+    match server.config.registration() {
+        Registration::Open if awaits_administrator => Ok(vec![uiaa::DUMMY, uiaa::REGISTRATION_TOKEN]),
+        Registration::Open => Ok(vec![uiaa::DUMMY]),
+        Registration::Closed if !awaits_administrator => {
+            Err(Error::forbidden("Nobody can register on this server. Ask its administrator for an account."))
+        }
+        Registration::Token | Registration::Closed => Ok(vec![uiaa::REGISTRATION_TOKEN]),
+    }
+}
+
+/// Makes the account and uses up the token that it is made with.
+fn make(tx: &mut Tx<'_>, server: &Server, user: &OwnedUserId, account: Account, passed: &Passed, upgrade: bool) -> Result<()> {
+    let admin = match &passed.registration_token {
+        Some(token) => registration_tokens::redeem(tx, &server.config, token)?,
+        None => false,
+    };
+    let account = Account { admin, ..account };
+    if upgrade {
+        ACCOUNTS.put(tx, user, &account);
+        return Ok(());
+    }
+    let mut name = user.localpart().to_owned();
+    if server.config.enable_lightning_bolt {
+        name.push_str(" ⚡️");
+    }
+    accounts::create(tx, user, &account, Some(&name))
+}
+
+/// The answer to a request whose session led to an account already: the client did not get the first one.
+fn repeated(server: &Server, req: &Request, login: &Login) -> Result<Option<Registered>> {
+    let session = req.auth.as_ref().and_then(|auth| auth.session());
+    let Some(session) = session.and_then(|id| server.auth_sessions.get(id, OPERATION)) else { return Ok(None) };
+    let Some((user, device)) = session.outcome else { return Ok(None) };
+    if req.inhibit_login {
+        return Ok(Some(Registered::new(user, None)));
+    }
+    let login = Login { device: device.or_else(|| login.device.clone()), ..login.clone() };
+    let issued = server.store.write(|tx| {
+        accounts::require(tx, &user)?;
+        devices::log_in(tx, &user, &login)
+    })?;
+    Ok(Some(Registered::new(user, Some(issued))))
+}
+
+/// The guest that becomes a user, if the request says so (spec: "Guest Access").
+fn guest_to_upgrade(server: &Server, req: &Request) -> Result<Option<OwnedUserId>> {
+    let Some(token) = &req.guest_access_token else { return Ok(None) };
+    let session = tokens::authenticate(&server.store.read(), token)?;
+    let name = req.username.as_deref().unwrap_or_default();
+    if !session.guest || session.user.localpart() != name {
+        return Err(Error::forbidden("This access token is not the guest's of that name."));
+    }
+    Ok(Some(session.user))
+}
+
+fn register_guest(server: &Server, req: &Request) -> Result<Registered> {
+    if !server.config.allow_guest_registration {
+        return Err(Error::new(
+            StatusCode::FORBIDDEN,
+            ErrorKind::GuestAccessForbidden,
+            "This server has no guests. Register an account.",
+        ));
+    }
+    // Spec: everything but the device's name is to be ignored.
+    let login = Login { display_name: req.initial_device_display_name.clone(), ..Login::default() };
+    login.check()?;
+    let user = accounts::random_name(server.name())?;
+    let account = Account { guest: true, created_ts: clock::now_ms(), ..Account::default() };
+    let issued = server.store.write(|tx| {
+        accounts::create(tx, &user, &account, None)?;
+        devices::log_in(tx, &user, &login)
+    })?;
+    Ok(Registered::new(user, Some(issued)))
+}
+
+/// `GET /_matrix/client/v3/register/available`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3registeravailable))
+pub async fn check_username_availability(
+    server: &Server,
+    _: Anyone,
+    req: get_username_availability::v3::Request,
+) -> Result<get_username_availability::v3::Response> {
+    let user = accounts::parse_new(server.name(), &req.username)?;
+    accounts::require_free(&server.store.read(), &user)?;
+    Ok(get_username_availability::v3::Response::new(true))
+}

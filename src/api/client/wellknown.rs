@@ -1,0 +1,13 @@
+//! Where clients find this server, told at the server name itself.
+
+use ruma::api::client::discovery::discover_homeserver::{HomeserverInfo, Request, Response};
+
+use crate::{api::auth::Anyone, error::Result, server::Server};
+
+/// `GET /.well-known/matrix/client`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#getwell-knownmatrixclient))
+pub async fn get_wellknown(server: &Server, _: Anyone, _: Request) -> Result<Response> {
+    // Clients append paths that begin with a slash.
+    let base_url = server.config.well_known_client().trim_end_matches('/').to_owned();
+    Ok(Response::new(HomeserverInfo::new(base_url)))
+}

@@ -1,0 +1,211 @@
+//! User-interactive authentication (spec: client-server API, "User-Interactive Authentication API").
+//!
+//! An operation that asks for proof calls [`check`] (of a logged-in user: the password) or [`run`] (with flows of its
+//! own). Each stage is checked when it is shown; what was shown is kept in a session (`users/auth_sessions.rs`), which is
+//! bound to the operation, its target and its caller. A flow of one stage can be shown at once, without a session.
+//!
+//! More ways to prove who one is (single sign-on, OAuth) are more stages in [`Proof::show`] and more flows in [`check`].
+
+use http::StatusCode;
+use ruma::{
+    OwnedUserId, UserId,
+    api::{
+        client::uiaa::{AuthData, AuthType, UserIdentifier},
+        error::ErrorKind,
+    },
+};
+use serde_json::{Value as JsonValue, json};
+
+use super::auth::User;
+use crate::{
+    error::{Error, Reason, Result},
+    server::Server,
+    store::records::Account,
+    users::{accounts, auth_sessions::AuthSession, registration_tokens},
+};
+
+/// The stages of one way to pass, in any order.
+pub type Flow = &'static [AuthType];
+
+/// With the password of one's account.
+pub const PASSWORD: Flow = &[AuthType::Password];
+
+/// By saying so.
+pub const DUMMY: Flow = &[AuthType::Dummy];
+
+/// With a registration token.
+pub const REGISTRATION_TOKEN: Flow = &[AuthType::RegistrationToken];
+
+/// What was proven.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// The session that it was proven in, if the client has one.
+    pub session: Option<String>,
+    /// The registration token that was shown.
+    pub registration_token: Option<String>,
+    /// Whose password was shown.
+    pub user: Option<OwnedUserId>,
+}
+
+/// Makes sure that it is really `user` who asks for `operation`, which names what is done and to what, such as
+/// `"delete device ABCDEF"`.
+///
+/// # Errors
+/// 401 with flows and session until it is proven; 403 `M_FORBIDDEN` for a proof that somebody else is there.
+pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&AuthData>) -> Result<()> {
+    let operation = format!("{operation} for {} {}", user.id, user.device);
+    run(server, &operation, &[PASSWORD], Some(&user.id), auth).await.map(|_| ())
+}
+
+/// Makes sure that one of `flows` is passed for `operation`. If `user` is given, a password must be theirs.
+///
+/// # Errors
+/// As [`check`].
+pub async fn run(
+    server: &Server,
+    operation: &str,
+    flows: &[Flow],
+    user: Option<&UserId>,
+    auth: Option<&AuthData>,
+) -> Result<Passed> {
+    let id = auth.and_then(AuthData::session);
+    let known = id.and_then(|id| Some((id.to_owned(), server.auth_sessions.get(id, operation)?)));
+    let (id, session) = known.map_or_else(|| (None, AuthSession::default()), |(id, session)| (Some(id), session));
+    let mut proof = Proof { server, operation, flows, id, session, user: None };
+    let Some(auth) = auth else { return Err(proof.challenge(None)?) };
+    if let Some(stage) = auth.auth_type() {
+        if !flows.iter().any(|flow| flow.contains(&stage)) {
+            let error = Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Unrecognized, "This stage is in none of the flows.");
+            return Err(proof.challenge(Some(&error))?);
+        }
+        match proof.show(auth, user).await {
+            Ok(()) => proof.complete(stage),
+            Err(error) if error.status() == StatusCode::UNAUTHORIZED => return Err(proof.challenge(Some(&error))?),
+            Err(error) => return Err(error),
+        }
+    }
+    if flows.iter().any(|flow| flow.iter().all(|stage| proof.session.completed.contains(stage))) {
+        Ok(Passed { session: proof.id, registration_token: proof.session.registration_token, user: proof.user })
+    } else {
+        Err(proof.challenge(None)?)
+    }
+}
+
+/// A proof on its way.
+struct Proof<'a> {
+    server: &'a Server,
+    operation: &'a str,
+    flows: &'a [Flow],
+    id: Option<String>,
+    session: AuthSession,
+    user: Option<OwnedUserId>,
+}
+
+impl Proof<'_> {
+    /// Checks what a client shows for one stage: 401 if it is wrong and it may try again.
+    async fn show(&mut self, auth: &AuthData, user: Option<&UserId>) -> Result<()> {
+        match auth {
+            AuthData::Dummy(_) => Ok(()),
+            AuthData::RegistrationToken(data) => {
+                let pending = self.server.auth_sessions.pending(&data.token, self.id.as_deref());
+                let read = self.server.store.read();
+                if registration_tokens::is_valid(&read, &self.server.config, &data.token, pending)? {
+                    self.session.registration_token = Some(data.token.clone());
+                    Ok(())
+                } else {
+                    Err(refused("This registration token is not valid."))
+                }
+            }
+            AuthData::Password(data) => {
+                let found = find_account(self.server, &data.identifier)?;
+                if let (Some(wanted), Some((found, _))) = (user, &found)
+                    && wanted != found
+                {
+                    return Err(Error::forbidden("Confirm with your own account, not with another."));
+                }
+                self.user = Some(check_password(self.server, found, &data.password).await?);
+                Ok(())
+            }
+            _ => Err(refused("This server knows no such stage.")),
+        }
+    }
+
+    fn complete(&mut self, stage: AuthType) {
+        if !self.session.completed.contains(&stage) {
+            self.session.completed.push(stage);
+        }
+        if let Some(id) = &self.id {
+            let (completed, token) = (self.session.completed.clone(), self.session.registration_token.clone());
+            self.server.auth_sessions.update(id, |session| {
+                session.completed = completed;
+                session.registration_token = token;
+            });
+        }
+    }
+
+    /// The 401 that says what is left to do, and what was wrong.
+    fn challenge(&mut self, error: Option<&Error>) -> Result<Error> {
+        let id = match self.id.take() {
+            Some(id) => id,
+            None => self.server.auth_sessions.begin(self.operation)?,
+        };
+        self.id = Some(id.clone());
+        let flows: Vec<JsonValue> = self.flows.iter().map(|stages| json!({ "stages": stages })).collect();
+        let mut body = json!({ "flows": flows, "params": {}, "session": id });
+        if !self.session.completed.is_empty() {
+            body["completed"] = json!(self.session.completed);
+        }
+        if let Some(Reason::Matrix { kind, message, .. }) = error.map(Error::reason) {
+            body["errcode"] = json!(kind.errcode());
+            body["error"] = json!(message);
+        }
+        Ok(Error::uiaa(body))
+    }
+}
+
+/// 401 `M_FORBIDDEN`: the client may try again.
+fn refused(message: &str) -> Error {
+    Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Forbidden, message)
+}
+
+/// The account that an identifier means: by user name, user ID, e-mail address or phone number.
+///
+/// # Errors
+/// 400 `M_UNKNOWN` for identifiers of another kind.
+pub fn find_account(server: &Server, identifier: &UserIdentifier) -> Result<Option<(OwnedUserId, Account)>> {
+    let read = server.store.read();
+    match identifier {
+        UserIdentifier::Matrix(id) => accounts::find(&read, server.name(), &id.user),
+        UserIdentifier::PhoneNumber(number) => {
+            // Without a table of countries: a number in international form says its country itself.
+            let digits: String = number.phone.chars().filter(char::is_ascii_digit).collect();
+            accounts::find_by_threepid(&read, "msisdn", &digits)
+        }
+        other => match other.as_third_party_id() {
+            Some((medium, address)) => {
+                accounts::find_by_threepid(&read, medium.as_str(), &address.trim().to_lowercase())
+            }
+            None => Err(Error::bad_request(ErrorKind::Unknown, "This kind of identifier is not known here.")),
+        },
+    }
+}
+
+/// Checks a password; gives whose it is. A user who does not exist costs the same time as a wrong password.
+///
+/// # Errors
+/// 401 `M_FORBIDDEN` if it is wrong, `M_USER_LOCKED` if the account is; 429 `M_LIMIT_EXCEEDED` when too many log in.
+pub async fn check_password(
+    server: &Server,
+    account: Option<(OwnedUserId, Account)>,
+    password: &str,
+) -> Result<OwnedUserId> {
+    let (user, account) = account.unzip();
+    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
+    let right = server.passwords.verify(password.to_owned(), hash).await?;
+    match (user, account) {
+        (Some(user), Some(account)) if right && !account.deactivated => {
+            if account.locked { Err(crate::users::tokens::locked()) } else { Ok(user) }
+        }
+        _ => Err(refused("The user name or the password is wrong.")),
+    }
+}
