@@ -6,23 +6,18 @@ use ruma::{
         StateEventType,
         room::power_levels::{RoomPowerLevels, RoomPowerLevelsEventContent, RoomPowerLevelsSource},
     },
-    room_version_rules::RoomVersionRules,
 };
 use serde::Deserialize;
 
-use super::{event, state};
-use crate::{
-    error::{Error, Result},
-    ids::RoomNo,
-    store::{Read, records::Room},
-};
+use super::{Room, build, event, state};
+use crate::{error::Result, ids::RoomNo, store::Read};
 
 /// The current power levels of a room.
 ///
 /// # Errors
 /// When the store fails.
 pub fn of_room(read: &dyn Read, no: RoomNo, room: &Room) -> Result<RoomPowerLevels> {
-    let rules = rules(room)?;
+    let rules = build::rules(&room.version)?;
     let content: Option<RoomPowerLevelsEventContent> = state::content(read, no, &StateEventType::RoomPowerLevels, "")?;
     let source = content.map_or(RoomPowerLevelsSource::None, RoomPowerLevelsSource::Original);
     Ok(RoomPowerLevels::new(source, &rules.authorization, creators(read, room)?))
@@ -39,14 +34,10 @@ pub fn creators(read: &dyn Read, room: &Room) -> Result<Vec<OwnedUserId>> {
         #[serde(default)]
         additional_creators: Vec<OwnedUserId>,
     }
-    let rules = rules(room)?.authorization;
+    let rules = build::rules(&room.version)?.authorization;
     let create = event::require(read, room.create)?;
     let content: Content = create.pdu.content_as().unwrap_or_default();
     let first = content.creator.filter(|_| !rules.use_room_create_sender).unwrap_or(create.pdu.sender);
     let others = if rules.additional_room_creators { content.additional_creators } else { Vec::new() };
     Ok(std::iter::once(first).chain(others).collect())
-}
-
-fn rules(room: &Room) -> Result<RoomVersionRules> {
-    room.version.rules().ok_or_else(|| Error::internal(format_args!("room {} has version {}", room.id, room.version)))
 }

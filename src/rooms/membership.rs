@@ -1,0 +1,242 @@
+//! Changing who is in a room: joining, inviting, leaving, kicking, banning, knocking.
+//!
+//! Each change is one `m.room.member` event, checked by the authorization rules like any other. What is decided here is
+//! its content, and what asks for no event at all. Deliberately absent: rooms that only other servers know.
+
+use ruma::{
+    OwnedUserId, RoomId, UserId,
+    api::error::ErrorKind,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Rooms,
+    build::Draft,
+    event::Event,
+    join_rules, members,
+};
+use crate::{
+    error::{Error, Result},
+    ids::RoomNo,
+    store::{Read, records::Room},
+    users::{account_data, profiles},
+};
+
+/// The content of a member event; what is `null` in it is left out.
+pub type Content = serde_json::Map<String, Value>;
+
+/// An `m.room.member` event that puts `user` into `content`'s membership.
+///
+/// # Errors
+/// When the content cannot be written as JSON.
+pub fn draft(user: &UserId, mut content: Content) -> Result<Draft> {
+    content.retain(|_, value| !value.is_null());
+    Draft::state(StateEventType::RoomMember, user.as_str(), &content)
+}
+
+/// The content of a member event of a user of this server who comes into a room: membership and profile.
+///
+/// # Errors
+/// When the store fails.
+pub fn with_profile(read: &dyn Read, user: &UserId, membership: &MembershipState) -> Result<Content> {
+    let profile = profiles::get(read, user)?;
+    Ok(fields(json!({
+        "membership": membership,
+        "displayname": profile.display_name(),
+        "avatar_url": profile.avatar_url(),
+    })))
+}
+
+fn fields(content: Value) -> Content {
+    match content {
+        Value::Object(fields) => fields,
+        _ => Content::new(),
+    }
+}
+
+/// Joins `user` to a room that this server is in. A user who is joined already stays so, without a new event. `extra`
+/// goes into the event's content, but cannot say what the server says.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user may not join.
+pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -> Result<()> {
+    let guard = rooms.lock(room).await;
+    let draft = {
+        let snapshot = rooms.store.read();
+        let (no, room) = super::require(&snapshot, room)?;
+        if members::is_joined(&snapshot, no, user)? {
+            return Ok(());
+        }
+        let mut content = extra;
+        content.extend(with_profile(&snapshot, user, &MembershipState::Join)?);
+        let authoriser = authoriser(&snapshot, no, &room, user)?;
+        content.insert("join_authorised_via_users_server".to_owned(), json!(authoriser));
+        draft(user, content)?
+    };
+    rooms.send(&guard, user, draft)?;
+    Ok(())
+}
+
+/// Who lets `user` into a room with a restricted join rule; `None` where nobody needs to.
+fn authoriser(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId) -> Result<Option<OwnedUserId>> {
+    let rules = join_rules::of_room(read, no)?;
+    let known = room.version.rules().is_some_and(|rules| rules.authorization.restricted_join_rule);
+    if !known || !rules.is_restricted() || join_rules::is_invited(read, no, user)? {
+        return Ok(None);
+    }
+    if !rules.allow(read, user)? {
+        return Err(Error::forbidden(
+            "You can join this room only with an invitation, or as a member of one of the rooms that it names.",
+        ));
+    }
+    let authoriser = join_rules::authorising_user(read, no, room)?;
+    let authoriser = authoriser.ok_or_else(|| {
+        Error::forbidden("Nobody on this server has the power to let you into this room. Ask for an invitation.")
+    })?;
+    Ok(Some(authoriser))
+}
+
+/// Invites `target` to a room. Who is invited already stays so, without a new event.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when `user` may not, or `target` is in the room or banned; 403 `M_INVITE_BLOCKED` when `target` wants
+/// no invitations; 404 `M_NOT_FOUND` when the server does not know the room.
+pub async fn invite(rooms: &Rooms, room: &RoomId, user: &UserId, target: &UserId, reason: Option<String>) -> Result<()> {
+    let guard = rooms.lock(room).await;
+    let draft = {
+        let snapshot = rooms.store.read();
+        let (no, _) = super::require(&snapshot, room)?;
+        if members::is_joined(&snapshot, no, user)? && join_rules::is_invited(&snapshot, no, target)? {
+            return Ok(());
+        }
+        invitation(&snapshot, target, reason, false)?
+    };
+    rooms.send(&guard, user, draft)?;
+    Ok(())
+}
+
+/// The event that invites `target`.
+///
+/// # Errors
+/// 403 `M_INVITE_BLOCKED` when `target` wants no invitations.
+pub fn invitation(read: &dyn Read, target: &UserId, reason: Option<String>, is_direct: bool) -> Result<Draft> {
+    check_not_blocked(read, target)?;
+    let mut content = with_profile(read, target, &MembershipState::Invite)?;
+    content.insert("reason".to_owned(), json!(reason));
+    content.insert("is_direct".to_owned(), json!(is_direct.then_some(true)));
+    draft(target, content)
+}
+
+/// Whether `target` blocks all invitations
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#invite-permission)).
+pub fn check_not_blocked(read: &dyn Read, target: &UserId) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Config {
+        default_action: Option<String>,
+    }
+    for kind in ["m.invite_permission_config", "org.matrix.msc4380.invite_permission_config"] {
+        let content = account_data::get(read, target, None, kind)?;
+        let config: Option<Config> = content.and_then(|content| serde_json::from_str(content.get()).ok());
+        if config.is_some_and(|config| config.default_action.as_deref() == Some("block")) {
+            let message = format!("{target} accepts no invitations.");
+            return Err(Error::new(http::StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, message));
+        }
+    }
+    Ok(())
+}
+
+/// Takes `user` out of a room: leaves it, or rejects an invitation, or takes back a knock. Who is not in it stays out,
+/// without a new event.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user is banned, or never had to do
+/// with it.
+pub async fn leave(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<Option<Event>> {
+    let guard = rooms.lock(room).await;
+    let no = super::require(&rooms.store.read(), room)?.0;
+    let member = members::get(&rooms.store.read(), no, user)?;
+    match member.map(|member| member.membership) {
+        None => Err(Error::forbidden("You are not in this room.")),
+        Some(MembershipState::Leave) => Ok(None),
+        Some(MembershipState::Ban) => Err(Error::forbidden("You are banned from this room.")),
+        Some(_) => {
+            let content = fields(json!({ "membership": "leave", "reason": reason }));
+            rooms.send(&guard, user, draft(user, content)?).map(Some)
+        }
+    }
+}
+
+/// What [`remove`] does to somebody.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Takes them out of the room, or takes back their invitation.
+    Kick,
+    /// Takes them out and keeps them out.
+    Ban,
+    /// Ends a ban.
+    Unban,
+}
+
+/// Kicks, bans or unbans `target`. Whoever is banned already stays so, without a new event unless the reason changes.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when `user` may not, when who is to be kicked is not in the room, or who is to be unbanned not banned;
+/// 404 `M_NOT_FOUND` when the server does not know the room.
+pub async fn remove(
+    rooms: &Rooms,
+    room: &RoomId,
+    user: &UserId,
+    target: &UserId,
+    removal: Removal,
+    mut content: Content,
+) -> Result<()> {
+    let guard = rooms.lock(room).await;
+    let snapshot = rooms.store.read();
+    let no = super::require(&snapshot, room)?.0;
+    if !members::is_joined(&snapshot, no, user)? {
+        return Err(Error::forbidden("You are not in this room."));
+    }
+    let member = members::get(&snapshot, no, target)?;
+    drop(snapshot);
+    let membership = member.as_ref().map(|member| &member.membership);
+    let (present, banned) = (
+        matches!(membership, Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)),
+        membership == Some(&MembershipState::Ban),
+    );
+    match removal {
+        Removal::Kick if !present => return Err(Error::forbidden(format!("{target} is not in this room."))),
+        Removal::Unban if !banned => return Err(Error::forbidden(format!("{target} is not banned from this room."))),
+        _ => {}
+    }
+    let membership = if removal == Removal::Ban { MembershipState::Ban } else { MembershipState::Leave };
+    content.insert("membership".to_owned(), json!(membership));
+    rooms.send(&guard, user, draft(target, content)?)?;
+    Ok(())
+}
+
+/// Knocks on a room's door.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when the room takes no knocks or the user is in it, invited or banned; 404 `M_NOT_FOUND` when the
+/// server does not know the room.
+pub async fn knock(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
+    let guard = rooms.lock(room).await;
+    let draft = {
+        let snapshot = rooms.store.read();
+        let (no, room) = super::require(&snapshot, room)?;
+        if !room.version.rules().is_some_and(|rules| rules.authorization.knocking) {
+            return Err(Error::forbidden("You cannot knock on this room: its version is too old."));
+        }
+        let member = members::get(&snapshot, no, user)?;
+        if member.is_some_and(|member| member.membership == MembershipState::Knock) {
+            return Ok(());
+        }
+        let mut content = with_profile(&snapshot, user, &MembershipState::Knock)?;
+        content.insert("reason".to_owned(), json!(reason));
+        draft(user, content)?
+    };
+    rooms.send(&guard, user, draft)?;
+    Ok(())
+}
