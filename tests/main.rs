@@ -6,5 +6,6 @@
 
 mod architecture;
 mod common;
+mod config;
 mod http;
 mod store;
