@@ -64,14 +64,18 @@ pub fn query<T: DeserializeOwned>(request: &Request<&[u8]>) -> Result<T, Deseria
     Ok(serde_html_form::from_str(request.uri().query().unwrap_or_default())?)
 }
 
-/// Gives the request type `$ours` the metadata of ruma's request type `$theirs`.
+/// Gives the request type `$ours` the metadata of ruma's request type `$theirs`, or all of it but the authentication
+/// scheme.
 #[macro_export]
 macro_rules! stands_in_for {
     ($ours:ty, $theirs:ty) => {
+        $crate::stands_in_for!($ours, $theirs, <$theirs as ruma::api::Metadata>::Authentication);
+    };
+    ($ours:ty, $theirs:ty, $authentication:ty) => {
         impl ruma::api::Metadata for $ours {
             const METHOD: ruma::exports::http::Method = <$theirs as ruma::api::Metadata>::METHOD;
             const RATE_LIMITED: bool = <$theirs as ruma::api::Metadata>::RATE_LIMITED;
-            type Authentication = <$theirs as ruma::api::Metadata>::Authentication;
+            type Authentication = $authentication;
             type PathBuilder = <$theirs as ruma::api::Metadata>::PathBuilder;
             const PATH_BUILDER: Self::PathBuilder = <$theirs as ruma::api::Metadata>::PATH_BUILDER;
         }
@@ -81,11 +85,11 @@ macro_rules! stands_in_for {
 /// Declares a request type that is ruma's in all but its response, which is [`Json`] of a type of our own.
 #[macro_export]
 macro_rules! answers_json {
-    ($(#[$doc:meta])* pub struct $ours:ident($theirs:ty) => $answer:ty;) => {
+    ($(#[$doc:meta])* pub struct $ours:ident($theirs:ty $(, $authentication:ty)?) => $answer:ty;) => {
         $(#[$doc])*
         pub struct $ours(pub $theirs);
 
-        $crate::stands_in_for!($ours, $theirs);
+        $crate::stands_in_for!($ours, $theirs $(, $authentication)?);
 
         impl ruma::api::IncomingRequest for $ours {
             type EndpointError = ruma::api::error::Error;

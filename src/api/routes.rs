@@ -47,6 +47,38 @@ pub fn routes() -> Vec<Route<Server>> {
         on(voip::get_turn_server),
         on(pusher::get_pushers),
         on(pusher::post_pusher),
+        // Rooms
+        on(create_room::create_room),
+        on(joining::join_room_by_id),
+        on(joining::join_room),
+        on(knocking::knock_room),
+        on(inviting::invite_user),
+        on(leaving::leave_room),
+        on(leaving::forget_room),
+        on(kicking::kick),
+        on(banning::ban),
+        on(banning::unban),
+        on(list_joined_rooms::get_joined_rooms),
+        on(room_upgrades::upgrade_room),
+        // Events
+        on(room_send::send_message).body_required(),
+        on(room_state::set_room_state_with_key)
+            .body_required()
+            .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
+            .also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}"),
+        on(redaction::redact_event),
+        // Finding rooms
+        on(directory::set_room_alias),
+        on(directory::get_room_id_by_alias),
+        on(directory::delete_room_alias),
+        on(directory::get_local_aliases),
+        on(list_public_rooms::get_room_visibility_on_directory),
+        on(list_public_rooms::set_room_visibility_on_directory),
+        on(list_public_rooms::get_public_rooms),
+        on(list_public_rooms::query_public_rooms),
+        on(space_hierarchy::get_space_hierarchy),
+        on(room_summary::get_room_summary)
+            .also("/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"),
     ]
 }
 

@@ -1,7 +1,8 @@
 //! Who is in which room.
 //!
 //! Three indexes over the `m.room.member` events of the rooms' current states: all members of a room, the joined ones
-//! of this server, and the rooms of a user of this server. `effects.rs` alone writes them.
+//! of this server, and the rooms of a user of this server. `effects.rs` alone writes them, but
+//! for what [`forget`] notes.
 
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
@@ -9,7 +10,7 @@ use crate::{
     error::Result,
     ids::RoomNo,
     store::{
-        Direction, Read,
+        Direction, Read, Tx,
         records::{Member, UserRoom},
         trees,
     },
@@ -66,6 +67,17 @@ pub fn rooms_of<'a>(read: &'a dyn Read, user: &UserId) -> impl Iterator<Item = R
 /// As [`get`].
 pub fn user_room(read: &dyn Read, user: &UserId, room: RoomNo) -> Result<Option<UserRoom>> {
     trees::USER_ROOMS.get(read, (user, room))
+}
+
+/// Notes that a user of this server wants to know no more of a room, which they left.
+///
+/// # Errors
+/// As [`get`].
+pub fn forget(tx: &mut Tx<'_>, user: &UserId, room: RoomNo) -> Result<()> {
+    if let Some(own) = user_room(tx, user, room)? {
+        trees::USER_ROOMS.put(tx, (user, room), &UserRoom { forgotten: true, ..own });
+    }
+    Ok(())
 }
 
 /// The rooms that a user of this server is joined to.

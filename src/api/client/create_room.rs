@@ -1,0 +1,112 @@
+//! [Creating rooms](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3createroom).
+
+use http::StatusCode;
+use ruma::{
+    RoomVersionId,
+    api::{
+        client::room::{
+            Visibility,
+            create_room::v3::{Request, Response, RoomPreset},
+        },
+        error::ErrorKind,
+    },
+};
+
+use crate::{
+    api::auth::User,
+    config::Config,
+    error::{Error, Result},
+    rooms::{
+        aliases,
+        create::{self, Creation, InitialState},
+        membership::Content,
+    },
+    server::Server,
+    users::accounts,
+};
+
+/// `POST /_matrix/client/v3/createRoom`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3createroom))
+pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Response> {
+    may_create(server, &user)?;
+    let alias = req.room_alias_name.as_deref().map(|name| aliases::from_localpart(name, server.name())).transpose()?;
+    if !req.invite_3pid.is_empty() {
+        return Err(no_third_party_invites());
+    }
+    if req.invite.len() > create::MAX_INVITES {
+        let message = format!("At most {} users can be invited at once.", create::MAX_INVITES);
+        return Err(Error::invalid_param(message));
+    }
+    let preset = match req.preset {
+        Some(preset @ (RoomPreset::PrivateChat | RoomPreset::PublicChat | RoomPreset::TrustedPrivateChat)) => preset,
+        Some(_) => return Err(Error::invalid_param("preset must be private_chat, trusted_private_chat or public_chat.")),
+        None if req.visibility == Visibility::Public => RoomPreset::PublicChat,
+        None => RoomPreset::PrivateChat,
+    };
+    let bad = |field: &'static str| move |_| Error::bad_json(format!("{field} is not of the right form."));
+    let creation = Creation {
+        version: version(&server.config, req.room_version)?,
+        content: create_content(req.creation_content.map(|raw| raw.into_json()).as_deref())?,
+        preset,
+        published: req.visibility == Visibility::Public,
+        alias,
+        name: req.name,
+        topic: req.topic,
+        initial_state: req
+            .initial_state
+            .iter()
+            .map(|state| serde_json::from_str::<InitialState>(state.json().get()).map_err(bad("initial_state")))
+            .collect::<Result<_>>()?,
+        power_levels: match &req.power_level_content_override {
+            Some(levels) => serde_json::from_str(levels.json().get()).map_err(bad("power_level_content_override"))?,
+            None => Content::new(),
+        },
+        invites: req.invite,
+        is_direct: req.is_direct,
+        creator: user.id,
+    };
+    let room_id = server.store.write(|tx| create::create(tx, &server.rooms, &creation))?;
+    Ok(Response::new(room_id))
+}
+
+fn may_create(server: &Server, user: &User) -> Result<()> {
+    if !server.config.allow_room_creation && !accounts::require(&server.store.read(), &user.id)?.admin {
+        return Err(Error::forbidden("Room creation is disabled on this server."));
+    }
+    Ok(())
+}
+
+/// The version to create a room with: the one that is asked for, or the server's default.
+///
+/// # Errors
+/// 400 `M_UNSUPPORTED_ROOM_VERSION`.
+pub fn version(config: &Config, asked: Option<RoomVersionId>) -> Result<RoomVersionId> {
+    let version = asked.unwrap_or_else(|| config.default_room_version.clone());
+    if version.rules().is_none() {
+        let message = format!("This server does not know room version {version}.");
+        return Err(Error::bad_request(ErrorKind::UnsupportedRoomVersion, message));
+    }
+    Ok(version)
+}
+
+/// What the client wants in the create event. Creator and version are the server's to say.
+fn create_content(given: Option<&serde_json::value::RawValue>) -> Result<Content> {
+    let bad = |message: &str| Error::bad_json(format!("creation_content: {message}"));
+    let Some(given) = given else { return Ok(Content::new()) };
+    let mut content: Content = serde_json::from_str(given.get()).map_err(|_| bad("must be an object."))?;
+    content.remove("creator");
+    content.remove("room_version");
+    if content.get("m.federate").is_some_and(|federate| !federate.is_boolean()) {
+        return Err(bad("m.federate must be true or false."));
+    }
+    if content.get("type").is_some_and(|kind| !kind.is_string()) {
+        return Err(bad("type must be a string."));
+    }
+    Ok(content)
+}
+
+/// Why nobody can be invited by address or number.
+pub fn no_third_party_invites() -> Error {
+    let message = "This server uses no identity servers: invite people by their Matrix IDs.";
+    Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, message)
+}

@@ -1,0 +1,121 @@
+//! [Joining rooms](https://spec.matrix.org/latest/client-server-api/#joining-rooms).
+
+use ruma::{
+    OwnedRoomId, OwnedRoomOrAliasId, RoomId, RoomOrAliasId,
+    api::{
+        IncomingRequest,
+        client::membership::{join_room_by_id, join_room_by_id_or_alias},
+        error::DeserializationError,
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    api::{auth::User, own},
+    error::{Error, Result},
+    rooms::{
+        self, aliases,
+        membership::{self, Content},
+    },
+    server::Server,
+    stands_in_for,
+    store::Read,
+};
+
+/// A request to join a room by its ID. All of its body goes into the member event, as clients put fields of their own
+/// there.
+pub struct ByIdRequest {
+    room_id: OwnedRoomId,
+    content: Content,
+}
+stands_in_for!(ByIdRequest, join_room_by_id::v3::Request);
+
+/// A request to join a room by its ID or alias.
+pub struct ByIdOrAliasRequest {
+    room: OwnedRoomOrAliasId,
+    content: Content,
+}
+stands_in_for!(ByIdOrAliasRequest, join_room_by_id_or_alias::v3::Request);
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/join`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin))
+pub async fn join_room_by_id(
+    server: &Server,
+    user: User,
+    req: ByIdRequest,
+) -> Result<join_room_by_id::v3::Response> {
+    join(server, &user, &req.room_id, req.content).await?;
+    Ok(join_room_by_id::v3::Response::new(req.room_id))
+}
+
+/// `POST /_matrix/client/v3/join/{roomIdOrAlias}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3joinroomidoralias))
+pub async fn join_room(
+    server: &Server,
+    user: User,
+    req: ByIdOrAliasRequest,
+) -> Result<join_room_by_id_or_alias::v3::Response> {
+    let room_id = resolve(server, &server.store.read(), &req.room)?;
+    join(server, &user, &room_id, req.content).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+async fn join(server: &Server, user: &User, room: &RoomId, content: Content) -> Result<()> {
+    membership::join(&server.rooms, room, &user.id, content).await
+}
+
+/// The room that an ID or alias names.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when there is no such alias, or it is another server's.
+pub fn resolve(server: &Server, read: &dyn Read, room: &RoomOrAliasId) -> Result<OwnedRoomId> {
+    let alias = match <&RoomId>::try_from(room) {
+        Ok(id) => return Ok(id.to_owned()),
+        Err(alias) => alias,
+    };
+    if alias.server_name() != server.name() {
+        return Err(Error::not_found(format!("{alias} belongs to another server, which cannot be reached.")));
+    }
+    Ok(rooms::get(read, aliases::require(read, alias)?.room)?.id)
+}
+
+/// The path of a request with one variable, and its body as it stands.
+fn parse<T: DeserializeOwned>(
+    body: &[u8],
+    path_args: &[&str],
+) -> Result<(T, Content), DeserializationError> {
+    let (room,) = own::path(path_args)?;
+    let mut content: Content = serde_json::from_slice(body)?;
+    // Proof of an invitation through an identity server, which this server uses none of.
+    content.remove("third_party_signed");
+    if content.get("reason").is_some_and(|reason| !reason.is_string()) {
+        content.remove("reason");
+    }
+    Ok((room, content))
+}
+
+impl IncomingRequest for ByIdRequest {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = join_room_by_id::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (room_id, content) = parse(request.body(), path_args)?;
+        Ok(Self { room_id, content })
+    }
+}
+
+impl IncomingRequest for ByIdOrAliasRequest {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = join_room_by_id_or_alias::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (room, content) = parse(request.body(), path_args)?;
+        Ok(Self { room, content })
+    }
+}

@@ -1,0 +1,156 @@
+//! [Sending messages](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid).
+
+use http::StatusCode;
+use ruma::{
+    EventId, OwnedEventId, RoomId, TransactionId, UserId,
+    api::{
+        client::message::send_message_event::v3::{Request, Response},
+        error::ErrorKind,
+    },
+    events::{MessageLikeEventType, TimelineEventType},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    api::auth::User,
+    error::{Error, Result},
+    ids::EventNo,
+    rooms::{
+        self, Event, append,
+        build::{self, Draft},
+        event, relations,
+    },
+    server::Server,
+    store::{Direction, Read},
+    users::transactions,
+};
+
+/// How many relations of an event are looked through for an equal annotation.
+const RELATIONS: usize = 1_000;
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid))
+pub async fn send_message(server: &Server, user: User, req: Request) -> Result<Response> {
+    check_encryption(server, &req.event_type.to_string())?;
+    if user.guest && req.event_type != MessageLikeEventType::RoomMessage {
+        let message = "Guests can send m.room.message events only.";
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
+    }
+    let operation = format!("send/{}/{}", req.room_id, req.event_type);
+    let mut draft = Draft::message(TimelineEventType::from(req.event_type), req.body.into_json());
+    if draft.kind == TimelineEventType::RoomRedaction {
+        draft.redacts = Some(redacts(&draft.content)?);
+    }
+    Ok(Response::new(send_once(server, &user, &req.room_id, operation, &req.txn_id, draft).await?))
+}
+
+/// Sends an event of a client, or gives the ID of the one that its first request with this transaction ID made. The
+/// room's lock is held throughout, so of two equal requests at once, one finds what the other sent.
+///
+/// # Errors
+/// As sending; 400 `M_DUPLICATE_ANNOTATION`; 400 `M_UNKNOWN` for a thread below an event that cannot have one.
+pub(super) async fn send_once(
+    server: &Server,
+    user: &User,
+    room: &RoomId,
+    operation: String,
+    id: &TransactionId,
+    mut draft: Draft,
+) -> Result<OwnedEventId> {
+    let _guard = server.rooms.lock(room).await;
+    draft.transaction = Some((user.device.clone(), id.to_owned()));
+    let authorized = {
+        let snapshot = server.store.read();
+        if let Some(event) = transactions::answer(&snapshot, &user.id, &user.device, &operation, id)? {
+            return EventId::parse(event).map_err(Error::internal);
+        }
+        let no = rooms::find(&snapshot, room)?.ok_or_else(|| Error::forbidden("You are not in this room."))?;
+        check_relation(&snapshot, &user.id, &draft)?;
+        build::prepare(&server.rooms, &snapshot, no, &user.id, draft)?
+    };
+    let event: Event = server.store.write(|tx| {
+        let event = append::append(tx, &server.rooms, authorized)?;
+        transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())?;
+        Ok(event)
+    })?;
+    Ok(event.pdu.event_id)
+}
+
+/// Refuses encryption where the operator does not want it.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN`.
+pub(super) fn check_encryption(server: &Server, kind: &str) -> Result<()> {
+    if !server.config.allow_encryption && matches!(kind, "m.room.encrypted" | "m.room.encryption") {
+        return Err(Error::forbidden("Encryption is disabled on this server."));
+    }
+    Ok(())
+}
+
+/// What a redaction in the content's form redacts; clients use it in all room versions.
+fn redacts(content: &RawValue) -> Result<OwnedEventId> {
+    #[derive(Deserialize)]
+    struct Content {
+        redacts: OwnedEventId,
+    }
+    let content: Content = serde_json::from_str(content.get())
+        .map_err(|_| Error::bad_json("A redaction names the event to redact as redacts in its content."))?;
+    Ok(content.redacts)
+}
+
+#[derive(Deserialize)]
+struct Related {
+    #[serde(rename = "m.relates_to")]
+    relates_to: RelatesTo,
+}
+
+#[derive(Deserialize)]
+struct RelatesTo {
+    rel_type: String,
+    event_id: OwnedEventId,
+    key: Option<String>,
+}
+
+/// Refuses a second equal annotation
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#avoiding-duplicate-annotations)) and threads in threads
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#validation-of-mthread-relationships)).
+fn check_relation(read: &dyn Read, user: &UserId, draft: &Draft) -> Result<()> {
+    let Ok(Related { relates_to }) = serde_json::from_str(draft.content.get()) else { return Ok(()) };
+    let Some(target) = event::by_id(read, &relates_to.event_id)? else { return Ok(()) };
+    match relates_to.rel_type.as_str() {
+        "m.annotation" if has_annotation(read, user, target.no, &draft.kind, &relates_to)? => {
+            let message = "You have annotated this event with the same key already.";
+            Err(Error::bad_request(ErrorKind::DuplicateAnnotation, message))
+        }
+        "m.thread" if target.pdu.content_as::<Related>().is_some() => {
+            let message = "A thread cannot start at an event that relates to another one.";
+            Err(Error::bad_request(ErrorKind::Unknown, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn has_annotation(
+    read: &dyn Read,
+    user: &UserId,
+    target: EventNo,
+    kind: &TimelineEventType,
+    wanted: &RelatesTo,
+) -> Result<bool> {
+    for row in relations::of(read, target, Direction::Backward).take(RELATIONS) {
+        let (_, no, relation) = row?;
+        if relation != "m.annotation" {
+            continue;
+        }
+        let event = event::require(read, no)?;
+        // A redacted annotation has lost its relation, and may be made anew.
+        let is_equal = event.pdu.sender == user
+            && event.pdu.kind == *kind
+            && event.pdu.content_as::<Related>().is_some_and(|other| other.relates_to.key == wanted.key);
+        if is_equal {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

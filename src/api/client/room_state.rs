@@ -1,0 +1,142 @@
+//! [Setting state](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey).
+
+use ruma::{
+    OwnedRoomAliasId, OwnedUserId, RoomAliasId, UserId,
+    api::{
+        client::state::send_state_event::v3::{Request, Response},
+        error::ErrorKind,
+    },
+    canonical_json::try_from_json_map,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::{Value, value::RawValue};
+
+use super::room_send::check_encryption;
+use crate::{
+    api::auth::User,
+    error::{Error, Result},
+    ids::RoomNo,
+    rooms::{
+        self, Room, aliases,
+        build::Draft,
+        membership::{self, Content},
+        power_levels, state,
+    },
+    server::Server,
+    store::Read,
+};
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey))
+pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) -> Result<Response> {
+    let kind = req.event_type.to_string();
+    check_encryption(server, &kind)?;
+    let content: Content = serde_json::from_str(req.body.json().get())
+        .map_err(|_| Error::bad_json("The content of an event must be a JSON object."))?;
+    let guard = server.rooms.lock(&req.room_id).await;
+    {
+        let snapshot = server.store.read();
+        let (no, room) = match rooms::require(&snapshot, &req.room_id) {
+            Err(error) if error.is_not_found() => return Err(Error::forbidden("You are not in this room.")),
+            found => found?,
+        };
+        if let Some(event) = state::get(&snapshot, no, &req.event_type, &req.state_key)?
+            && event.pdu.sender == user.id
+            && is_equal(&event.pdu.content, &content)
+        {
+            return Ok(Response::new(event.pdu.event_id));
+        }
+        let change = Change { server, no, room: &room, key: &req.state_key, content: &content };
+        change.check(&snapshot, &req.event_type)?;
+    }
+    let draft = Draft::raw_state(req.event_type, req.state_key, req.body.into_json());
+    Ok(Response::new(server.rooms.send(&guard, &user.id, draft)?.pdu.event_id))
+}
+
+/// Whether the content is the same; the order of keys does not matter.
+fn is_equal(old: &RawValue, new: &Content) -> bool {
+    let canonical = |content: Content| try_from_json_map(content).ok();
+    serde_json::from_str(old.get()).is_ok_and(|old| canonical(old) == canonical(new.clone()))
+}
+
+/// A state event that a client wants to send.
+struct Change<'a> {
+    server: &'a Server,
+    no: RoomNo,
+    room: &'a Room,
+    key: &'a str,
+    content: &'a Content,
+}
+
+impl Change<'_> {
+    /// What the authorization rules do not check, or would refuse with a less fitting error.
+    fn check(&self, read: &dyn Read, kind: &StateEventType) -> Result<()> {
+        match kind {
+            StateEventType::RoomCreate => {
+                Err(Error::bad_request(ErrorKind::BadJson, "The create event of a room cannot be replaced."))
+            }
+            StateEventType::RoomCanonicalAlias if self.key.is_empty() => self.check_aliases(read),
+            StateEventType::RoomPowerLevels if self.key.is_empty() => self.check_power_levels(read),
+            StateEventType::RoomMember => self.check_member(read),
+            _ => Ok(()),
+        }
+    }
+
+    /// Aliases that are new in the event must exist and point to this room.
+    fn check_aliases(&self, read: &dyn Read) -> Result<()> {
+        let old: Option<Content> = state::content(read, self.no, &StateEventType::RoomCanonicalAlias, "")?;
+        let old = old.and_then(|old| listed_aliases(&old).ok()).unwrap_or_default();
+        for alias in listed_aliases(self.content)?.into_iter().filter(|alias| !old.contains(alias)) {
+            let bad = |message| Error::bad_request(ErrorKind::BadAlias, message);
+            if alias.server_name() != self.server.name() {
+                return Err(bad(format!("{alias} belongs to another server, which cannot be asked.")));
+            }
+            match aliases::get(read, &alias)? {
+                Some(found) if found.room == self.no => {}
+                Some(_) => return Err(bad(format!("{alias} points to another room."))),
+                None => return Err(bad(format!("There is no alias {alias}."))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where creators stand above all levels, they must not be listed: 400 rather than the rules' 403.
+    fn check_power_levels(&self, read: &dyn Read) -> Result<()> {
+        let privileges = |rules: ruma::room_version_rules::RoomVersionRules| {
+            rules.authorization.explicitly_privilege_room_creators
+        };
+        let Some(Value::Object(users)) = self.content.get("users") else { return Ok(()) };
+        if !self.room.version.rules().is_some_and(privileges) {
+            return Ok(());
+        }
+        let creators: Vec<OwnedUserId> = power_levels::creators(read, self.room)?;
+        if let Some(creator) = creators.iter().find(|creator| users.contains_key(creator.as_str())) {
+            let message = format!("{creator} is a creator of this room, whose power is not set by power levels.");
+            return Err(Error::bad_json(message));
+        }
+        Ok(())
+    }
+
+    fn check_member(&self, read: &dyn Read) -> Result<()> {
+        let membership = self.content.get("membership").and_then(Value::as_str);
+        let target = UserId::parse(self.key)
+            .map_err(|_| Error::invalid_param("The state key of a member event must be a user ID."))?;
+        if membership == Some(MembershipState::Invite.as_str()) {
+            membership::check_not_blocked(read, &target)?;
+        }
+        Ok(())
+    }
+}
+
+/// The aliases in the content of an `m.room.canonical_alias` event.
+fn listed_aliases(content: &Content) -> Result<Vec<OwnedRoomAliasId>> {
+    let invalid = || Error::invalid_param("alias must be a room alias, alt_aliases a list of them.");
+    let parse = |alias: &Value| alias.as_str().and_then(|alias| RoomAliasId::parse(alias).ok()).ok_or_else(invalid);
+    let canonical = content.get("alias").filter(|alias| !alias.is_null() && *alias != "");
+    let others = match content.get("alt_aliases") {
+        None | Some(Value::Null) => &[][..],
+        Some(Value::Array(aliases)) => aliases,
+        Some(_) => return Err(invalid()),
+    };
+    canonical.into_iter().chain(others).map(parse).collect()
+}
