@@ -154,13 +154,18 @@ fn user_room(
     let membership = member.membership.clone();
     let same = before.as_ref() == Some(&membership);
     let position = earlier.as_ref().filter(|_| same).map_or(member.position, |row| row.position);
+    let left = match (&before, &membership) {
+        (_, MembershipState::Join) => None,
+        (Some(MembershipState::Join), _) => Some(event.order),
+        _ => earlier.as_ref().and_then(|row| row.left),
+    };
     let gone = matches!(membership, MembershipState::Leave | MembershipState::Ban);
     let forgotten = gone && earlier.is_some_and(|row| row.forgotten);
     let stripped = match membership {
         MembershipState::Invite | MembershipState::Knock => Some(stripped_state(tx, room_no, event)?),
         _ => None,
     };
-    let row = UserRoom { membership, event: member.event, position, stripped, forgotten };
+    let row = UserRoom { membership, event: member.event, position, left, stripped, forgotten };
     trees::USER_ROOMS.put(tx, (user, room_no), &row);
     Ok(())
 }

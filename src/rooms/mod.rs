@@ -35,6 +35,7 @@ pub mod summary;
 pub mod timeline;
 pub mod typing;
 pub mod upgrade;
+pub mod visibility;
 
 mod caches;
 mod effects;

@@ -53,15 +53,18 @@ pub fn of(
         .map(|row| row.map(|((_, order, event), rel_type)| (order, event, rel_type)))
 }
 
-/// What other events make of `event`; nothing if it was redacted.
+/// What other events make of `event`; edits do not count any more when it was redacted.
 ///
 /// # Errors
 /// When a row is damaged or the database fails; so for all functions here.
 pub fn aggregates(read: &dyn Read, event: &Event) -> Result<Option<Aggregates>> {
-    match event.redacted_by {
-        None => trees::AGGREGATES.get(read, event.no),
-        Some(_) => Ok(None),
+    let mut aggregates = trees::AGGREGATES.get(read, event.no)?;
+    if let Some(aggregates) = &mut aggregates
+        && event.redacted_by.is_some()
+    {
+        aggregates.edit = None;
     }
+    Ok(aggregates)
 }
 
 /// The threads of a room, the one with the newest event first: the place of that event and the root.
@@ -81,7 +84,15 @@ pub fn threads(
 /// # Errors
 /// As [`aggregates`].
 pub fn participated(read: &dyn Read, root: &Event, user: &UserId) -> Result<bool> {
-    Ok(root.pdu.sender == user || trees::THREAD_MEMBERS.contains(read, (root.no, user))?)
+    Ok(root.pdu.sender == user || wrote_in(read, root, user)?)
+}
+
+/// Whether `user` wrote something in a thread besides its root.
+///
+/// # Errors
+/// As [`aggregates`].
+pub fn wrote_in(read: &dyn Read, root: &Event, user: &UserId) -> Result<bool> {
+    trees::THREAD_MEMBERS.contains(read, (root.no, user))
 }
 
 /// Enters a new event: as what relates to another, and as what others may have been relating to already.

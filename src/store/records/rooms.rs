@@ -219,6 +219,9 @@ pub struct UserRoom {
     pub event: EventNo,
     /// When the membership became what it is (a new display name does not count).
     pub position: Position,
+    /// The place of the event that ended the user's last time of being joined; none if still joined or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<i64>,
     /// What an invited or knocking user may know of the room
     /// ([stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state)).
     #[serde(default, skip_serializing_if = "Option::is_none")]

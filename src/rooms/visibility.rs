@@ -1,0 +1,224 @@
+//! THE gate: which events of a room a user may see.
+//!
+//! Every event that leaves for a client passes [`Gate::may_see`], whatever endpoint asks. The rules are those of
+//! [Room History Visibility](https://spec.matrix.org/latest/client-server-api/#server-behaviour-7): they look at the
+//! room's state *at the event*, which every event names. Neighbouring events share their state, so a [`Gate`], made for
+//! one request, remembers what it found.
+//!
+//! Deliberately absent: what a user does not want to see (ignored users, filters).
+
+use std::{cell::RefCell, collections::HashMap};
+
+use ruma::{
+    UserId,
+    events::{
+        StateEventType, TimelineEventType,
+        room::{history_visibility::HistoryVisibility, member::MembershipState},
+    },
+};
+use serde::Deserialize;
+
+use super::{
+    deltas,
+    event::{self, Event, Status},
+    members, state,
+};
+use crate::{
+    error::Result,
+    ids::{EventNo, RoomNo, StateKeyNo, StateNo},
+    store::{Read, records::UserRoom},
+};
+
+/// Whether the user may see the event.
+///
+/// # Errors
+/// When a row is damaged or the database fails; so for all functions here.
+pub fn may_see_event(read: &dyn Read, user: &UserId, event: &Event) -> Result<bool> {
+    Gate::new(read, user).may_see(event)
+}
+
+/// Whether the user may see what goes on in the room now: a member of it, or anybody if it is world-readable.
+///
+/// # Errors
+/// As [`may_see_event`].
+pub fn may_see_current(read: &dyn Read, user: &UserId, room: RoomNo) -> Result<bool> {
+    Ok(members::is_joined(read, room, user)? || current(read, room)? == HistoryVisibility::WorldReadable)
+}
+
+/// The room's history visibility now; `shared` if it is not set or not understood.
+///
+/// # Errors
+/// As [`may_see_event`].
+pub fn current(read: &dyn Read, room: RoomNo) -> Result<HistoryVisibility> {
+    let content: Option<Content> = state::content(read, room, &StateEventType::RoomHistoryVisibility, "")?;
+    Ok(content.map_or(HistoryVisibility::Shared, |content| understood(content.history_visibility)))
+}
+
+#[derive(Deserialize)]
+struct Content {
+    history_visibility: HistoryVisibility,
+}
+
+#[derive(Deserialize)]
+struct MemberContent {
+    membership: MembershipState,
+}
+
+fn understood(visibility: HistoryVisibility) -> HistoryVisibility {
+    match visibility {
+        known @ (HistoryVisibility::Invited
+        | HistoryVisibility::Joined
+        | HistoryVisibility::Shared
+        | HistoryVisibility::WorldReadable) => known,
+        _ => HistoryVisibility::Shared,
+    }
+}
+
+/// The gate for one user during one request.
+pub struct Gate<'a> {
+    read: &'a dyn Read,
+    user: &'a UserId,
+    known: RefCell<Known>,
+}
+
+/// What the gate found so far.
+#[derive(Default)]
+struct Known {
+    keys: Option<Keys>,
+    user_rooms: HashMap<RoomNo, Option<UserRoom>>,
+    visibility: Option<(StateNo, HistoryVisibility)>,
+    visibility_events: HashMap<EventNo, HistoryVisibility>,
+    membership: Option<(StateNo, MembershipState)>,
+    membership_events: HashMap<EventNo, MembershipState>,
+}
+
+/// The numbers of the state keys that the gate looks at; none if no room has them.
+#[derive(Clone, Copy)]
+struct Keys {
+    visibility: Option<StateKeyNo>,
+    member: Option<StateKeyNo>,
+}
+
+impl<'a> Gate<'a> {
+    /// The gate for `user`.
+    pub fn new(read: &'a dyn Read, user: &'a UserId) -> Self {
+        Self { read, user, known: RefCell::default() }
+    }
+
+    /// Whether the user may see the event.
+    ///
+    /// # Errors
+    /// As [`may_see_event`].
+    pub fn may_see(&self, event: &Event) -> Result<bool> {
+        if event.status != Status::Accepted {
+            return Ok(false);
+        }
+        // One's own membership is one's own business, also before joining: an invite, a refusal, a ban.
+        if event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(self.user.as_str()) {
+            return Ok(true);
+        }
+        let by_before = self.allows(event, event.state_before)?;
+        if by_before || event.pdu.state_key_of(&TimelineEventType::RoomHistoryVisibility).is_none() {
+            return Ok(by_before);
+        }
+        self.allows(event, event.state_after)
+    }
+
+    /// Whether the rules allow the event where `state` is the room's state at it.
+    fn allows(&self, event: &Event, state: StateNo) -> Result<bool> {
+        let visibility = self.visibility_at(state)?;
+        Ok(match visibility {
+            HistoryVisibility::WorldReadable => true,
+            HistoryVisibility::Shared => {
+                self.joined_later(event)? || self.membership_at(state)? == MembershipState::Join
+            }
+            HistoryVisibility::Invited => {
+                matches!(self.membership_at(state)?, MembershipState::Join | MembershipState::Invite)
+            }
+            _ => self.membership_at(state)? == MembershipState::Join,
+        })
+    }
+
+    /// Whether the user was joined at some time after the event: is now, or was until some later event.
+    fn joined_later(&self, event: &Event) -> Result<bool> {
+        let mut known = self.known.borrow_mut();
+        let row = match known.user_rooms.entry(event.room) {
+            std::collections::hash_map::Entry::Occupied(row) => row.into_mut(),
+            std::collections::hash_map::Entry::Vacant(empty) => {
+                empty.insert(members::user_room(self.read, self.user, event.room)?)
+            }
+        };
+        Ok(row.as_ref().is_some_and(|row| {
+            row.membership == MembershipState::Join || row.left.is_some_and(|left| event.order < left)
+        }))
+    }
+
+    fn keys(&self) -> Result<Keys> {
+        if let Some(keys) = self.known.borrow().keys {
+            return Ok(keys);
+        }
+        let keys = Keys {
+            visibility: state::key_no(self.read, &StateEventType::RoomHistoryVisibility, "")?,
+            member: state::key_no(self.read, &StateEventType::RoomMember, self.user.as_str())?,
+        };
+        self.known.borrow_mut().keys = Some(keys);
+        Ok(keys)
+    }
+
+    fn lookup(&self, state: StateNo, key: Option<StateKeyNo>) -> Result<Option<EventNo>> {
+        key.map_or(Ok(None), |key| deltas::lookup(self.read, state, key))
+    }
+
+    /// The history visibility that is set in a state.
+    fn visibility_at(&self, state: StateNo) -> Result<HistoryVisibility> {
+        if let Some((known, visibility)) = &self.known.borrow().visibility
+            && *known == state
+        {
+            return Ok(visibility.clone());
+        }
+        let visibility = match self.lookup(state, self.keys()?.visibility)? {
+            None => HistoryVisibility::Shared,
+            Some(no) => self.visibility_of(no)?,
+        };
+        self.known.borrow_mut().visibility = Some((state, visibility.clone()));
+        Ok(visibility)
+    }
+
+    fn visibility_of(&self, no: EventNo) -> Result<HistoryVisibility> {
+        if let Some(visibility) = self.known.borrow().visibility_events.get(&no) {
+            return Ok(visibility.clone());
+        }
+        let content: Option<Content> = event::require(self.read, no)?.pdu.content_as();
+        let visibility = content.map_or(HistoryVisibility::Shared, |content| understood(content.history_visibility));
+        self.known.borrow_mut().visibility_events.insert(no, visibility.clone());
+        Ok(visibility)
+    }
+
+    /// The user's membership in a state; `leave` if there is none.
+    ///
+    /// # Errors
+    /// As [`may_see_event`].
+    pub fn membership_at(&self, state: StateNo) -> Result<MembershipState> {
+        if let Some((known, membership)) = &self.known.borrow().membership
+            && *known == state
+        {
+            return Ok(membership.clone());
+        }
+        let membership = match self.lookup(state, self.keys()?.member)? {
+            None => MembershipState::Leave,
+            Some(no) => self.membership_of(no)?,
+        };
+        self.known.borrow_mut().membership = Some((state, membership.clone()));
+        Ok(membership)
+    }
+
+    fn membership_of(&self, no: EventNo) -> Result<MembershipState> {
+        if let Some(membership) = self.known.borrow().membership_events.get(&no) {
+            return Ok(membership.clone());
+        }
+        let content: Option<MemberContent> = event::require(self.read, no)?.pdu.content_as();
+        let membership = content.map_or(MembershipState::Leave, |content| content.membership);
+        self.known.borrow_mut().membership_events.insert(no, membership.clone());
+        Ok(membership)
+    }
+}
