@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     error::Result,
     http::{Info, State, limits::Limits},
-    rooms::Rooms,
+    rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
     store::Store,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
@@ -36,6 +36,8 @@ pub struct Server {
     pub last_seen: LastSeen,
     /// Who is online.
     pub presence: Presence,
+    /// Who is typing.
+    pub typing: Typing,
     /// How much each caller may still do.
     pub limits: Limits,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.

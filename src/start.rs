@@ -24,7 +24,7 @@ use crate::{
         limits::Limits,
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
-    rooms::Rooms,
+    rooms::{Rooms, typing::Typing},
     server::Server,
     store::Store,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
@@ -87,8 +87,17 @@ pub async fn start(config: Config) -> Result<Handle> {
     let router = routes::router()?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(open(config, stopping.clone())?);
-    let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
+    let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping.clone()));
+    tokio::spawn(end_typing(server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })
+}
+
+/// Lets those who type time out, until the server stops.
+async fn end_typing(server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = server.typing.expire(&server.rooms) => {}
+    }
 }
 
 /// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT).
@@ -120,6 +129,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         auth_sessions: AuthSessions::default(),
         last_seen: LastSeen::default(),
         presence: Presence::new(config.allow_presence),
+        typing: Typing::default(),
         config,
         store,
         keys,

@@ -12,7 +12,7 @@ use ruma::{
 };
 use serde::Serialize;
 
-use super::{Event, event, notifications, timeline};
+use super::{Event, Rooms, effects, event, notifications, timeline};
 use crate::{
     clock,
     error::{Error, Result},
@@ -20,7 +20,7 @@ use crate::{
     store::{
         Direction, Read, Tx,
         records::Receipt,
-        trees::{LOCAL_MEMBERS, RECEIPT_CHANGES, RECEIPTS},
+        trees::{RECEIPT_CHANGES, RECEIPTS},
     },
 };
 
@@ -53,7 +53,14 @@ fn thread_key(thread: &ReceiptThread) -> &str {
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM` when the event is not in the thread.
-pub fn set(tx: &mut Tx<'_>, user: &UserId, kind: &ReceiptType, event: &Event, thread: &ReceiptThread) -> Result<bool> {
+pub fn set(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    user: &UserId,
+    kind: &ReceiptType,
+    event: &Event,
+    thread: &ReceiptThread,
+) -> Result<bool> {
     if thread.as_str().is_some_and(|thread| thread.is_empty() || thread.len() > MAX_THREAD) {
         return Err(Error::invalid_param("thread_id must be \"main\" or the ID of an event."));
     }
@@ -66,7 +73,7 @@ pub fn set(tx: &mut Tx<'_>, user: &UserId, kind: &ReceiptType, event: &Event, th
         ts: clock::now_ms(),
         position: Position::default(),
     };
-    if !put(tx, event.room, user, kind, thread_key(thread), receipt)? {
+    if !put(tx, rooms, event.room, user, kind, thread_key(thread), receipt)? {
         return Ok(false);
     }
     let read_in = match thread {
@@ -81,6 +88,7 @@ pub fn set(tx: &mut Tx<'_>, user: &UserId, kind: &ReceiptType, event: &Event, th
 /// Keeps a receipt unless there is one further on, and wakes who may see it.
 fn put(
     tx: &mut Tx<'_>,
+    rooms: &Rooms,
     room: RoomNo,
     user: &UserId,
     kind: &ReceiptType,
@@ -103,13 +111,8 @@ fn put(
         tx.wake(user);
         return Ok(true);
     }
-    let members: Vec<OwnedUserId> = LOCAL_MEMBERS
-        .scan(tx, (room,), Direction::Forward)
-        .map(|row| row.map(|((_, member), ())| member))
-        .collect::<Result<_>>()?;
-    for member in &members {
-        tx.wake(member);
-    }
+    let members = effects::local_members(tx, rooms, room)?;
+    tx.wake_all(members);
     Ok(true)
 }
 

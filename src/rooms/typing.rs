@@ -14,12 +14,11 @@ use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 
-use super::{members, timeline};
+use super::{Rooms, effects, timeline};
 use crate::{
     clock,
     error::Result,
     ids::{Position, RoomNo},
-    store::Store,
 };
 
 /// The longest time that one request lets a user type.
@@ -56,7 +55,7 @@ impl Typing {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn set(&self, store: &Store, room: RoomNo, user: &UserId, timeout: Option<Duration>) -> Result<()> {
+    pub fn set(&self, rooms: &Rooms, room: RoomNo, user: &UserId, timeout: Option<Duration>) -> Result<()> {
         let now = clock::instant();
         let news = match timeout {
             Some(timeout) => self.start(room, user, now, now + timeout.min(MAX_TIMEOUT)),
@@ -65,7 +64,7 @@ impl Typing {
         if timeout.is_some() {
             self.0.started.notify_one();
         }
-        if news { self.announce(store, room) } else { Ok(()) }
+        if news { self.announce(rooms, room) } else { Ok(()) }
     }
 
     /// Puts a user among those who type; tells whether that is new. The position follows in `announce`.
@@ -88,13 +87,12 @@ impl Typing {
     }
 
     /// Gives the room's change a position and wakes its members.
-    fn announce(&self, store: &Store, room: RoomNo) -> Result<()> {
-        store.write(|tx| {
+    fn announce(&self, rooms: &Rooms, room: RoomNo) -> Result<()> {
+        rooms.store.write(|tx| {
             let position = tx.next_position()?;
             timeline::changed(tx, room, position)?;
-            for member in members::local_joined(tx, room)? {
-                tx.wake(&member);
-            }
+            let members = effects::local_members(tx, rooms, room)?;
+            tx.wake_all(members);
             // Before the commit: who sees the position sees the change.
             if let Some(state) = self.0.rooms.lock().get_mut(&room) {
                 state.changed = position;
@@ -113,7 +111,7 @@ impl Typing {
     }
 
     /// Ends what has timed out; runs as long as the server does.
-    pub async fn expire(&self, store: &Store) {
+    pub async fn expire(&self, rooms: &Rooms) {
         loop {
             let next = self.next_timeout();
             let started = self.0.started.notified();
@@ -127,7 +125,7 @@ impl Typing {
                 }
             }
             for room in self.end_timed_out() {
-                if let Err(error) = self.announce(store, room) {
+                if let Err(error) = self.announce(rooms, room) {
                     tracing::error!("that somebody stopped typing could not be noted: {error}");
                 }
             }

@@ -5,12 +5,12 @@
 //! are rows of `KEY_SIGNATURES`, by the key they sign and by who signed. Invariants: every row there was verified when
 //! it came; the self-signing and user-signing keys are signed by the master key that the user has now.
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId, api::error::ErrorKind};
-use serde_json::value::RawValue;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId};
+use serde_json::{Value as JsonValue, json, value::RawValue};
 
 use super::{device_keys, signed_json};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Reason, Result},
     store::{Direction, Read, Tx, trees},
 };
 
@@ -332,10 +332,10 @@ pub fn forget(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
     device_keys::changed(tx, user)
 }
 
-/// The parts of an error that `/keys/signatures/upload` puts under `failures`: `errcode` and `error`.
-pub fn failure(error: &Error) -> (String, String) {
+/// What `/keys/signatures/upload` says under `failures` of a key whose signature was not added.
+pub fn failure(error: &Error) -> JsonValue {
     match error.reason() {
-        crate::error::Reason::Matrix { kind, message, .. } => (kind.errcode().to_string(), message.clone()),
-        _ => (ErrorKind::Unknown.errcode().to_string(), "The server failed to store the signature.".to_owned()),
+        Reason::Matrix { kind, message, .. } => json!({ "errcode": kind.errcode().as_str(), "error": message }),
+        _ => json!({ "errcode": "M_UNKNOWN", "error": "The server failed to store the signature." }),
     }
 }
