@@ -18,10 +18,10 @@ use tokio::{
 
 use crate::{
     api::routes,
-    config::Config,
+    config::{Config, RateLimit, RateLimits},
     error::{Error, Result},
     http::{
-        limits::Limits,
+        limits::{Allowance, Allowances, Limits},
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
     rooms::{Rooms, typing::Typing},
@@ -123,7 +123,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
     let keys = store.signing_keys()?;
     let rooms = Rooms::new(store.clone(), keys.clone());
-    let limits = Limits::new(config.rate_limits.enabled);
+    let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
@@ -165,6 +165,17 @@ fn refuse_foreign_database(path: &Path) -> Result<()> {
          empty folder; nothing was changed.",
         path.display(),
     )))
+}
+
+fn allowances(limits: &RateLimits) -> Allowances {
+    let of = |limit: &RateLimit| Allowance { per_second: limit.per_second, burst: limit.burst };
+    Allowances {
+        login: of(&limits.login),
+        registration: of(&limits.registration),
+        send: of(&limits.send),
+        join: of(&limits.join),
+        other: of(&limits.other),
+    }
 }
 
 fn listen_options(config: &Config) -> ListenOptions {

@@ -110,6 +110,12 @@ impl<S> Route<S> {
         self
     }
 
+    /// Counts requests although the specification does not say that they are rate-limited.
+    pub fn rate_limited(mut self) -> Self {
+        self.info.rate_limited = true;
+        self
+    }
+
     pub(super) async fn call(
         &self,
         state: &S,

@@ -1,8 +1,7 @@
 //! Rate limits of the endpoints that the specification marks as rate-limited.
 //!
 //! Each caller (an address, where the caller has no name) has an allowance per class of endpoints: so many requests at
-//! once, and then so many a second. Logins and registrations are scarce, because each costs a password hash or makes an
-//! account; the rest is generous and stops only loops.
+//! once after a pause, and then so many a second.
 //!
 //! The state is one number per caller and class: the time at which its allowance is full again (the "generic cell rate
 //! algorithm"). Whose allowance is full is the same as unknown, so old entries vanish without harm, and their number is
@@ -27,54 +26,86 @@ use crate::{
 /// How many callers are remembered; 16 bytes and their share of the table each.
 const MAX_ENTRIES: usize = 1 << 16;
 
+/// When a request is given back at a rate of zero.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Proving who one is: logins, password changes and resets, refreshing tokens.
+    /// Proving who one is, which costs a password hash.
     Login,
-    /// Making accounts.
+    /// Making accounts, and trying registration tokens.
     Registration,
-    /// What reaches other people: messages, invites, joins, reports, uploads.
-    Sending,
+    /// Events for rooms.
+    Send,
+    /// Joining, knocking and inviting, which can cost much state.
+    Join,
     /// Everything else.
     Other,
 }
 
-/// A number of requests at once, and the time in which one of them is given back.
-struct Allowance {
-    burst: u32,
-    interval: Duration,
+/// How much a caller may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    /// How many requests are allowed each second for ever.
+    pub per_second: f64,
+    /// How many are allowed at once after a pause.
+    pub burst: u32,
+}
+
+/// The allowance of each class.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "the fields are the classes")]
+pub struct Allowances {
+    pub login: Allowance,
+    pub registration: Allowance,
+    pub send: Allowance,
+    pub join: Allowance,
+    pub other: Allowance,
 }
 
 impl Class {
     /// The class of a route.
     pub fn of(route: &Info) -> Self {
-        let rest = ["/_matrix/client/v3/", "/_matrix/client/v1/", "/_synapse/admin/v1/"]
-            .iter()
-            .find_map(|api| route.path.strip_prefix(api))
-            .unwrap_or(route.path);
-        match rest.split('/').next().unwrap_or_default() {
+        // "", "_matrix", "client", "v3", and then what the operation is about.
+        let mut segments = route.path.split('/').skip(4);
+        let subject = match segments.next().unwrap_or_default() {
+            "rooms" => segments.nth(1).unwrap_or_default(),
+            subject => subject,
+        };
+        match subject {
+            "register" if route.method == Method::POST || route.path.ends_with("/validity") => Class::Registration,
             _ if route.method == Method::GET => Class::Other,
-            "login" | "refresh" | "account" => Class::Login,
-            "register" => Class::Registration,
-            _ => Class::Sending,
+            "login" | "account" => Class::Login,
+            "send" | "state" | "redact" => Class::Send,
+            "join" | "knock" | "invite" => Class::Join,
+            _ => Class::Other,
         }
     }
+}
 
-    fn allowance(self) -> Allowance {
-        let (burst, per_minute) = match self {
-            Class::Login => (10, 20),
-            Class::Registration => (10, 10),
-            Class::Sending => (100, 600),
-            Class::Other => (300, 3000),
-        };
-        Allowance { burst, interval: Duration::from_secs(60) / per_minute }
+impl Allowances {
+    fn of(&self, class: Class) -> Allowance {
+        match class {
+            Class::Login => self.login,
+            Class::Registration => self.registration,
+            Class::Send => self.send,
+            Class::Join => self.join,
+            Class::Other => self.other,
+        }
+    }
+}
+
+impl Allowance {
+    /// The time in which one request is given back.
+    fn interval(&self) -> Duration {
+        Duration::try_from_secs_f64(1.0 / self.per_second).unwrap_or(NEVER).min(NEVER)
     }
 }
 
 /// The allowances of all callers.
 pub struct Limits {
-    enabled: bool,
+    allowances: Option<Allowances>,
     started: Instant,
     hasher: RandomState,
     /// Hash of class and caller -> when the allowance is full again. The hash is keyed at random, so nobody can choose
@@ -83,9 +114,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Full allowances for everyone; with `enabled` false, without end.
-    pub fn new(enabled: bool) -> Self {
-        Self { enabled, started: clock::instant(), hasher: RandomState::new(), full_at: Mutex::default() }
+    /// Full allowances for everyone; `None` is without end.
+    pub fn new(allowances: Option<Allowances>) -> Self {
+        Self { allowances, started: clock::instant(), hasher: RandomState::new(), full_at: Mutex::default() }
     }
 
     /// Counts a request to `route` by the caller of that name, or from `address` if there is no name.
@@ -122,17 +153,16 @@ impl Limits {
     }
 
     fn take_at(&self, now: Duration, class: Class, key: u64) -> Result<()> {
-        if !self.enabled {
-            return Ok(());
-        }
-        let Allowance { burst, interval } = class.allowance();
+        let Some(allowances) = &self.allowances else { return Ok(()) };
+        let allowance = allowances.of(class);
+        let interval = allowance.interval();
         let mut full_at = self.full_at.lock();
         if full_at.len() >= MAX_ENTRIES && !full_at.contains_key(&key) {
             make_room(&mut full_at, now);
         }
         let full = full_at.entry(key).or_insert(now);
         let next = (*full).max(now) + interval;
-        let wait = next.saturating_sub(now + interval * burst);
+        let wait = next.saturating_sub(now + interval.saturating_mul(allowance.burst));
         if wait.is_zero() {
             *full = next;
             Ok(())
@@ -164,9 +194,15 @@ mod tests {
         Info { operation: "", method, path, rate_limited: true }
     }
 
+    fn limits() -> Limits {
+        let login = Allowance { per_second: 1.0 / 3.0, burst: 10 };
+        let never = Allowance { per_second: 0.0, burst: 1 };
+        Limits::new(Some(Allowances { login, registration: never, send: never, join: never, other: never }))
+    }
+
     #[test]
     fn burst_then_rate_then_recovery() {
-        let limits = Limits::new(true);
+        let limits = limits();
         let mut now = Duration::from_secs(5);
         for _ in 0..10 {
             limits.take_at(now, Class::Login, 1).unwrap();
@@ -185,8 +221,15 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_of_zero_allows_the_burst_only() {
+        let limits = limits();
+        limits.take_at(Duration::from_secs(1), Class::Send, 1).unwrap();
+        limits.take_at(Duration::from_secs(1000), Class::Send, 1).unwrap_err();
+    }
+
+    #[test]
     fn disabled_counts_nothing() {
-        let limits = Limits::new(false);
+        let limits = Limits::new(None);
         for _ in 0..1000 {
             limits.take(Class::Registration, "@a:b").unwrap();
         }
@@ -195,7 +238,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_refused_stay_refused() {
-        let limits = Limits::new(true);
+        let limits = limits();
         let now = Duration::from_secs(1);
         for _ in 0..10 {
             limits.take_at(now, Class::Login, u64::MAX).unwrap();
@@ -209,7 +252,7 @@ mod tests {
 
     #[test]
     fn one_ipv6_network_is_one_caller() {
-        let limits = Limits::new(true);
+        let limits = limits();
         for host in 0..10 {
             limits.take_from(Class::Login, format!("2001:db8::{host:x}").parse().unwrap()).unwrap();
         }
@@ -226,9 +269,14 @@ mod tests {
             (Method::GET, "/_matrix/client/v3/account/whoami", Class::Other),
             (Method::POST, "/_matrix/client/v3/register", Class::Registration),
             (Method::GET, "/_matrix/client/v3/register/available", Class::Other),
+            (Method::GET, "/_matrix/client/v1/register/m.login.registration_token/validity", Class::Registration),
             (Method::POST, "/_synapse/admin/v1/register", Class::Registration),
-            (Method::POST, "/_matrix/client/v3/rooms/{room_id}/join", Class::Sending),
+            (Method::POST, "/_matrix/client/v3/rooms/{room_id}/join", Class::Join),
+            (Method::POST, "/_matrix/client/v3/join/{room_id_or_alias}", Class::Join),
+            (Method::PUT, "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}", Class::Send),
+            (Method::PUT, "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}", Class::Other),
             (Method::GET, "/_matrix/client/v3/voip/turnServer", Class::Other),
+            (Method::GET, "/_matrix/client/versions", Class::Other),
         ] {
             assert_eq!(Class::of(&info(method, path)), class, "{path}");
         }
