@@ -48,6 +48,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod ids;
+pub mod media;
 pub mod push;
 pub mod rooms;
 pub mod server;

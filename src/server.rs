@@ -6,12 +6,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use ruma::ServerName;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     config::Config,
     error::Result,
     http::{Info, State, limits::Limits},
+    media::files::Files,
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
     store::Store,
@@ -38,6 +39,10 @@ pub struct Server {
     pub presence: Presence,
     /// Who is typing.
     pub typing: Typing,
+    /// The files that users sent.
+    pub media: Files,
+    /// Lets one image be scaled at a time: it may take a few hundred megabytes.
+    pub image_work: Semaphore,
     /// How much each caller may still do.
     pub limits: Limits,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinHandle,
 };
 
@@ -24,6 +24,7 @@ use crate::{
         limits::{Allowance, Allowances, Limits},
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
+    media::files::Files,
     rooms::{Rooms, typing::Typing},
     server::Server,
     store::Store,
@@ -130,6 +131,8 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         last_seen: LastSeen::default(),
         presence: Presence::new(config.allow_presence),
         typing: Typing::default(),
+        media: Files::open(media_folder(&config))?,
+        image_work: Semaphore::new(1),
         config,
         store,
         keys,
@@ -153,6 +156,11 @@ pub fn open_store(config: &Config) -> Result<Store> {
 /// Where the RocksDB database lies in `database_path`; media lie beside it.
 pub fn database_folder(database_path: &Path) -> PathBuf {
     database_path.join("rocksdb")
+}
+
+/// Where media lie.
+pub fn media_folder(config: &Config) -> PathBuf {
+    config.media.path.clone().unwrap_or_else(|| config.database_path.join("media"))
 }
 
 /// Conduit and its kin keep their files directly in `database_path`; nothing of theirs is touched.

@@ -8,4 +8,5 @@ mod architecture;
 mod common;
 mod config;
 mod http;
+mod media;
 mod store;

@@ -4,6 +4,7 @@
 //! it stands in for ([`stands_in_for`](crate::stands_in_for)), and often answers with [`Json`]
 //! ([`answers_json`](crate::answers_json)).
 
+use http::{HeaderValue, Request, Response};
 use ruma::{
     api::{
         OutgoingBody, OutgoingResponse,
@@ -11,7 +12,6 @@ use ruma::{
     },
     exports::{bytes::BufMut, serde_html_form},
 };
-use http::{HeaderValue, Request, Response};
 use serde::{
     Serialize,
     de::{DeserializeOwned, value::SeqDeserializer},

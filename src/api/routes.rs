@@ -5,7 +5,7 @@
 use crate::{
     api::client::*,
     error::{Error, Result},
-    http::{Route, Router, on},
+    http::{Route, Router, on, stream},
     server::Server,
 };
 
@@ -77,8 +77,7 @@ pub fn routes() -> Vec<Route<Server>> {
         on(list_public_rooms::get_public_rooms),
         on(list_public_rooms::query_public_rooms),
         on(space_hierarchy::get_space_hierarchy),
-        on(room_summary::get_room_summary)
-            .also("/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"),
+        on(room_summary::get_room_summary).also("/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"),
         // End-to-end encryption
         on(keys::upload_keys),
         on(keys::query_keys),
@@ -114,6 +113,18 @@ pub fn routes() -> Vec<Route<Server>> {
         on(receipts::post_receipt),
         on(read_markers::set_read_marker),
         on(typing::set_typing),
+        // Media
+        stream(content_repo::upload_content),
+        on(content_repo::create_content),
+        stream(content_repo::upload_content_to_mxc),
+        on(content_repo::get_config),
+        on(content_repo::get_content),
+        on(content_repo::get_content_override_name),
+        on(content_repo::get_content_thumbnail),
+        on(authed_content_repo::get_config_authed),
+        stream(authed_content_repo::get_content_authed),
+        stream(authed_content_repo::get_content_override_name_authed),
+        stream(authed_content_repo::get_content_thumbnail_authed),
     ]
 }
 

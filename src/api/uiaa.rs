@@ -75,7 +75,8 @@ pub async fn run(
     let Some(auth) = auth else { return Err(proof.challenge(None)?) };
     if let Some(stage) = auth.auth_type() {
         if !flows.iter().any(|flow| flow.contains(&stage)) {
-            let error = Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Unrecognized, "This stage is in none of the flows.");
+            let error =
+                Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Unrecognized, "This stage is in none of the flows.");
             return Err(proof.challenge(Some(&error))?);
         }
         match proof.show(auth, user).await {
@@ -204,7 +205,11 @@ pub async fn check_password(
     let right = server.passwords.verify(password.to_owned(), hash).await?;
     match (user, account) {
         (Some(user), Some(account)) if right && !account.deactivated => {
-            if account.locked { Err(crate::users::tokens::locked()) } else { Ok(user) }
+            if account.locked {
+                Err(crate::users::tokens::locked())
+            } else {
+                Ok(user)
+            }
         }
         _ => Err(refused("The user name or the password is wrong.")),
     }

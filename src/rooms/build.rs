@@ -7,8 +7,8 @@
 use std::{cell::RefCell, sync::Arc};
 
 use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId,
-    RoomId, RoomVersionId, UserId,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId,
+    RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
     state_res,
@@ -88,7 +88,8 @@ impl Draft {
     /// # Errors
     /// When the reason cannot be written as JSON, which does not happen.
     pub fn redaction(target: OwnedEventId, reason: Option<&str>) -> Result<Self> {
-        let content: Map<String, Value> = reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect();
+        let content: Map<String, Value> =
+            reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect();
         let draft = Self::message(TimelineEventType::RoomRedaction, to_raw_value(&content)?);
         Ok(Self { redacts: Some(target), ..draft })
     }
@@ -396,8 +397,8 @@ fn sign_create(
 
 fn new_room_id(rooms: &Rooms, tx: &Tx<'_>) -> Result<OwnedRoomId> {
     loop {
-        let id = RoomId::parse(format!("!{}:{}", clock::random_string(18)?, rooms.server_name))
-            .map_err(Error::internal)?;
+        let id =
+            RoomId::parse(format!("!{}:{}", clock::random_string(18)?, rooms.server_name)).map_err(Error::internal)?;
         if !trees::ROOM_NOS.contains(tx, &*id)? {
             return Ok(id);
         }

@@ -10,9 +10,7 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::OwnedUserId;
 
 use super::event::Event;
-use crate::{
-    ids::{EventNo, RoomNo},
-};
+use crate::ids::{EventNo, RoomNo};
 
 /// Bytes of events kept: those that senders' checks need again and again.
 const EVENT_BYTES: u64 = 4 * 1024 * 1024;

@@ -62,9 +62,8 @@ pub fn redacted_content(map: &Map<String, Value>, kind: &str, rules: &RedactionR
     if !keeps {
         return CanonicalJsonObject::new();
     }
-    let canonical = |(key, value): (&String, &Value)| {
-        Some((key.clone(), CanonicalJsonValue::try_from(value.clone()).ok()?))
-    };
+    let canonical =
+        |(key, value): (&String, &Value)| Some((key.clone(), CanonicalJsonValue::try_from(value.clone()).ok()?));
     let mut content: CanonicalJsonObject = map.iter().filter_map(canonical).collect();
     redact_content_in_place(&mut content, rules, kind);
     content
@@ -97,7 +96,8 @@ pub fn redacted(mut event: Map<String, Value>, rules: &RedactionRules) -> Result
 /// # Errors
 /// 400 `M_BAD_JSON` when `json` is no object.
 pub fn reference_text(json: &str, rules: &RedactionRules) -> Result<String> {
-    let event = serde_json::from_str(json).map_err(|error| Error::bad_json(format!("An event is no object: {error}.")))?;
+    let event =
+        serde_json::from_str(json).map_err(|error| Error::bad_json(format!("An event is no object: {error}.")))?;
     let mut event = redacted(event, rules)?;
     event.remove("signatures");
     Ok(serde_json::to_string(&event)?)

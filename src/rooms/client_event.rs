@@ -278,9 +278,7 @@ impl<'a> View<'a> {
         };
         let previous = self.previous(event)?;
         let (prev_content, prev_sender, replaces_state) = match previous {
-            Some(previous) => {
-                (Some(previous.pdu.content), Some(previous.pdu.sender), Some(previous.pdu.event_id))
-            }
+            Some(previous) => (Some(previous.pdu.content), Some(previous.pdu.sender), Some(previous.pdu.event_id)),
             None => (None, None, None),
         };
         Ok(Unsigned {

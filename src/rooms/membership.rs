@@ -11,12 +11,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    Rooms,
-    build::Draft,
-    event::Event,
-    join_rules, members,
-};
+use super::{Rooms, build::Draft, event::Event, join_rules, members};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
@@ -103,7 +98,13 @@ fn authoriser(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId) -> Result
 /// # Errors
 /// 403 `M_FORBIDDEN` when `user` may not, or `target` is in the room or banned; 403 `M_INVITE_BLOCKED` when `target` wants
 /// no invitations; 404 `M_NOT_FOUND` when the server does not know the room.
-pub async fn invite(rooms: &Rooms, room: &RoomId, user: &UserId, target: &UserId, reason: Option<String>) -> Result<()> {
+pub async fn invite(
+    rooms: &Rooms,
+    room: &RoomId,
+    user: &UserId,
+    target: &UserId,
+    reason: Option<String>,
+) -> Result<()> {
     let guard = rooms.lock(room).await;
     let draft = {
         let snapshot = rooms.store.read();

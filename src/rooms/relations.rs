@@ -69,11 +69,7 @@ pub fn aggregates(read: &dyn Read, event: &Event) -> Result<Option<Aggregates>> 
 
 /// The threads of a room, the one with the newest event first: the place of that event and the root.
 /// `before` is exclusive.
-pub fn threads(
-    read: &dyn Read,
-    room: RoomNo,
-    before: i64,
-) -> impl Iterator<Item = Result<(i64, EventNo)>> + '_ {
+pub fn threads(read: &dyn Read, room: RoomNo, before: i64) -> impl Iterator<Item = Result<(i64, EventNo)>> + '_ {
     trees::THREAD_ORDER
         .range(read, (room, i64::MIN), (room, before), Direction::Backward)
         .map(|row| row.map(|((_, order, root), ())| (order, root)))
@@ -209,4 +205,3 @@ fn thread_with(tx: &mut Tx<'_>, root: EventNo, thread: Option<Thread>, child: &E
     trees::THREAD_ORDER.put(tx, (child.room, newest.latest_order, root), &());
     newest
 }
-

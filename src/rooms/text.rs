@@ -3,9 +3,7 @@
 //! The content hash is made over everything but `hashes` and `signatures`; the signature and the reference hash over
 //! what a redaction would leave (both without `signatures`, so it is the same text); what is stored and sent has all.
 
-use ruma::{
-    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, room_version_rules::RedactionRules,
-};
+use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, room_version_rules::RedactionRules};
 use serde::Serialize;
 use serde_json::{Map, Value};
 

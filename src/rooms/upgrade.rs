@@ -12,7 +12,11 @@ use ruma::{
 use serde_json::{Value, json, value::to_raw_value};
 
 use super::{
-    Room, Rooms, aliases, build::{self, Draft}, create::Author, directory, event, membership::{self, Content}, members,
+    Room, Rooms, aliases,
+    build::{self, Draft},
+    create::Author,
+    directory, event, members,
+    membership::{self, Content},
     power_levels, spaces, state, timeline,
 };
 use crate::{
@@ -47,7 +51,13 @@ pub struct Upgrade {
 ///
 /// # Errors
 /// 403 `M_FORBIDDEN` when the user may not send a tombstone into the room.
-pub fn upgrade(tx: &mut Tx<'_>, rooms: &Rooms, no: RoomNo, room: &Room, upgrade: &Upgrade) -> Result<(RoomNo, OwnedRoomId)> {
+pub fn upgrade(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    no: RoomNo,
+    room: &Room,
+    upgrade: &Upgrade,
+) -> Result<(RoomNo, OwnedRoomId)> {
     let user = &upgrade.user;
     let powers = power_levels::of_room(tx, no, room)?;
     if !members::is_joined(tx, no, user)? || !powers.user_can_send_state(user, StateEventType::RoomTombstone) {
@@ -140,8 +150,10 @@ impl Upgrade {
     /// What the create event says beyond creator and version: the type and reach of the old room, and where it is.
     fn create_content(&self, read: &dyn Read, no: RoomNo, room: &Room) -> Result<Content> {
         let old: Content = event::require(read, room.create)?.pdu.content_as().unwrap_or_default();
-        let mut content: Content =
-            ["type", "m.federate"].into_iter().filter_map(|key| Some((key.to_owned(), old.get(key)?.clone()))).collect();
+        let mut content: Content = ["type", "m.federate"]
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), old.get(key)?.clone())))
+            .collect();
         let mut predecessor = json!({ "room_id": room.id });
         if !self.privileges_creators()
             && let Some(last) = timeline::before(read, no, i64::MAX).next()

@@ -4,7 +4,7 @@
 //! handle (`ACCOUNTS`), and its entry in [`ALL`], from which come `docs/schema.md`, the golden-bytes test and the check
 //! that every row decodes.
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde_json::value::RawValue;
 
 use super::{
@@ -198,4 +198,11 @@ trees! {
     ROSTER_STAMPS = Lookup 88: RoomNo => u64;
     /// Who joined and left which room when.
     MEMBERSHIP_CHANGES = Scan 92: Position => MembershipChange;
+
+    /// Files by the server name and media ID of their URI.
+    MEDIA = Lookup 130: (OwnedServerName, String) => MediaFile;
+    /// Thumbnails by the hash of the original and the name of their size; none where none can be made.
+    THUMBNAILS = Lookup 131: (String, String) => Thumbnail;
+    /// When the URIs that wait for their upload expire, by user and media ID.
+    MEDIA_PENDING = Queue 130: (OwnedUserId, String) => u64;
 }

@@ -63,13 +63,7 @@ impl Presence {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn set(
-        &self,
-        store: &Store,
-        user: &UserId,
-        state: PresenceState,
-        status_msg: Option<String>,
-    ) -> Result<()> {
+    pub fn set(&self, store: &Store, user: &UserId, state: PresenceState, status_msg: Option<String>) -> Result<()> {
         self.change(store, user, |entry| {
             if state == PresenceState::Online {
                 entry.last_active = clock::now_ms();
@@ -140,12 +134,7 @@ impl Presence {
     }
 
     /// Applies `change` to the user's entry; if it says that others can see it, stamps it and wakes them.
-    fn change(
-        &self,
-        store: &Store,
-        user: &UserId,
-        change: impl FnOnce(&mut Entry) -> bool,
-    ) -> Result<()> {
+    fn change(&self, store: &Store, user: &UserId, change: impl FnOnce(&mut Entry) -> bool) -> Result<()> {
         if !self.enabled {
             return Ok(());
         }

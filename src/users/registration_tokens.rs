@@ -9,7 +9,11 @@ use crate::{
     clock,
     config::{Config, Registration},
     error::{Error, Result},
-    store::{Direction, Read, Store, Tx, records::RegistrationToken, trees::{ACCOUNTS, REGISTRATION_TOKENS}},
+    store::{
+        Direction, Read, Store, Tx,
+        records::RegistrationToken,
+        trees::{ACCOUNTS, REGISTRATION_TOKENS},
+    },
 };
 
 /// The length of tokens that we make; long enough that nobody guesses one, short enough to be typed.

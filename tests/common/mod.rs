@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conduit::{config::Config, start};
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use serde_json::{Value, json};
@@ -139,6 +139,11 @@ impl Client {
         }
     }
 
+    /// The same device at another server over the same database.
+    pub fn at(&self, server: &TestServer) -> Self {
+        Self { base: server.anyone().base, ..self.clone() }
+    }
+
     pub async fn get(&self, path: &str) -> (StatusCode, Value) {
         self.json(Method::GET, path, None).await
     }
@@ -171,17 +176,34 @@ impl Client {
 
     /// A request with any body; gives status and body as they come.
     pub async fn raw(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>) -> (StatusCode, Bytes) {
+        let content_type = if body.is_empty() { &[][..] } else { &[("content-type", content_type)] };
+        let (status, _, body) = self.exchange(method, path, content_type, body).await;
+        (status, body)
+    }
+
+    /// A request without a body but with headers; gives status, headers and body as they come.
+    pub async fn full(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Bytes) {
+        self.exchange(method, path, headers, Vec::new()).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> (StatusCode, HeaderMap, Bytes) {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, content_type);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         if !self.token.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(60), self.http.request(request)).await.unwrap().unwrap();
-        let status = answer.status();
-        (status, answer.into_body().collect().await.unwrap().to_bytes())
+        let (parts, body) = answer.into_parts();
+        (parts.status, parts.headers, body.collect().await.unwrap().to_bytes())
     }
 
     /// Creates a room; gives its ID.

@@ -3,7 +3,9 @@
 use http::StatusCode;
 use ruma::{
     api::{
-        client::config::{get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data},
+        client::config::{
+            get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
+        },
         error::ErrorKind,
     },
     serde::Raw,

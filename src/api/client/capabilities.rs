@@ -21,11 +21,8 @@ answers_json! {
 pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesRequest) -> Result<Json<JsonValue>> {
     let has_password = accounts::require(&server.store.read(), &user.id)?.password_hash.is_some();
     let room_versions: Map<_, _> = (1..=12).map(|version| (version.to_string(), json!("stable"))).collect();
-    let profile_fields = if user.guest {
-        json!({ "enabled": true, "allowed": ["displayname"] })
-    } else {
-        json!({ "enabled": true })
-    };
+    let profile_fields =
+        if user.guest { json!({ "enabled": true, "allowed": ["displayname"] }) } else { json!({ "enabled": true }) };
     Ok(Json(json!({
         "capabilities": {
             "m.change_password": { "enabled": has_password },

@@ -39,7 +39,9 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
     }
     let preset = match req.preset {
         Some(preset @ (RoomPreset::PrivateChat | RoomPreset::PublicChat | RoomPreset::TrustedPrivateChat)) => preset,
-        Some(_) => return Err(Error::invalid_param("preset must be private_chat, trusted_private_chat or public_chat.")),
+        Some(_) => {
+            return Err(Error::invalid_param("preset must be private_chat, trusted_private_chat or public_chat."));
+        }
         None if req.visibility == Visibility::Public => RoomPreset::PublicChat,
         None => RoomPreset::PrivateChat,
     };

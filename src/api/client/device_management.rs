@@ -2,8 +2,10 @@
 
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, UInt,
-    api::client::device::{self, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
-                          get_devices as get_all, update_device as update},
+    api::client::device::{
+        self, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
+        get_devices as get_all, update_device as update,
+    },
 };
 
 use crate::{

@@ -17,13 +17,7 @@ use crate::{
     api::auth::{Anyone, User},
     error::{Error, Result},
     ids::RoomNo,
-    rooms::{
-        self, Room, aliases,
-        build::Draft,
-        members,
-        membership::Content,
-        power_levels, state, summary, upgrade,
-    },
+    rooms::{self, Room, aliases, build::Draft, members, membership::Content, power_levels, state, summary, upgrade},
     server::Server,
     store::Read,
     users::accounts,
@@ -80,7 +74,10 @@ pub async fn delete_room_alias(
     let guard = server.rooms.lock(&room.id).await;
     server.store.write(|tx| {
         let found = aliases::require(tx, alias)?;
-        if found.creator != user.id && !accounts::require(tx, &user.id)?.admin && !may_curate(tx, &user, found.room, &room)? {
+        if found.creator != user.id
+            && !accounts::require(tx, &user.id)?.admin
+            && !may_curate(tx, &user, found.room, &room)?
+        {
             return Err(Error::forbidden("Only who made an alias or has power in its room may delete it."));
         }
         aliases::remove(tx, alias)

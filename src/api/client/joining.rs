@@ -39,11 +39,7 @@ stands_in_for!(ByIdOrAliasRequest, join_room_by_id_or_alias::v3::Request);
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin))
-pub async fn join_room_by_id(
-    server: &Server,
-    user: User,
-    req: ByIdRequest,
-) -> Result<join_room_by_id::v3::Response> {
+pub async fn join_room_by_id(server: &Server, user: User, req: ByIdRequest) -> Result<join_room_by_id::v3::Response> {
     join(server, &user, &req.room_id, req.content).await?;
     Ok(join_room_by_id::v3::Response::new(req.room_id))
 }
@@ -80,10 +76,7 @@ pub fn resolve(server: &Server, read: &dyn Read, room: &RoomOrAliasId) -> Result
 }
 
 /// The path of a request with one variable, and its body as it stands.
-fn parse<T: DeserializeOwned>(
-    body: &[u8],
-    path_args: &[&str],
-) -> Result<(T, Content), DeserializationError> {
+fn parse<T: DeserializeOwned>(body: &[u8], path_args: &[&str]) -> Result<(T, Content), DeserializationError> {
     let (room,) = own::path(path_args)?;
     let mut content: Content = serde_json::from_slice(body)?;
     // Proof of an invitation through an identity server, which this server uses none of.

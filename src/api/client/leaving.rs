@@ -17,11 +17,7 @@ use crate::{
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidleave))
-pub async fn leave_room(
-    server: &Server,
-    user: User,
-    req: leave_room::v3::Request,
-) -> Result<leave_room::v3::Response> {
+pub async fn leave_room(server: &Server, user: User, req: leave_room::v3::Request) -> Result<leave_room::v3::Response> {
     membership::leave(&server.rooms, &req.room_id, &user.id, req.reason).await?;
     Ok(leave_room::v3::Response::new())
 }

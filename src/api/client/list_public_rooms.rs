@@ -100,8 +100,7 @@ pub async fn get_room_visibility_on_directory(
 ) -> Result<get_room_visibility::v3::Response> {
     let snapshot = server.store.read();
     let (no, _) = rooms::require(&snapshot, &req.room_id)?;
-    let visibility =
-        if directory::is_published(&snapshot, no)? { Visibility::Public } else { Visibility::Private };
+    let visibility = if directory::is_published(&snapshot, no)? { Visibility::Public } else { Visibility::Private };
     Ok(get_room_visibility::v3::Response::new(visibility))
 }
 

@@ -123,9 +123,12 @@ fn response(server: &Server, user: OwnedUserId, device: OwnedDeviceId, issued: I
     response.refresh_token = issued.refresh;
     response.expires_in = issued.expires_in;
     // Clients go on at this address: only where the administrator says which it is.
-    response.well_known = server.config.well_known.client.as_ref().map(|_| {
-        DiscoveryInfo::new(HomeserverInfo::new(server.config.well_known_client()))
-    });
+    response.well_known = server
+        .config
+        .well_known
+        .client
+        .as_ref()
+        .map(|_| DiscoveryInfo::new(HomeserverInfo::new(server.config.well_known_client())));
     response
 }
 
@@ -140,7 +143,8 @@ async fn by_password(server: &Server, req: LoginRequest) -> Result<OwnedUserId> 
     let password = req.password.ok_or_else(|| Error::missing_param("password is missing."))?;
     if let UserIdentifier::Matrix(id) = &identifier
         && let Some(secret) = &server.config.emergency_password
-        && [accounts::EMERGENCY_USER, &format!("@{}:{}", accounts::EMERGENCY_USER, server.name())].contains(&id.user.as_str())
+        && [accounts::EMERGENCY_USER, &format!("@{}:{}", accounts::EMERGENCY_USER, server.name())]
+            .contains(&id.user.as_str())
     {
         return by_emergency_password(server, secret, &password);
     }

@@ -1,6 +1,9 @@
 //! Tokens with which users prove to other services who they are.
 
-use ruma::{api::client::account::request_openid_token::v3::{Request, Response}, authentication::TokenType};
+use ruma::{
+    api::client::account::request_openid_token::v3::{Request, Response},
+    authentication::TokenType,
+};
 
 use crate::{api::auth::User, error::Result, server::Server, store::trees::OPENID_TOKENS, users::login_tokens};
 

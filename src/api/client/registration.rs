@@ -3,6 +3,7 @@
 //! Who may is the administrator's choice: nobody (the default), who has a token, or everybody. While there is no account
 //! yet, the token of the first start makes one, an administrator.
 
+use http::StatusCode;
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::{
@@ -13,7 +14,6 @@ use ruma::{
         error::ErrorKind,
     },
 };
-use http::StatusCode;
 use serde::Serialize;
 
 use super::login::lifetimes;
@@ -141,7 +141,14 @@ fn flows(server: &Server) -> Result<Vec<Flow>> {
 }
 
 /// Makes the account and uses up the token that it is made with.
-fn make(tx: &mut Tx<'_>, server: &Server, user: &OwnedUserId, account: Account, passed: &Passed, upgrade: bool) -> Result<()> {
+fn make(
+    tx: &mut Tx<'_>,
+    server: &Server,
+    user: &OwnedUserId,
+    account: Account,
+    passed: &Passed,
+    upgrade: bool,
+) -> Result<()> {
     let admin = match &passed.registration_token {
         Some(token) => registration_tokens::redeem(tx, &server.config, token)?,
         None => false,

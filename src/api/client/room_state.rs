@@ -102,9 +102,8 @@ impl Change<'_> {
 
     /// Where creators stand above all levels, they must not be listed: 400 rather than the rules' 403.
     fn check_power_levels(&self, read: &dyn Read) -> Result<()> {
-        let privileges = |rules: ruma::room_version_rules::RoomVersionRules| {
-            rules.authorization.explicitly_privilege_room_creators
-        };
+        let privileges =
+            |rules: ruma::room_version_rules::RoomVersionRules| rules.authorization.explicitly_privilege_room_creators;
         let Some(Value::Object(users)) = self.content.get("users") else { return Ok(()) };
         if !self.room.version.rules().is_some_and(privileges) {
             return Ok(());

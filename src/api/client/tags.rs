@@ -75,12 +75,7 @@ pub async fn delete_room_tag(
     Ok(delete_tag::v3::Response::new())
 }
 
-fn change(
-    server: &Server,
-    user: &User,
-    room: OwnedRoomId,
-    change: impl FnOnce(&mut Tags) -> Result<()>,
-) -> Result<()> {
+fn change(server: &Server, user: &User, room: OwnedRoomId, change: impl FnOnce(&mut Tags) -> Result<()>) -> Result<()> {
     server.store.write(|tx: &mut Tx<'_>| {
         let (room, _) = rooms::require(tx, &room)?;
         let mut content = tags(tx, user, room)?;

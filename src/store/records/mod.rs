@@ -6,9 +6,10 @@
 mod accounts;
 mod directory;
 mod keys;
+mod media;
 mod push;
 mod rooms;
 mod signing_keys;
 mod transactions;
 
-pub use self::{accounts::*, directory::*, keys::*, push::*, rooms::*, signing_keys::*, transactions::*};
+pub use self::{accounts::*, directory::*, keys::*, media::*, push::*, rooms::*, signing_keys::*, transactions::*};

@@ -1,0 +1,108 @@
+//! Files that users send: bytes on the disk, what is known of them in the store.
+//!
+//! Bytes lie in files named by their SHA-256 (`files.rs`), so equal uploads are kept once, and a file is complete or not
+//! there at all: it is written under another name, synced, then renamed, and only then named in the database. Rows of
+//! the database may name no bytes (a URI that waits for its upload), bytes never go unnamed except after a crash between
+//! rename and commit.
+//!
+//! Thumbnails (`thumbnails.rs`) are made when first asked for, in a few fixed sizes, and kept the same way.
+//!
+//! Deliberately absent: media of other servers (federation fetches them), and previews of web pages.
+
+pub mod disposition;
+pub mod files;
+pub mod thumbnails;
+
+use ruma::{ServerName, UserId};
+
+pub use crate::store::records::{MediaContent, MediaFile};
+use crate::{
+    clock,
+    error::{Error, Result},
+    store::{Direction, Read, Tx, trees},
+};
+
+/// How long a URI made ahead of its upload waits for it: the 24 hours that the specification recommends.
+pub const UPLOAD_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How many URIs without content a user may have at once.
+pub const MAX_PENDING: usize = 50;
+
+/// Length of a media ID: 24 characters of 5.95 bits cannot be guessed.
+const ID_LENGTH: usize = 24;
+
+/// Names content by a new URI of this server; gives the media ID.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: &UserId, content: MediaContent) -> Result<String> {
+    let id = clock::random_string(ID_LENGTH)?;
+    let file =
+        MediaFile { user: user.to_owned(), created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
+    trees::MEDIA.put(tx, (server, &id), &file);
+    Ok(id)
+}
+
+/// A new URI that waits for its upload; gives the media ID and when it expires.
+///
+/// # Errors
+/// `M_LIMIT_EXCEEDED` when the user has [`MAX_PENDING`] such URIs.
+pub fn reserve(tx: &mut Tx<'_>, server: &ServerName, user: &UserId) -> Result<(String, u64)> {
+    let now = clock::now_ms();
+    let mut pending = 0;
+    let rows: Vec<_> = trees::MEDIA_PENDING.scan(tx, (user,), Direction::Forward).collect::<Result<_>>()?;
+    for ((user, id), expires_ts) in rows {
+        if expires_ts < now {
+            trees::MEDIA_PENDING.delete(tx, (&user, &id));
+            trees::MEDIA.delete(tx, (server, &id));
+        } else {
+            pending += 1;
+        }
+    }
+    if pending >= MAX_PENDING {
+        return Err(Error::limit_exceeded(std::time::Duration::from_secs(60)));
+    }
+    let id = clock::random_string(ID_LENGTH)?;
+    let expires_ts = now + UPLOAD_WINDOW_MS;
+    let file = MediaFile { user: user.to_owned(), created_ts: now, content: None, expires_ts: Some(expires_ts) };
+    trees::MEDIA.put(tx, (server, &id), &file);
+    trees::MEDIA_PENDING.put(tx, (user, &id), &expires_ts);
+    Ok((id, expires_ts))
+}
+
+/// Whether `user` may upload to the URI now.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` for an unknown or expired URI, 403 `M_FORBIDDEN` for another user's, 409
+/// `M_CANNOT_OVERWRITE_MEDIA` when it has its content already.
+pub fn check_reserved(read: &dyn Read, server: &ServerName, id: &str, user: &UserId) -> Result<MediaFile> {
+    let unknown = || Error::not_found("There is no such media URI, or it has expired.");
+    let file = trees::MEDIA.get(read, (server, id))?.ok_or_else(unknown)?;
+    if file.user != user {
+        return Err(Error::forbidden("Only the user who made the media URI can upload to it."));
+    }
+    if file.content.is_some() {
+        return Err(Error::new(
+            http::StatusCode::CONFLICT,
+            ruma::api::error::ErrorKind::CannotOverwriteMedia,
+            "Something was uploaded to this media URI already.",
+        ));
+    }
+    if file.expires_ts.is_some_and(|expires_ts| expires_ts < clock::now_ms()) {
+        return Err(unknown());
+    }
+    Ok(file)
+}
+
+/// Gives a reserved URI its content.
+///
+/// # Errors
+/// As [`check_reserved`].
+pub fn fill(tx: &mut Tx<'_>, server: &ServerName, id: &str, user: &UserId, content: MediaContent) -> Result<()> {
+    let mut file = check_reserved(tx, server, id, user)?;
+    file.content = Some(content);
+    file.expires_ts = None;
+    trees::MEDIA.put(tx, (server, id), &file);
+    trees::MEDIA_PENDING.delete(tx, (user, id));
+    Ok(())
+}
