@@ -9,4 +9,5 @@ mod common;
 mod config;
 mod http;
 mod media;
+mod rooms;
 mod store;
