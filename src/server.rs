@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use ruma::ServerName;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
     config::Config,
@@ -43,6 +43,8 @@ pub struct Server {
     pub media: Files,
     /// Lets one image be scaled at a time: it may take a few hundred megabytes.
     pub image_work: Semaphore,
+    /// Told when there is more to do in the background (`rooms/chores.rs`).
+    pub chores: Notify,
     /// How much each caller may still do.
     pub limits: Limits,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.

@@ -8,11 +8,12 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
 };
 
@@ -25,11 +26,14 @@ use crate::{
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
     media::files::Files,
-    rooms::{Rooms, typing::Typing},
+    rooms::{Rooms, chores, typing::Typing},
     server::Server,
     store::Store,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
 };
+
+/// How often the background looks whether something is due.
+const TICK: Duration = Duration::from_secs(10);
 
 /// A server that runs.
 pub struct Handle {
@@ -72,7 +76,7 @@ async fn close(server: Arc<Server>) -> Result<()> {
             Ok(server) => return tokio::task::spawn_blocking(|| drop(server)).await.map_err(Error::internal),
             Err(shared) => server = shared,
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tracing::warn!("background work did not end in time; the next start repeats what it was doing");
     Ok(())
@@ -88,16 +92,31 @@ pub async fn start(config: Config) -> Result<Handle> {
     let router = routes::router()?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(open(config, stopping.clone())?);
-    let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping.clone()));
-    tokio::spawn(end_typing(server.clone(), stopping));
+    tokio::spawn(background(server.clone()));
+    let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })
 }
 
-/// Lets those who type time out, until the server stops.
-async fn end_typing(server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
+/// What no request waits for, until the server stops: chores in rooms, and the passing of time.
+async fn background(server: Arc<Server>) {
+    let mut stopping = server.stopping.clone();
+    let work = async {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = server.chores.notified() => {}
+            }
+            let done = chores::all(&server.rooms).await.and_then(|()| server.presence.tick(&server.store));
+            if let Err(error) = done {
+                tracing::error!("background work failed and is tried again: {error}");
+            }
+        }
+    };
     tokio::select! {
         _ = stopping.wait_for(|stopping| *stopping) => {}
         () = server.typing.expire(&server.rooms) => {}
+        () = work => {}
     }
 }
 
@@ -133,6 +152,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         typing: Typing::default(),
         media: Files::open(media_folder(&config))?,
         image_work: Semaphore::new(1),
+        chores: Notify::new(),
         config,
         store,
         keys,

@@ -5,4 +5,5 @@ pub mod auth;
 pub mod client;
 pub mod own;
 pub mod routes;
+pub mod synapse_admin;
 pub mod uiaa;

@@ -117,6 +117,10 @@ options! {
         /// Whether users see who is online of those they share a room with.
         allow_presence: bool = true;
 
+        /// Whether users find all users of this server in the directory, not only those they share a room with or who are
+        /// in public rooms.
+        user_directory_all_users: bool = true;
+
         /// Whether new users get a lightning bolt after their display name.
         enable_lightning_bolt: bool = false;
 

@@ -120,7 +120,9 @@ trees! {
     /// The profiles of this server's users.
     PROFILES = Scan 52: OwnedUserId => Profile;
     /// Users whose membership events do not yet show their new profile.
-    PROFILE_UPDATES = Queue 52: OwnedUserId => ();
+    PROFILE_UPDATES = Queue 52: OwnedUserId => Position;
+    /// Users whose account was deactivated and who are still to leave their rooms.
+    DEACTIVATED_USERS = Queue 53: OwnedUserId => ();
     /// Account data by user, room (or none) and type.
     ACCOUNT_DATA = Scan 54: (OwnedUserId, Option<RoomNo>, String) => AccountData;
     /// Which entry of a user's account data was last changed at which position.

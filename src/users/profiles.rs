@@ -1,7 +1,7 @@
 //! Profiles of this server's users: display name, avatar, and custom fields (spec: client-server API, "Profiles").
 //!
 //! A change of display name or avatar must show in the user's membership events. The change queues the user in
-//! `PROFILE_UPDATES` in the same transaction; `rooms/profiles.rs` sends the events, and a crash in between loses nothing.
+//! `PROFILE_UPDATES` in the same transaction; `rooms/chores.rs` sends the events, and a crash in between loses nothing.
 
 use ruma::{UserId, api::error::ErrorKind};
 use serde_json::Value as JsonValue;
@@ -47,6 +47,11 @@ pub fn get(read: &dyn Read, user: &UserId) -> Result<Profile> {
     Ok(PROFILES.get(read, user)?.unwrap_or_default())
 }
 
+/// Whether membership events show the field.
+pub fn is_shown(name: &str) -> bool {
+    matches!(name, "displayname" | "avatar_url")
+}
+
 /// Checks the name of a field: one of the specification's, or one in a namespace of one's own.
 ///
 /// # Errors
@@ -62,7 +67,7 @@ pub fn check_name(name: &str) -> Result<()> {
             && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
     };
     let namespaced = name.contains('.') && name.split('.').all(part);
-    if matches!(name, "displayname" | "avatar_url") || namespaced {
+    if is_shown(name) || namespaced {
         Ok(())
     } else {
         Err(Error::invalid_param("This is no name for a profile field: custom ones look like com.example.field."))
@@ -90,8 +95,9 @@ pub fn set(tx: &mut Tx<'_>, user: &UserId, name: &str, value: Option<JsonValue>)
         return Err(Error::bad_request(ErrorKind::ProfileTooLarge, message));
     }
     PROFILES.put(tx, user, &profile);
-    if matches!(name, "displayname" | "avatar_url") {
-        PROFILE_UPDATES.put(tx, user, &());
+    if is_shown(name) {
+        let position = tx.next_position()?;
+        PROFILE_UPDATES.put(tx, user, &position);
     }
     Ok(true)
 }

@@ -2,6 +2,7 @@
 //! of its operations, named alike.
 
 pub mod account_data;
+pub mod account_deactivation;
 pub mod administrative_contact;
 pub mod authed_content_repo;
 pub mod banning;
@@ -24,8 +25,11 @@ pub mod list_public_rooms;
 pub mod login;
 pub mod login_token;
 pub mod logout;
+pub mod mutual_rooms;
 pub mod openid;
 pub mod password_management;
+pub mod presence;
+pub mod profile;
 pub mod pusher;
 pub mod pushrules;
 pub mod read_markers;
@@ -34,6 +38,7 @@ pub mod redaction;
 pub mod refresh;
 pub mod registration;
 pub mod registration_tokens;
+pub mod report_content;
 pub mod room_send;
 pub mod room_state;
 pub mod room_summary;
@@ -43,6 +48,7 @@ pub mod support;
 pub mod tags;
 pub mod to_device;
 pub mod typing;
+pub mod users;
 pub mod versions;
 pub mod voip;
 pub mod wellknown;

@@ -1,0 +1,134 @@
+//! Profiles: display name, avatar, and any other field.
+
+use ruma::{
+    OwnedUserId, UserId,
+    api::{
+        IncomingRequest,
+        client::profile::{delete_profile_field as delete, get_profile, get_profile_field as get_field, set_profile_field},
+        error::{DeserializationError, ErrorKind},
+    },
+};
+use http::StatusCode;
+use serde_json::{Map, Value as JsonValue};
+
+use crate::{
+    answers_json,
+    api::{
+        auth::{Anyone, User},
+        own::{self, Json},
+    },
+    error::{Error, Result},
+    rooms::chores,
+    server::Server,
+    stands_in_for,
+    store::records::Profile,
+    users::{accounts, profiles},
+};
+
+/// A request to set a field. Ruma's refuses bodies with more than the field, and display names that are `null`; clients
+/// send both.
+pub struct SetFieldRequest {
+    user_id: OwnedUserId,
+    field: String,
+    body: Map<String, JsonValue>,
+}
+stands_in_for!(SetFieldRequest, set_profile_field::v3::Request);
+
+impl IncomingRequest for SetFieldRequest {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = set_profile_field::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (user_id, field) = own::path(path_args)?;
+        Ok(Self { user_id, field, body: serde_json::from_slice(request.body())? })
+    }
+}
+
+answers_json! {
+    /// The fields are answered as they are kept, whatever ruma knows of their types.
+    pub struct GetProfileRequest(get_profile::v3::Request) => Map<String, JsonValue>;
+}
+answers_json! {
+    /// As [`GetProfileRequest`].
+    pub struct GetFieldRequest(get_field::v3::Request) => Map<String, JsonValue>;
+}
+
+/// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3profileuseridkeyname))
+pub async fn set_profile_field(
+    server: &Server,
+    user: User,
+    mut req: SetFieldRequest,
+) -> Result<set_profile_field::v3::Response> {
+    let value = req.body.remove(&req.field);
+    profiles::check_name(&req.field)?;
+    let value = value.ok_or_else(|| Error::missing_param(format!("The body must have the field {}.", req.field)))?;
+    change(server, &user, &req.user_id, &req.field, Some(value)).await?;
+    Ok(set_profile_field::v3::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/profile/{userId}/{keyName}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#delete_matrixclientv3profileuseridkeyname))
+pub async fn delete_profile_field(
+    server: &Server,
+    user: User,
+    req: delete::v3::Request,
+) -> Result<delete::v3::Response> {
+    change(server, &user, &req.user_id, req.field.as_str(), None).await?;
+    Ok(delete::v3::Response::new())
+}
+
+async fn change(server: &Server, user: &User, target: &UserId, field: &str, value: Option<JsonValue>) -> Result<()> {
+    user.require_self(target, "You can change your own profile only.")?;
+    if user.guest && field != "displayname" {
+        let message = "Guests can change their display name only.";
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
+    }
+    let shown = server.store.write(|tx| profiles::set(tx, target, field, value))? && profiles::is_shown(field);
+    if shown && !chores::show_profile(&server.rooms, target, chores::AT_ONCE).await? {
+        server.chores.notify_one();
+    }
+    Ok(())
+}
+
+/// `GET /_matrix/client/v3/profile/{userId}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3profileuserid))
+pub async fn get_user_profile(
+    server: &Server,
+    _: Anyone,
+    req: GetProfileRequest,
+) -> Result<Json<Map<String, JsonValue>>> {
+    Ok(Json(profile_of(server, &req.0.user_id)?.fields.into_iter().collect()))
+}
+
+/// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3profileuseridkeyname))
+pub async fn get_profile_field(
+    server: &Server,
+    _: Anyone,
+    req: GetFieldRequest,
+) -> Result<Json<Map<String, JsonValue>>> {
+    let field = req.0.field.as_str();
+    profiles::check_name(field)?;
+    let mut profile = profile_of(server, &req.0.user_id)?;
+    match profile.fields.remove(field) {
+        Some(value) => Ok(Json([(field.to_owned(), value)].into_iter().collect())),
+        // Before there were other fields, these two were answered with an empty object.
+        None if profiles::is_shown(field) => Ok(Json(Map::new())),
+        None => Err(Error::not_found("This user's profile has no such field.")),
+    }
+}
+
+/// The profile of a user of this server.
+fn profile_of(server: &Server, user: &UserId) -> Result<Profile> {
+    let unknown = || Error::not_found("There is no such user.");
+    if user.server_name() != server.name() {
+        return Err(unknown());
+    }
+    let read = server.store.read();
+    accounts::require(&read, user).map_err(|error| if error.is_not_found() { unknown() } else { error })?;
+    profiles::get(&read, user)
+}

@@ -1,0 +1,141 @@
+//! What one user's decision asks for in many rooms: a new display name shows in each of them, a deactivated account leaves
+//! all of them.
+//!
+//! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`). Whoever made it does
+//! the first rooms at once, so that few rooms are done when the request is answered; the rest is done in the background,
+//! one room after the other, also after a crash. What is done twice changes nothing the second time.
+
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+
+use super::{Rooms, members, membership};
+use crate::{
+    error::Result,
+    ids::RoomNo,
+    store::{
+        Direction, Read,
+        trees::{DEACTIVATED_USERS, PROFILE_UPDATES},
+    },
+    users::profiles,
+};
+
+/// In how many rooms a request does its chores itself.
+pub const AT_ONCE: usize = 20;
+
+/// Does everything that is queued.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all(rooms: &Rooms) -> Result<()> {
+    let (updates, leaves) = {
+        let read = rooms.store.read();
+        let updates: Vec<OwnedUserId> =
+            PROFILE_UPDATES.scan(&read, (), Direction::Forward).map(|row| row.map(|row| row.0)).collect::<Result<_>>()?;
+        let leaves: Vec<OwnedUserId> =
+            DEACTIVATED_USERS.scan(&read, (), Direction::Forward).map(|row| row.map(|row| row.0)).collect::<Result<_>>()?;
+        (updates, leaves)
+    };
+    for user in updates {
+        show_profile(rooms, &user, usize::MAX).await?;
+    }
+    for user in leaves {
+        leave_all(rooms, &user, usize::MAX).await?;
+    }
+    Ok(())
+}
+
+/// Sends member events into rooms that show an older profile of `user`, into `limit` rooms at most. Gives whether all
+/// rooms are done.
+///
+/// # Errors
+/// When the database fails.
+pub async fn show_profile(rooms: &Rooms, user: &UserId, limit: usize) -> Result<bool> {
+    let (queued, behind) = {
+        let read = rooms.store.read();
+        (PROFILE_UPDATES.get(&read, user)?, rooms_behind(&read, user)?)
+    };
+    for room in behind.iter().take(limit) {
+        show_profile_in(rooms, user, *room).await?;
+    }
+    let done = behind.len() <= limit;
+    if done {
+        rooms.store.write(|tx| {
+            // A later change is somebody else's chore.
+            if PROFILE_UPDATES.get(tx, user)? == queued {
+                PROFILE_UPDATES.delete(tx, user);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(done)
+}
+
+fn rooms_behind(read: &dyn Read, user: &UserId) -> Result<Vec<RoomNo>> {
+    let mut behind = Vec::new();
+    for room in members::joined_rooms(read, user)? {
+        if is_behind(read, user, room)? {
+            behind.push(room);
+        }
+    }
+    Ok(behind)
+}
+
+fn is_behind(read: &dyn Read, user: &UserId, room: RoomNo) -> Result<bool> {
+    let profile = profiles::get(read, user)?;
+    let member = members::get(read, room, user)?;
+    Ok(member.is_some_and(|member| {
+        member.membership == MembershipState::Join
+            && (member.displayname.as_deref() != profile.display_name()
+                || member.avatar_url.as_deref() != profile.avatar_url())
+    }))
+}
+
+async fn show_profile_in(rooms: &Rooms, user: &UserId, room: RoomNo) -> Result<()> {
+    let id = super::get(&rooms.store.read(), room)?.id;
+    let guard = rooms.lock(&id).await;
+    let draft = {
+        let read = rooms.store.read();
+        if !is_behind(&read, user, room)? {
+            return Ok(());
+        }
+        membership::draft(user, membership::with_profile(&read, user, &MembershipState::Join)?)?
+    };
+    if let Err(error) = rooms.send(&guard, user, draft) {
+        tracing::debug!("{user}'s profile cannot be shown in {id}: {error}");
+    }
+    Ok(())
+}
+
+/// Takes a user whose account was deactivated out of their rooms, out of `limit` at most, and declines their
+/// invitations. Gives whether all rooms are done.
+///
+/// # Errors
+/// When the database fails.
+pub async fn leave_all(rooms: &Rooms, user: &UserId, limit: usize) -> Result<bool> {
+    let left = {
+        let read = rooms.store.read();
+        let mut ids = Vec::new();
+        for row in members::rooms_of(&read, user) {
+            let (room, user_room) = row?;
+            if matches!(
+                user_room.membership,
+                MembershipState::Join | MembershipState::Invite | MembershipState::Knock
+            ) {
+                ids.push(super::get(&read, room)?.id);
+            }
+        }
+        ids
+    };
+    for id in left.iter().take(limit) {
+        if let Err(error) = membership::leave(rooms, id, user, None).await {
+            tracing::warn!("{user} was deactivated but cannot leave {id}: {error}");
+        }
+    }
+    let done = left.len() <= limit;
+    if done {
+        rooms.store.write(|tx| {
+            DEACTIVATED_USERS.delete(tx, user);
+            Ok(())
+        })?;
+    }
+    Ok(done)
+}
