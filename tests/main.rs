@@ -7,7 +7,10 @@
 mod architecture;
 mod common;
 mod config;
+mod directory;
 mod http;
 mod media;
 mod rooms;
+mod messages;
+mod rooms_api;
 mod store;

@@ -82,6 +82,21 @@ pub fn routes() -> Vec<Route<Server>> {
             .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
             .also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}"),
         on(redaction::redact_event),
+        on(rooms::get_one_room_event),
+        on(rooms::get_room_state_with_key)
+            .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
+            .also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}"),
+        on(rooms::get_room_state),
+        on(rooms::get_members_by_room),
+        on(rooms::get_joined_members_by_room),
+        on(message_pagination::get_room_events),
+        on(event_context::get_event_context),
+        on(relations::get_relating_events),
+        on(relations::get_relating_events_with_rel_type),
+        on(relations::get_relating_events_with_rel_type_and_event_type),
+        on(threads_list::get_thread_roots),
+        on(room_event_by_timestamp::get_event_by_timestamp),
+        on(search::search),
         // Finding rooms
         on(directory::set_room_alias),
         on(directory::get_room_id_by_alias),

@@ -1,0 +1,29 @@
+//! [Jumping to a date](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event).
+
+use ruma::api::{
+    Direction as Dir,
+    client::room::get_event_by_timestamp::v1::{Request, Response},
+};
+
+use crate::{
+    api::auth::User,
+    error::{Error, Result},
+    rooms::{access, history, visibility::Gate},
+    server::Server,
+    store::Direction,
+};
+
+/// `GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event))
+pub async fn get_event_by_timestamp(server: &Server, user: User, req: Request) -> Result<Response> {
+    let snapshot = server.store.read();
+    let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
+    let direction = match req.dir {
+        Dir::Forward => Direction::Forward,
+        Dir::Backward => Direction::Backward,
+    };
+    let gate = Gate::new(&snapshot, &user.id);
+    let event = history::nearest(&snapshot, &gate, readable.no, req.ts.get().into(), direction)?;
+    let event = event.ok_or_else(|| Error::not_found("There is no event from that time on in this direction."))?;
+    Ok(Response::new(event.pdu.event_id, event.pdu.origin_server_ts))
+}

@@ -1,0 +1,158 @@
+//! [Getting events for a room](https://spec.matrix.org/latest/client-server-api/#getting-events-for-a-room): one event,
+//! the state, the members.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        membership::{get_member_events, joined_members},
+        room::get_room_event,
+        state::{
+            get_state_event_for_key::{self, v3::StateEventFormat},
+            get_state_events,
+        },
+    },
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde::Serialize;
+
+use crate::{
+    answers_json,
+    api::{auth::User, own::Json},
+    error::{Error, Result},
+    rooms::{
+        self, Room, Event, access::{self, View}, client_event::{self, Viewer}, event, members, point::Point, visibility,
+    },
+    server::Server,
+};
+
+fn viewer(user: &User) -> Viewer<'_> {
+    Some((&user.id, &user.device))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomideventeventid))
+pub async fn get_one_room_event(
+    server: &Server,
+    user: User,
+    req: get_room_event::v3::Request,
+) -> Result<get_room_event::v3::Response> {
+    let snapshot = server.store.read();
+    let not_found = || Error::not_found("There is no such event in this room, or you may not see it.");
+    let event = event::by_id(&snapshot, &req.event_id)?.ok_or_else(not_found)?;
+    if event.pdu.room_id != req.room_id || !visibility::may_see_event(&snapshot, &user.id, &event)? {
+        return Err(not_found());
+    }
+    Ok(get_room_event::v3::Response::new(client_event::room_timeline(&snapshot, &event, viewer(&user))?))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey))
+pub async fn get_room_state_with_key(
+    server: &Server,
+    user: User,
+    req: get_state_event_for_key::v3::Request,
+) -> Result<get_state_event_for_key::v3::Response> {
+    let snapshot = server.store.read();
+    let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
+    let event = readable.view.get(&snapshot, &req.event_type, &req.state_key)?;
+    let event = event.ok_or_else(|| Error::not_found("The room has no state with this type and key."))?;
+    Ok(get_state_event_for_key::v3::Response::new(match req.format {
+        StateEventFormat::Event => client_event::room_state(&snapshot, &event, viewer(&user))?.into_json(),
+        _ => event.pdu.content,
+    }))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidstate))
+pub async fn get_room_state(
+    server: &Server,
+    user: User,
+    req: get_state_events::v3::Request,
+) -> Result<get_state_events::v3::Response> {
+    let snapshot = server.store.read();
+    let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
+    let view = client_event::View::new(&snapshot, viewer(&user));
+    let show = |no| view.room_state(&event::require(&snapshot, no)?);
+    let events = readable.view.all(&snapshot)?.into_iter().map(show).collect::<Result<_>>()?;
+    Ok(get_state_events::v3::Response::new(events))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/members`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidmembers))
+pub async fn get_members_by_room(
+    server: &Server,
+    user: User,
+    req: get_member_events::v3::Request,
+) -> Result<get_member_events::v3::Response> {
+    let snapshot = server.store.read();
+    let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
+    let at = Point::parse_optional(req.at.as_deref())?;
+    let wanted = |membership: &MembershipState| match (&req.membership, &req.not_membership) {
+        (None, None) => true,
+        (is, is_not) => is.as_ref() == Some(membership) || is_not.as_ref().is_some_and(|not| not != membership),
+    };
+    let shown = client_event::View::new(&snapshot, viewer(&user));
+    let mut chunk = Vec::new();
+    let mut show = |event: Event| -> Result<()> {
+        chunk.push(shown.room_state(&event)?.cast_unchecked());
+        Ok(())
+    };
+    match readable.at(&snapshot, at)? {
+        View::Current(room) => {
+            for row in members::all(&snapshot, room) {
+                let member = row?.1;
+                if wanted(&member.membership) {
+                    show(event::require(&snapshot, member.event)?)?;
+                }
+            }
+        }
+        view => {
+            for no in view.all(&snapshot)? {
+                let event = event::require(&snapshot, no)?;
+                let is_member = event.pdu.kind == TimelineEventType::RoomMember;
+                if is_member && access::membership_of(&event).is_some_and(|membership| wanted(&membership)) {
+                    show(event)?;
+                }
+            }
+        }
+    }
+    Ok(get_member_events::v3::Response::new(chunk))
+}
+
+answers_json! {
+    /// A request for the joined members, whose answer has `null` for what is missing.
+    pub struct JoinedMembersRequest(joined_members::v3::Request) => JoinedMembers;
+}
+
+/// The joined members with their profiles.
+#[derive(Serialize)]
+pub struct JoinedMembers {
+    joined: BTreeMap<OwnedUserId, Profile>,
+}
+
+/// A member's profile; clients expect both keys to be there.
+#[derive(Serialize)]
+struct Profile {
+    display_name: Option<String>,
+    avatar_url: Option<String>,
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidjoined_members))
+pub async fn get_joined_members_by_room(
+    server: &Server,
+    user: User,
+    JoinedMembersRequest(req): JoinedMembersRequest,
+) -> Result<Json<JoinedMembers>> {
+    let snapshot = server.store.read();
+    let (no, _): (_, Room) = match rooms::require(&snapshot, &req.room_id) {
+        Ok(room) if members::is_joined(&snapshot, room.0, &user.id)? => room,
+        _ => return Err(Error::forbidden("You are not in this room.")),
+    };
+    let joined = members::joined(&snapshot, no).map(|row| {
+        row.map(|(user, member)| (user, Profile { display_name: member.displayname, avatar_url: member.avatar_url }))
+    });
+    Ok(Json(JoinedMembers { joined: joined.collect::<Result<_>>()? }))
+}

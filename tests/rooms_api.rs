@@ -1,0 +1,326 @@
+//! Making rooms, and who is in them.
+
+
+
+use crate::common::{Client, TestServer, encode};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+fn state_path(room: &str, kind: &str) -> String {
+    format!("/_matrix/client/v3/rooms/{}/state/{kind}/", encode(room))
+}
+
+async fn state(client: &Client, room: &str, kind: &str) -> Value {
+    client.ok(Method::GET, &state_path(room, kind), Value::Null).await
+}
+
+async fn member(client: &Client, room: &str, of: &Client) -> Value {
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(room), encode(&of.user_id));
+    client.ok(Method::GET, &path, Value::Null).await
+}
+
+async fn act(client: &Client, room: &str, action: &str, body: Value) -> (StatusCode, Value) {
+    client.post(&format!("/_matrix/client/v3/rooms/{}/{action}", encode(room)), body).await
+}
+
+fn is_error((status, body): &(StatusCode, Value), wanted: u16, errcode: &str) {
+    assert_eq!((status.as_u16(), body["errcode"].as_str()), (wanted, Some(errcode)), "{body}");
+}
+
+#[tokio::test]
+async fn create_room_with_everything() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice
+        .create_room(json!({
+            "preset": "private_chat",
+            "room_alias_name": "pub",
+            "name": "The Pub",
+            "topic": "All about happy hour",
+            "visibility": "public",
+            "is_direct": true,
+            "invite": [bob.user_id, bob.user_id, alice.user_id],
+            "creation_content": { "m.federate": false, "type": "m.space", "room_version": "1", "creator": "@x:y" },
+            "initial_state": [
+                { "type": "m.room.name", "content": { "name": "Overridden" } },
+                { "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } },
+                { "type": "org.example.a", "state_key": "b", "content": { "c": 1 } },
+            ],
+            "power_level_content_override": { "events_default": 7 },
+        }))
+        .await;
+    let create = state(&alice, &room, "m.room.create").await;
+    assert_eq!(create, json!({ "m.federate": false, "type": "m.space", "room_version": "12" }));
+    assert_eq!(state(&alice, &room, "m.room.name").await, json!({ "name": "The Pub" }));
+    let topic = state(&alice, &room, "m.room.topic").await;
+    assert_eq!(topic["topic"], "All about happy hour");
+    assert_eq!(topic["m.topic"]["m.text"][0]["body"], "All about happy hour");
+    assert_eq!(state(&alice, &room, "m.room.join_rules").await, json!({ "join_rule": "invite" }));
+    assert_eq!(state(&alice, &room, "m.room.history_visibility").await["history_visibility"], "joined");
+    assert_eq!(state(&alice, &room, "m.room.guest_access").await["guest_access"], "can_join");
+    assert_eq!(state(&alice, &room, "m.room.canonical_alias").await["alias"], "#pub:localhost");
+    let levels = state(&alice, &room, "m.room.power_levels").await;
+    assert_eq!((&levels["users"], &levels["events_default"]), (&json!({}), &json!(7)));
+    assert_eq!(levels["events"]["m.room.tombstone"], 150);
+    let invite = member(&alice, &room, &bob).await;
+    assert_eq!((&invite["membership"], &invite["is_direct"]), (&json!("invite"), &json!(true)));
+    let custom = format!("/_matrix/client/v3/rooms/{}/state/org.example.a/b", encode(&room));
+    assert_eq!(alice.get(&custom).await.1, json!({ "c": 1 }));
+    let alias = alice.get("/_matrix/client/v3/directory/room/%23pub%3Alocalhost").await.1;
+    assert_eq!(alias, json!({ "room_id": room, "servers": ["localhost"] }));
+    let events = alice.get(&format!("/_matrix/client/v3/rooms/{}/messages?dir=f&limit=20", encode(&room))).await.1;
+    let types: Vec<_> =
+        events["chunk"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        types,
+        [
+            "m.room.create",
+            "m.room.member",
+            "m.room.power_levels",
+            "m.room.canonical_alias",
+            "m.room.join_rules",
+            "m.room.guest_access",
+            "m.room.history_visibility",
+            "org.example.a",
+            "m.room.name",
+            "m.room.topic",
+            "m.room.member",
+        ]
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn create_room_refusals_change_nothing() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    alice.create_room(json!({ "room_alias_name": "taken" })).await;
+    let create = |body: Value| {
+        let alice = alice.clone();
+        async move { alice.post("/_matrix/client/v3/createRoom", body).await }
+    };
+    is_error(&create(json!({ "room_version": "1000" })).await, 400, "M_UNSUPPORTED_ROOM_VERSION");
+    is_error(&create(json!({ "room_version": 1 })).await, 400, "M_BAD_JSON");
+    is_error(&create(json!({ "room_alias_name": "taken" })).await, 400, "M_ROOM_IN_USE");
+    is_error(&create(json!({ "room_alias_name": "a:b" })).await, 400, "M_INVALID_PARAM");
+    is_error(&create(json!({ "preset": "odd" })).await, 400, "M_INVALID_PARAM");
+    is_error(&create(json!({ "creation_content": { "additional_creators": "@a:b" } })).await, 400, "M_BAD_JSON");
+    is_error(&create(json!({ "creation_content": { "additional_creators": ["a"] } })).await, 400, "M_BAD_JSON");
+    let weak = json!({ "room_version": "11", "name": "x", "power_level_content_override": { "users": {} } });
+    is_error(&create(weak).await, 400, "M_INVALID_ROOM_STATE");
+    let listed = json!({ "power_level_content_override": { "users": { alice.user_id.clone(): 100 } } });
+    is_error(&create(listed).await, 400, "M_INVALID_ROOM_STATE");
+    let (status, _) = create(json!({ "power_level_content_override": { "ban": 9007199254740992_i64 } })).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let joined = alice.get("/_matrix/client/v3/joined_rooms").await.1;
+    assert_eq!(joined["joined_rooms"].as_array().unwrap().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn all_room_versions_and_presets() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for version in 1..=12 {
+        let version = version.to_string();
+        let room = alice
+            .create_room(json!({ "room_version": version, "preset": "trusted_private_chat", "invite": [bob.user_id] }))
+            .await;
+        let create = state(&alice, &room, "m.room.create").await;
+        assert_eq!(create["room_version"].as_str(), Some(&*version));
+        bob.join(&room).await;
+        bob.set_state(&room, "m.room.power_levels", "", {
+            let mut levels = state(&bob, &room, "m.room.power_levels").await;
+            levels["ban"] = json!(60);
+            levels
+        })
+        .await;
+        if version == "12" {
+            assert_eq!(create["additional_creators"], json!([bob.user_id]));
+            assert_eq!(state(&alice, &room, "m.room.power_levels").await["users"], json!({}));
+        }
+        bob.send_text(&room, "hello").await;
+    }
+    let public = alice.create_room(json!({ "visibility": "public" })).await;
+    assert_eq!(state(&alice, &public, "m.room.join_rules").await["join_rule"], "public");
+    is_error(&alice.get(&state_path(&public, "m.room.guest_access")).await, 404, "M_NOT_FOUND");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn joining_and_leaving() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "private_chat" })).await;
+    is_error(&act(&bob, &room, "join", json!({})).await, 403, "M_FORBIDDEN");
+    is_error(&bob.post("/_matrix/client/v3/join/%21nowhere%3Alocalhost", json!({})).await, 404, "M_NOT_FOUND");
+    is_error(&bob.post("/_matrix/client/v3/join/%23nowhere%3Alocalhost", json!({})).await, 404, "M_NOT_FOUND");
+    assert_eq!(act(&alice, &room, "invite", json!({ "user_id": bob.user_id, "reason": "come" })).await.0, 200);
+    assert_eq!(act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await.0, 200);
+    assert_eq!(member(&alice, &room, &bob).await["reason"], "come");
+
+    // No body at all, and twice: the second changes nothing.
+    let path = format!("/_matrix/client/v3/join/{}", encode(&room));
+    let (status, _) = bob.raw(Method::POST, &path, "application/json", Vec::new()).await;
+    assert_eq!(status, StatusCode::OK);
+    let before = member(&bob, &room, &bob).await;
+    assert_eq!(act(&bob, &room, "join", json!({ "foo": "bar" })).await.0, 200);
+    assert_eq!(member(&bob, &room, &bob).await, before);
+    is_error(&act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await, 403, "M_FORBIDDEN");
+    is_error(&act(&alice, &room, "invite", json!({ "user_id": alice.user_id })).await, 403, "M_FORBIDDEN");
+    is_error(&act(&bob, &room, "forget", json!({})).await, 400, "M_UNKNOWN");
+
+    assert_eq!(act(&bob, &room, "leave", json!({ "reason": "bye" })).await.0, 200);
+    assert_eq!(act(&bob, &room, "leave", json!({})).await.0, 200);
+    assert_eq!(member(&alice, &room, &bob).await["reason"], "bye");
+    assert_eq!(act(&bob, &room, "forget", json!({})).await.0, 200);
+    let messages = format!("/_matrix/client/v3/rooms/{}/messages", encode(&room));
+    is_error(&bob.get(&messages).await, 403, "M_FORBIDDEN");
+
+    // A custom field of the join goes into the event.
+    let public = alice.create_room(json!({ "preset": "public_chat" })).await;
+    assert_eq!(act(&bob, &public, "join", json!({ "foo": "bar", "membership": "ban" })).await.0, 200);
+    let event = member(&alice, &public, &bob).await;
+    assert_eq!((&event["foo"], &event["membership"]), (&json!("bar"), &json!("join")));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn rejecting_an_invitation_to_an_empty_room() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "invite": [bob.user_id] })).await;
+    assert_eq!(act(&alice, &room, "leave", json!({})).await.0, 200);
+    assert_eq!(act(&bob, &room, "leave", json!({})).await.0, 200);
+    assert_eq!(act(&bob, &room, "forget", json!({})).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn kick_ban_unban_knock() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice
+        .create_room(json!({
+            "initial_state": [{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }],
+        }))
+        .await;
+    let bob_id = json!({ "user_id": bob.user_id, "reason": "why" });
+    is_error(&act(&alice, &room, "kick", bob_id.clone()).await, 403, "M_FORBIDDEN");
+    is_error(&act(&bob, &room, "ban", json!({ "user_id": alice.user_id })).await, 403, "M_FORBIDDEN");
+    let knock = bob.post(&format!("/_matrix/client/v3/knock/{}", encode(&room)), json!({ "reason": "hi" })).await;
+    assert_eq!(knock, (StatusCode::OK, json!({ "room_id": room })));
+    assert_eq!(member(&alice, &room, &bob).await["membership"], "knock");
+    assert_eq!(act(&alice, &room, "invite", bob_id.clone()).await.0, 200);
+    bob.join(&room).await;
+    assert_eq!(act(&alice, &room, "kick", bob_id.clone()).await.0, 200);
+    assert_eq!(member(&alice, &room, &bob).await["reason"], "why");
+    is_error(&act(&alice, &room, "unban", bob_id.clone()).await, 403, "M_FORBIDDEN");
+    assert_eq!(act(&alice, &room, "ban", bob_id.clone()).await.0, 200);
+    let knock = bob.post(&format!("/_matrix/client/v3/knock/{}", encode(&room)), json!({})).await;
+    is_error(&knock, 403, "M_FORBIDDEN");
+    is_error(&act(&bob, &room, "leave", json!({})).await, 403, "M_FORBIDDEN");
+    assert_eq!(act(&alice, &room, "unban", bob_id).await.0, 200);
+    assert_eq!(member(&alice, &room, &bob).await["membership"], "leave");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn restricted_rooms() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let space = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let room = alice
+        .create_room(json!({
+            "preset": "public_chat",
+            "initial_state": [{
+                "type": "m.room.join_rules",
+                "content": {
+                    "join_rule": "restricted",
+                    "allow": ["odd", { "type": "m.room_membership", "room_id": space }],
+                },
+            }],
+        }))
+        .await;
+    is_error(&act(&bob, &room, "join", json!({})).await, 403, "M_FORBIDDEN");
+    bob.join(&space).await;
+    bob.join(&room).await;
+    assert_eq!(member(&bob, &room, &bob).await["join_authorised_via_users_server"], alice.user_id);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn setting_state() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let first = alice.set_state(&room, "org.example.x", "", json!({ "a": 1, "b": 2 })).await;
+    // Equal content is the same event, and the path may end with or without a slash.
+    let path = format!("/_matrix/client/v3/rooms/{}/state/org.example.x", encode(&room));
+    let again = alice.ok(Method::PUT, &path, json!({ "b": 2, "a": 1 })).await;
+    assert_eq!(again["event_id"], json!(first));
+    assert_eq!(alice.ok(Method::GET, &path, Value::Null).await, json!({ "a": 1, "b": 2 }));
+    let event = alice.ok(Method::GET, &format!("{path}?format=event"), Value::Null).await;
+    assert_eq!((&event["event_id"], &event["room_id"]), (&json!(first), &json!(room)));
+
+    is_error(&alice.put(&state_path(&room, "m.room.create"), json!({})).await, 400, "M_BAD_JSON");
+    let alias = state_path(&room, "m.room.canonical_alias");
+    is_error(&alice.put(&alias, json!({ "alias": "#none:localhost" })).await, 400, "M_BAD_ALIAS");
+    is_error(&alice.put(&alias, json!({ "alias": "%invalid:localhost" })).await, 400, "M_INVALID_PARAM");
+    is_error(&alice.put(&alias, json!({ "alt_aliases": ["#none:localhost"] })).await, 400, "M_BAD_ALIAS");
+    let levels = state_path(&room, "m.room.power_levels");
+    let listed = json!({ "users": { alice.user_id.clone(): 100 } });
+    assert_eq!(alice.put(&levels, listed).await.0, StatusCode::BAD_REQUEST);
+    let large = json!({ "text": "x".repeat(65_536) });
+    is_error(&alice.put(&path, large).await, 413, "M_TOO_LARGE");
+    is_error(&alice.put(&path, json!({ "float": 1.5 })).await, 400, "M_BAD_JSON");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn upgrading() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for (from, to) in [("11", "12"), ("12", "12"), ("12", "11"), ("5", "10")] {
+        let name = format!("room-{from}-{to}");
+        let old = alice
+            .create_room(json!({
+                "room_version": from,
+                "preset": "public_chat",
+                "visibility": "public",
+                "name": "Old",
+                "room_alias_name": name,
+                "initial_state": [{ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } }],
+            }))
+            .await;
+        bob.join(&old).await;
+        let path = format!("/_matrix/client/v3/rooms/{}/upgrade", encode(&old));
+        is_error(&bob.post(&path, json!({ "new_version": to })).await, 403, "M_FORBIDDEN");
+        is_error(&alice.post(&path, json!({ "new_version": "x" })).await, 400, "M_UNSUPPORTED_ROOM_VERSION");
+        let answer = alice.ok(Method::POST, &path, json!({ "new_version": to })).await;
+        let new = answer["replacement_room"].as_str().unwrap();
+
+        let create = state(&alice, new, "m.room.create").await;
+        assert_eq!((&create["room_version"], &create["predecessor"]["room_id"]), (&json!(to), &json!(old)));
+        assert_eq!(create["predecessor"].get("event_id").is_none(), to == "12");
+        assert_eq!(state(&alice, &old, "m.room.tombstone").await["replacement_room"], new);
+        assert_eq!(state(&alice, new, "m.room.name").await["name"], "Old");
+        assert_eq!(state(&alice, new, "m.room.encryption").await["algorithm"], "m.megolm.v1.aes-sha2");
+        assert_eq!(state(&alice, new, "m.room.join_rules").await["join_rule"], "public");
+        let alias = format!("#{name}:localhost");
+        assert_eq!(state(&alice, new, "m.room.canonical_alias").await["alias"], json!(alias));
+        assert_eq!(state(&alice, &old, "m.room.canonical_alias").await, json!({}));
+        let resolved = alice.get(&format!("/_matrix/client/v3/directory/room/{}", encode(&alias))).await.1;
+        assert_eq!(resolved["room_id"], new);
+        let listed = |room: &str| format!("/_matrix/client/v3/directory/list/room/{}", encode(room));
+        assert_eq!(alice.get(&listed(new)).await.1["visibility"], "public");
+        assert_eq!(alice.get(&listed(&old)).await.1["visibility"], "private");
+        let levels = state(&alice, &old, "m.room.power_levels").await;
+        assert_eq!((&levels["events_default"], &levels["invite"]), (&json!(50), &json!(50)));
+        let levels = state(&alice, new, "m.room.power_levels").await;
+        let own = levels["users"].get(&alice.user_id);
+        assert_eq!(own.is_none(), to == "12", "{levels}");
+        bob.join(new).await;
+    }
+    server.stop().await;
+}
