@@ -16,6 +16,7 @@ use crate::{
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
     store::Store,
+    sync::sliding::connections::Connections,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
 };
 
@@ -45,6 +46,8 @@ pub struct Server {
     pub image_work: Semaphore,
     /// Told when there is more to do in the background (`rooms/chores.rs`).
     pub chores: Notify,
+    /// What sliding sync remembers of its clients.
+    pub sliding: Connections,
     /// How much each caller may still do.
     pub limits: Limits,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.

@@ -29,6 +29,7 @@ use crate::{
     rooms::{Rooms, chores, typing::Typing},
     server::Server,
     store::Store,
+    sync::sliding::connections::Connections,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
 };
 
@@ -153,6 +154,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         media: Files::open(media_folder(&config))?,
         image_work: Semaphore::new(1),
         chores: Notify::new(),
+        sliding: Connections::new(usize::try_from(config.memory_budget() / 16).unwrap_or(usize::MAX)),
         config,
         store,
         keys,

@@ -13,4 +13,6 @@ mod media;
 mod rooms;
 mod messages;
 mod rooms_api;
+mod sliding_sync;
 mod store;
+mod sync;

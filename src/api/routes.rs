@@ -62,6 +62,10 @@ pub fn routes() -> Vec<Route<Server>> {
         on(voip::get_turn_server),
         on(pusher::get_pushers),
         on(pusher::post_pusher),
+        // Syncing
+        on(sync::sync),
+        on(sliding_sync::sliding_sync),
+        on(sliding_sync::sliding_sync_v4),
         // Rooms
         on(create_room::create_room),
         on(joining::join_room_by_id),

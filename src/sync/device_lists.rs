@@ -11,7 +11,9 @@ use ruma::{
     OwnedUserId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
+use serde::Serialize;
 
+use super::company::Company;
 use crate::{
     error::Result,
     ids::{Position, RoomNo},
@@ -21,11 +23,13 @@ use crate::{
 };
 
 /// What changed about others' device lists.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct DeviceLists {
     /// Users whose keys changed, or who share a room with the viewer now and did not before.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub changed: BTreeSet<OwnedUserId>,
     /// Users with whom no room is shared any more, or no encrypted one.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub left: BTreeSet<OwnedUserId>,
 }
 
@@ -43,9 +47,10 @@ impl DeviceLists {
 /// When the database fails or a row is damaged.
 pub fn changed_since(read: &dyn Read, viewer: &UserId, from: Position, to: Position) -> Result<DeviceLists> {
     let mut lists = DeviceLists::default();
+    let mut company = Company::new(read, viewer);
     for row in device_keys::changes(read, from) {
         let (_, user) = row?;
-        if user == viewer || members::share_a_room(read, viewer, &user)? {
+        if company.has(&user)? {
             lists.changed.insert(user);
         }
     }

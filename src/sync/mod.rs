@@ -1,4 +1,118 @@
-//! What changed for a client since it last asked.
+//! What changed for a client since it last asked: `GET /sync` (`v3.rs`) and sliding sync (`sliding/`).
+//!
+//! Both subscribe to the user's wake-ups, take a snapshot and build an answer from it; if there is nothing in it they
+//! wait and build again ([`long_poll`]). The token of an answer is the snapshot's position, so nothing is missed and
+//! nothing is sent twice. The answer to "what changed?" is read from logs (rooms, account data, messages to the device,
+//! keys), so it costs what changed, not what there is. Nothing is stored per answer; what a sliding connection has been
+//! sent lives in bounded memory (`sliding/connections.rs`).
+//!
+//! The parts of an answer stand in files of their own, used by both: `window.rs` a stretch of timeline, `state.rs` what
+//! changed in a room's state, `ephemeral.rs` typing and receipts, `device_lists.rs` whose keys a client must ask for anew.
 
+pub mod company;
 pub mod device_lists;
 pub mod filter;
+pub mod response;
+pub mod sliding;
+pub mod v3;
+
+mod ephemeral;
+mod joined;
+mod left;
+mod parts;
+mod presence;
+mod show;
+mod state;
+mod window;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use ruma::{DeviceId, OwnedUserId, UserId};
+
+use crate::{
+    clock,
+    error::{Error, Result},
+    ids::Position,
+    rooms::{client_event, typing::Typing},
+    store::{Snapshot, Store, trees},
+    users::{account_data, presence::Presence},
+};
+
+/// The longest that a request is kept waiting.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is in memory only, but goes into answers.
+#[derive(Clone, Copy)]
+pub struct Live<'a> {
+    /// Who is typing where.
+    pub typing: &'a Typing,
+    /// Who is online.
+    pub presence: &'a Presence,
+}
+
+/// One look at the server, for one device of a user.
+pub struct View<'a> {
+    /// The database.
+    pub read: &'a Snapshot<'a>,
+    /// The position that it shows.
+    pub now: Position,
+    /// What is in memory.
+    pub live: Live<'a>,
+    /// Who looks.
+    pub user: &'a UserId,
+    /// With which device.
+    pub device: &'a DeviceId,
+    /// What the user may see of events, and how.
+    pub events: client_event::View<'a>,
+    /// Whose messages and invitations the user does not want
+    /// ([spec](https://spec.matrix.org/latest/client-server-api/#ignoring-users)).
+    pub ignored: BTreeSet<OwnedUserId>,
+}
+
+impl<'a> View<'a> {
+    /// The view of a snapshot.
+    ///
+    /// # Errors
+    /// When the database fails or a row is damaged.
+    pub fn new(read: &'a Snapshot<'a>, live: Live<'a>, user: &'a UserId, device: &'a DeviceId) -> Result<Self> {
+        let ignored = account_data::ignored_users(read, user)?;
+        let events = client_event::View::new(read, Some((user, device))).ignoring(ignored.iter().cloned().collect());
+        Ok(Self { read, now: read.position()?, live, user, device, events, ignored })
+    }
+}
+
+/// Builds an answer over and over, each time from a new snapshot, until it has news or `timeout` is over: `build` says
+/// with the answer whether it has news. Waits for the user's wake-ups in between, so nobody gets an empty answer for a
+/// wake-up that was not about them.
+///
+/// # Errors
+/// What `build` returns.
+pub async fn long_poll<T>(
+    store: &Store,
+    user: &UserId,
+    device: &DeviceId,
+    timeout: Duration,
+    mut build: impl FnMut(&Snapshot<'_>) -> Result<(T, bool)>,
+) -> Result<T> {
+    let deadline = clock::instant() + timeout.min(MAX_TIMEOUT);
+    let subscription = store.hub().subscribe(user, device);
+    let had_device = trees::DEVICES.contains(&store.read(), (user, device))?;
+    loop {
+        let (answer, has_news) = build(&store.read())?;
+        if has_news || store.hub().is_closed() || clock::instant() >= deadline {
+            return Ok(answer);
+        }
+        wait(&subscription, deadline).await;
+        if had_device && !trees::DEVICES.contains(&store.read(), (user, device))? {
+            return Err(Error::unknown_token(false, "This device was logged out."));
+        }
+    }
+}
+
+async fn wait(subscription: &crate::store::Subscription<'_>, deadline: Instant) {
+    // Timing out is no error: the next build is the last then.
+    let _ = tokio::time::timeout_at(deadline.into(), subscription.woken()).await;
+}

@@ -1,0 +1,94 @@
+//! How events look that a client is shown: the format and the fields that its filter asks for.
+
+use ruma::api::client::filter::{EventFormat, FilterDefinition};
+use serde_json::value::RawValue;
+
+use super::{View, response::Json};
+use crate::{error::Result, rooms::Event};
+
+/// Events as the client sees them, in the format and with the fields that it wants.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn events(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) -> Result<Vec<Json>> {
+    events
+        .iter()
+        .map(|event| {
+            let shown = if filter.event_format == EventFormat::Federation {
+                RawValue::from_string(event.pdu.json.clone())?
+            } else {
+                self::event(view, event)?
+            };
+            Ok(match &filter.event_fields {
+                Some(fields) => pick_fields(shown, fields),
+                None => shown,
+            })
+        })
+        .collect()
+}
+
+/// An event as the client sees it.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn event(view: &View<'_>, event: &Event) -> Result<Json> {
+    Ok(view.events.timeline(event)?.into_json())
+}
+
+/// The event with only those of its fields that `event_fields` names, as dotted paths in which `\.` is a dot of a
+/// name. What is no JSON object stays as it is.
+fn pick_fields(event: Json, fields: &[String]) -> Json {
+    let Ok(serde_json::Value::Object(whole)) = serde_json::from_str(event.get()) else { return event };
+    let mut picked = Object::new();
+    for field in fields {
+        copy_path(&whole, &mut picked, &field_path(field));
+    }
+    serde_json::value::to_raw_value(&picked).unwrap_or(event)
+}
+
+type Object = serde_json::Map<String, serde_json::Value>;
+
+fn field_path(field: &str) -> Vec<String> {
+    let mut path = Vec::new();
+    let mut part = String::new();
+    let mut characters = field.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '.' => path.push(std::mem::take(&mut part)),
+            '\\' => part.push(characters.next().unwrap_or('\\')),
+            character => part.push(character),
+        }
+    }
+    path.push(part);
+    path
+}
+
+fn copy_path(from: &Object, to: &mut Object, path: &[String]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    match from.get(first) {
+        Some(value) if rest.is_empty() => {
+            to.insert(first.clone(), value.clone());
+        }
+        Some(serde_json::Value::Object(inner)) => {
+            let target = to.entry(first.clone()).or_insert_with(|| serde_json::Value::Object(Object::new()));
+            if let serde_json::Value::Object(target) = target {
+                copy_path(inner, target, rest);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picked_fields() {
+        let event = serde_json::json!({"type": "a", "sender": "b", "content": {"body": "c", "x.y": 1, "z": {"w": 2}}});
+        let event = serde_json::value::to_raw_value(&event).unwrap();
+        let fields = ["type", "content.body", "content.x\\.y", "content.z.w", "gone.too"].map(str::to_owned);
+        let picked: serde_json::Value = serde_json::from_str(pick_fields(event, &fields).get()).unwrap();
+        assert_eq!(picked, serde_json::json!({"type": "a", "content": {"body": "c", "x.y": 1, "z": {"w": 2}}}));
+    }
+}

@@ -1,0 +1,162 @@
+//! Simplified sliding sync (MSC4186): a window on the rooms of a user, for clients that start at once however many rooms
+//! there are.
+//!
+//! A request names lists (filters, a range, what to send of each room), rooms by ID, and extensions. Each room that a
+//! rule matches is sent when it was never sent on the connection, when it changed since, or when more of it is wanted
+//! than before. `lists.rs` keeps the user's rooms, `connections.rs` what was sent, `room.rs` makes a room's part of the
+//! answer, `extensions.rs` the rest.
+//!
+//! Membership is read anew for every answer: a client that knows an old `pos` sees nothing that its user may not see.
+
+pub mod connections;
+pub mod request;
+pub mod response;
+
+mod extensions;
+mod lists;
+mod required_state;
+mod room;
+
+use std::{collections::HashMap, sync::Arc};
+
+use self::{
+    connections::{Connection, KnownAs, Sent},
+    extensions::RoomsInScope,
+    lists::Filtering,
+    request::Request,
+    required_state::RoomConfig,
+    response::{ListCount, Response},
+};
+use super::View;
+use crate::{error::Result, ids::RoomNo, rooms, users::account_data};
+
+/// An answer and what it sends of rooms, to be kept if it leaves.
+pub struct Built {
+    /// The answer, but for its `pos`.
+    pub response: Response,
+    /// What it sends.
+    pub sent: HashMap<RoomNo, Sent>,
+}
+
+/// The rules that match a room.
+#[derive(Clone, Copy, Default)]
+struct Matches<'r> {
+    /// The lists, as bits by their order in the request, of which there are 100 at most.
+    lists: u128,
+    subscription: Option<&'r RoomConfig>,
+}
+
+/// The answer to a request on its connection, and whether there is news in it.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) -> Result<(Built, bool)> {
+    let mut response = Response { txn_id: request.txn_id.clone(), ..Response::default() };
+    let since = connection.since();
+    let changes = match since {
+        Some(since) => account_data::changes(view.read, view.user, since)?,
+        None => Vec::new(),
+    };
+    connection.rooms.update(view)?;
+    let filtering = Filtering::new(view)?;
+    let matches = matching(view, request, connection, &filtering, &mut response)?;
+    let configs = configs(request, connection, &matches);
+
+    let mut sent = HashMap::new();
+    let mut in_scope = RoomsInScope::default();
+    for (&no, rules) in &matches {
+        let Some(config) = configs.get(&no) else { continue };
+        let before = connection.sent(no);
+        let Some(facts) = connection.rooms.facts(no) else { continue };
+        let is_dm = filtering.is_direct(no);
+        if before.is_some_and(|before| is_unchanged(before, facts, config, is_dm)) {
+            continue;
+        }
+        let wanted = room::Wanted { no, known_as: facts.membership, config, before, since, is_dm, form: request.form };
+        let Some((id, part, now_sent)) = room::build(view, &wanted)? else { continue };
+        let names = list_names(request, rules.lists);
+        in_scope.add(no, id.clone(), names.clone(), rules.subscription.is_some(), before.map(|before| before.upto));
+        if let Some(mut part) = part {
+            if request.form == request::Form::Accepted {
+                part.lists = names.into_iter().map(str::to_owned).collect();
+            }
+            response.rooms.insert(id, part);
+        }
+        sent.insert(no, now_sent);
+    }
+    response.extensions = extensions::build(view, request, since, &in_scope, &changes)?;
+    let has_news = since.is_none() || !response.rooms.is_empty() || response.extensions.has_news();
+    Ok((Built { response, sent }, has_news))
+}
+
+/// Whether there is nothing to look at in a room that was sent before.
+fn is_unchanged(before: &Sent, facts: &lists::Facts, config: &Arc<RoomConfig>, is_dm: bool) -> bool {
+    facts.changed <= before.upto
+        && facts.membership == before.known_as
+        && is_dm == before.is_dm
+        && Arc::ptr_eq(config, &before.config)
+}
+
+/// Which rules match which rooms; the lists' counts go into the response.
+fn matching<'r>(
+    view: &View<'_>,
+    request: &'r Request,
+    connection: &mut Connection,
+    filtering: &Filtering,
+    response: &mut Response,
+) -> Result<HashMap<RoomNo, Matches<'r>>> {
+    let mut matches: HashMap<RoomNo, Matches<'r>> = HashMap::new();
+    let (list, known) = connection.rooms_and_sent();
+    for (bit, (name, wanted)) in request.lists.iter().enumerate() {
+        let shown_as = |room| known.get(&room).map(|sent: &Sent| sent.known_as);
+        let rooms = list.filtered(view, &wanted.filters, filtering, shown_as)?;
+        response.lists.insert(name.clone(), ListCount { count: rooms.len() });
+        for room in lists::windowed(rooms, wanted.ranges.as_deref()) {
+            matches.entry(room).or_default().lists |= 1 << bit;
+        }
+    }
+    for (id, config) in &request.subscriptions {
+        let Some(room) = rooms::find(view.read, id)? else { continue };
+        // Of a room that the user left, only who knows it as joined is to be told.
+        let concerns_user = list
+            .facts(room)
+            .is_some_and(|facts| facts.membership != KnownAs::Left || facts.is_removed() || known.contains_key(&room));
+        if concerns_user {
+            matches.entry(room).or_default().subscription = Some(config);
+        }
+    }
+    Ok(matches)
+}
+
+/// What each room is to be sent with: the union of the rules that match it. Equal ones are one.
+fn configs(
+    request: &Request,
+    connection: &mut Connection,
+    matches: &HashMap<RoomNo, Matches<'_>>,
+) -> HashMap<RoomNo, Arc<RoomConfig>> {
+    let mut by_lists: HashMap<u128, Arc<RoomConfig>> = HashMap::new();
+    let mut configs = HashMap::with_capacity(matches.len());
+    for (&room, rules) in matches {
+        let config = match (rules.subscription, by_lists.get(&rules.lists)) {
+            (None, Some(known)) => known.clone(),
+            (subscription, _) => {
+                let of_lists = request.lists.values().enumerate();
+                let of_lists = of_lists.filter(|(bit, _)| rules.lists & (1 << bit) != 0).map(|(_, list)| &list.config);
+                let mut rules_configs = of_lists.chain(subscription);
+                let Some(mut combined) = rules_configs.next().cloned() else { continue };
+                rules_configs.for_each(|config| combined.join(config));
+                let combined = connection.intern(combined);
+                if subscription.is_none() {
+                    by_lists.insert(rules.lists, combined.clone());
+                }
+                combined
+            }
+        };
+        configs.insert(room, config);
+    }
+    configs
+}
+
+fn list_names(request: &Request, lists: u128) -> Vec<&str> {
+    request.lists.keys().enumerate().filter(|(bit, _)| lists & (1 << bit) != 0).map(|(_, name)| name.as_str()).collect()
+}

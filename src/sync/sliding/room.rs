@@ -1,0 +1,386 @@
+//! A room's part of an answer of sliding sync (MSC4186, "Room results").
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{OwnedRoomId, UserId, events::StateEventType};
+use serde_json::{json, value::to_raw_value};
+
+use super::{
+    connections::{KnownAs, Sent},
+    request::Form,
+    required_state::{RoomConfig, Search},
+    response::{Hero, Room as Part},
+};
+use crate::{
+    error::Result,
+    ids::{EventNo, Position, RoomNo, StateKeyNo, StateNo},
+    rooms::{
+        self, Room, event, members, notifications,
+        state::{self, key_of},
+        timeline,
+    },
+    store::{Read, records::UserRoom, trees},
+    sync::{
+        View, left, parts,
+        response::Json,
+        show, state as deltas,
+        window::{self, Window},
+    },
+};
+
+/// The types of events that move a room up in clients' lists (MSC4186, `bump_stamp`).
+const BUMPS: [&str; 12] = [
+    "m.room.create",
+    "m.room.message",
+    "m.room.encrypted",
+    "m.sticker",
+    "m.call.invite",
+    "m.call.notify",
+    "m.rtc.notification",
+    "org.matrix.msc4075.rtc.notification",
+    "m.poll.start",
+    "org.matrix.msc3381.poll.start",
+    "m.beacon_info",
+    "org.matrix.msc3672.beacon_info",
+];
+
+/// How far back one is looked for.
+const BUMP_SEARCH: usize = 50;
+
+/// What is wanted of a room.
+pub struct Wanted<'a> {
+    /// The room.
+    pub no: RoomNo,
+    /// As what the user is to know it.
+    pub known_as: KnownAs,
+    /// What to send.
+    pub config: &'a Arc<RoomConfig>,
+    /// What was sent before.
+    pub before: Option<&'a Sent>,
+    /// Where the client goes on from.
+    pub since: Option<Position>,
+    /// Whether it is a direct chat.
+    pub is_dm: bool,
+    /// What the client speaks.
+    pub form: Form,
+}
+
+/// The room's ID, its part of the answer if there is something new, and what is sent then; `None` if the user has
+/// nothing to do with it any more.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn build(view: &View<'_>, wanted: &Wanted<'_>) -> Result<Option<(OwnedRoomId, Option<Part>, Sent)>> {
+    let Some(own) = members::user_room(view.read, view.user, wanted.no)? else { return Ok(None) };
+    let room = rooms::get(view.read, wanted.no)?;
+    let mut sent = Sent {
+        upto: view.now,
+        timeline_limit: wanted.config.timeline_limit,
+        config: wanted.config.clone(),
+        known_as: wanted.known_as,
+        is_dm: wanted.is_dm,
+        unread: (0, 0),
+    };
+    let mut part = match wanted.known_as {
+        KnownAs::Joined => joined(view, wanted, &own, &room, &mut sent)?,
+        KnownAs::Invited => invited(view, wanted, &own),
+        KnownAs::Left => gone(view, wanted, &own)?,
+    };
+    if let Some(part) = part.as_mut().filter(|_| wanted.form == Form::Accepted) {
+        part.membership = Some(own.membership);
+        part.expanded_timeline = std::mem::take(&mut part.unstable_expanded_timeline);
+        part.stripped_state = part.invite_state.take();
+    }
+    Ok(Some((room.id, part, sent)))
+}
+
+fn invited(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom) -> Option<Part> {
+    let known = wanted.before.is_some_and(|before| before.known_as == KnownAs::Invited && own.position <= before.upto);
+    let _ = view;
+    (!known).then(|| Part {
+        initial: true,
+        bump_stamp: Some(own.position.0),
+        is_dm: wanted.is_dm.then_some(true),
+        invite_state: Some(own.stripped.clone().unwrap_or_default()),
+        ..Part::default()
+    })
+}
+
+fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, sent: &mut Sent) -> Result<Option<Part>> {
+    let before = wanted.before.filter(|before| before.known_as == KnownAs::Joined && own.position <= before.upto);
+    let limit = wanted.config.timeline_limit;
+    let expanded = before.is_some_and(|before| limit > before.timeline_limit);
+    let after = before.filter(|_| !expanded).map(|before| timeline::order_of(before.upto));
+    let upto = timeline::order_of(view.now);
+    let window = load_window(view, wanted.no, after, upto, limit)?;
+    let state = State::load(view, wanted, room.state, before, &window)?;
+
+    let counts = notifications::counts(view.read, view.user, wanted.no)?.total();
+    sent.unread = (counts.notification, counts.highlight);
+    sent.timeline_limit = limit.max(before.map_or(0, |before| before.timeline_limit));
+    let mut part = Part { initial: before.is_none(), ..Part::default() };
+    if let Some(before) = before {
+        let shows_old = window.events.first().is_some_and(|first| first.order <= timeline::order_of(before.upto));
+        part.unstable_expanded_timeline = expanded && shows_old;
+        part.is_dm = (before.is_dm != wanted.is_dm).then_some(wanted.is_dm);
+    } else {
+        part.is_dm = wanted.is_dm.then_some(true);
+    }
+    naming(view, wanted.no, room, before.is_none(), &state, &mut part)?;
+    let has_news = before.is_none_or(|before| before.unread != sent.unread)
+        || !window.events.is_empty()
+        || window.limited
+        || !state.events.is_empty()
+        || part.is_dm.is_some()
+        || part.name.is_some()
+        || part.avatar.is_some()
+        || part.joined_count.is_some();
+    if !has_news {
+        return Ok(None);
+    }
+    part.required_state = state.events;
+    part.notification_count = (wanted.form == Form::Unstable).then_some(counts.notification);
+    part.highlight_count = (wanted.form == Form::Unstable).then_some(counts.highlight);
+    if before.is_none() || !window.events.is_empty() {
+        part.bump_stamp = Some(bump_stamp(view, wanted.no, own, &window)?);
+    }
+    show_window(view, wanted, &window, &mut part)?;
+    Ok(Some(part))
+}
+
+/// A room that the user is in no more: everything up to their leave, once.
+fn gone(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom) -> Result<Option<Part>> {
+    if wanted.before.is_some_and(|before| before.known_as == KnownAs::Left && own.position <= before.upto) {
+        return Ok(None);
+    }
+    let Some(leave) = event::get(view.read, own.event)? else { return Ok(None) };
+    let before = wanted.before.filter(|before| before.known_as == KnownAs::Joined);
+    let mut part = Part { initial: before.is_none(), bump_stamp: Some(own.position.0), ..Part::default() };
+    if !parts::was_joined_before(view, &leave)? {
+        // An invitation turned down or taken back, or a ban: nothing of the room but this.
+        part.required_state = vec![show::event(view, &leave)?];
+        part.stripped_state = None;
+        return Ok(Some(part));
+    }
+    let upto = left::end_of_stay(&leave, own);
+    let after = before.map(|before| timeline::order_of(before.upto));
+    let window = load_window(view, wanted.no, after, upto, wanted.config.timeline_limit)?;
+    let mut state = State::load(view, wanted, leave.state_after, before, &window)?;
+    if !state.has_own_membership {
+        state.events.push(show::event(view, &leave)?);
+    }
+    part.required_state = state.events;
+    show_window(view, wanted, &window, &mut part)?;
+    Ok(Some(part))
+}
+
+fn load_window(view: &View<'_>, no: RoomNo, after: Option<i64>, upto: i64, limit: usize) -> Result<Window> {
+    Window::load(view, no, window::Wanted { after, upto, limit, filter: None })
+}
+
+fn show_window(view: &View<'_>, wanted: &Wanted<'_>, window: &Window, part: &mut Part) -> Result<()> {
+    let since = wanted.since.map(timeline::order_of);
+    if !window.events.is_empty() || window.limited {
+        let is_live = |order: i64| since.is_some_and(|since| order > since);
+        part.num_live = Some(window.events.iter().filter(|event| is_live(event.order)).count());
+        part.prev_batch = Some(window.start.to_string());
+    }
+    part.limited = window.limited;
+    part.timeline = window.events.iter().map(|event| show::event(view, event)).collect::<Result<_>>()?;
+    Ok(())
+}
+
+/// The place of the latest "proper" activity.
+fn bump_stamp(view: &View<'_>, no: RoomNo, own: &UserRoom, window: &Window) -> Result<u64> {
+    let bumps = |event: &rooms::Event| BUMPS.contains(&event.pdu.kind.to_string().as_str());
+    let mut order = window.events.iter().rev().find(|event| bumps(event)).map(|event| event.order);
+    if order.is_none() {
+        let start = window.events.first().map_or(i64::MAX, |first| first.order);
+        for place in timeline::before(view.read, no, start).take(BUMP_SEARCH) {
+            let (at, event) = place?;
+            order = Some(at);
+            if bumps(&event::require(view.read, event)?) {
+                break;
+            }
+        }
+    }
+    Ok(order.and_then(|order| u64::try_from(order).ok()).unwrap_or(own.position.0))
+}
+
+/// Name, avatar, members to name it by and counts: all at first, then what changed.
+fn naming(view: &View<'_>, no: RoomNo, room: &Room, initial: bool, state: &State, part: &mut Part) -> Result<()> {
+    if initial || state.name_changed {
+        let name = parts::room_name(view, no)?;
+        part.name = (!initial || name.is_some()).then_some(name);
+    }
+    if initial || state.avatar_changed {
+        let avatar = parts::room_avatar(view, no)?;
+        part.avatar = (!initial || avatar.is_some()).then_some(avatar);
+    }
+    if initial || state.members_changed {
+        part.joined_count = Some(room.joined);
+        part.invited_count = Some(room.invited);
+    }
+    if (initial || state.members_changed || state.name_changed) && parts::room_name(view, no)?.is_none() {
+        let mut heroes = Vec::new();
+        for user_id in members::heroes(view.read, no, view.user)? {
+            let member = members::get(view.read, no, &user_id)?;
+            let (name, avatar) = member.map_or((None, None), |member| (member.displayname, member.avatar_url));
+            heroes.push(Hero { user_id, name, avatar });
+        }
+        part.heroes = Some(heroes);
+    }
+    Ok(())
+}
+
+/// The state to send, and what of it bears on other fields.
+#[derive(Default)]
+struct State {
+    events: Vec<Json>,
+    has_own_membership: bool,
+    members_changed: bool,
+    name_changed: bool,
+    avatar_changed: bool,
+}
+
+impl State {
+    fn load(
+        view: &View<'_>,
+        wanted: &Wanted<'_>,
+        end: StateNo,
+        before: Option<&Sent>,
+        window: &Window,
+    ) -> Result<Self> {
+        let mut state = Self::default();
+        let mut told = BTreeMap::new();
+        match before {
+            None => told = all_wanted(view.read, end, wanted, |kind, key| wanted.config.wants(kind, key))?,
+            Some(before) => {
+                state.changes(view, wanted, end, before, window, &mut told)?;
+                if !Arc::ptr_eq(wanted.config, &before.config) {
+                    let newly =
+                        |kind: &str, key: &str| wanted.config.wants(kind, key) && !before.config.wants(kind, key);
+                    told.append(&mut all_wanted(view.read, end, wanted, newly)?);
+                }
+            }
+        }
+        if wanted.config.lazy_members() {
+            for user in deltas::senders(window) {
+                add_member(view.read, end, wanted, &user, &mut told)?;
+            }
+        }
+        let own = state::key_no(view.read, &StateEventType::RoomMember, view.user.as_str())?;
+        state.has_own_membership = own.is_some_and(|own| told.contains_key(&own));
+        for no in told.into_values() {
+            state.events.push(show::event(view, &event::require(view.read, no)?)?);
+        }
+        Ok(state)
+    }
+
+    /// What changed in the state since the room was last sent.
+    fn changes(
+        &mut self,
+        view: &View<'_>,
+        wanted: &Wanted<'_>,
+        end: StateNo,
+        before: &Sent,
+        window: &Window,
+        told: &mut BTreeMap<StateKeyNo, EventNo>,
+    ) -> Result<()> {
+        let start = state::as_of(view.read, wanted.no, before.upto)?;
+        if start == end {
+            return Ok(());
+        }
+        // MSC4186, "Lazy loaded memberships": all membership changes, unless there is a gap.
+        let all_members = wanted.config.lazy_members() && !window.limited;
+        for (key, _, after) in state::diff(view.read, start, end)? {
+            let (kind, state_key) = key_of(view.read, key)?;
+            self.members_changed |= key.is_member();
+            self.name_changed |= kind == StateEventType::RoomName;
+            self.avatar_changed |= kind == StateEventType::RoomAvatar;
+            let is_wanted = wanted.config.wants(&kind.to_string(), &state_key) || (all_members && key.is_member());
+            if !is_wanted {
+                continue;
+            }
+            match after {
+                Some(after) => drop(told.insert(key, after)),
+                // A state that was unset can be told in the accepted form only.
+                None if wanted.form == Form::Accepted => {
+                    self.events.push(to_raw_value(&json!({ "type": kind.to_string(), "state_key": state_key }))?);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The events of the state `end` that `wants` lets through.
+fn all_wanted(
+    read: &dyn Read,
+    end: StateNo,
+    wanted: &Wanted<'_>,
+    wants: impl Fn(&str, &str) -> bool,
+) -> Result<BTreeMap<StateKeyNo, EventNo>> {
+    let mut found = BTreeMap::new();
+    let current = wanted.known_as == KnownAs::Joined;
+    let candidates = match wanted.config.search() {
+        Search::Keys(keys) => {
+            for (kind, key) in keys {
+                if wants(&kind.to_string(), &key)
+                    && let Some(no) = state::key_no(read, &kind, &key)?
+                {
+                    found.extend(value(read, end, wanted, no)?.map(|event| (no, event)));
+                }
+            }
+            return Ok(found);
+        }
+        Search::Others(users) => {
+            for user in users.iter().filter(|user| wants("m.room.member", user)) {
+                if let Ok(user) = <&UserId>::try_from(user.as_str()) {
+                    add_member(read, end, wanted, user, &mut found)?;
+                }
+            }
+            if current {
+                state::all_but_members(read, wanted.no)?
+            } else {
+                state::at(read, end)?.into_iter().filter(|(key, _)| !key.is_member()).collect()
+            }
+        }
+        Search::All if current => state::all(read, wanted.no)?,
+        Search::All => state::at(read, end)?.into_iter().collect(),
+    };
+    for (key, event) in candidates {
+        let (kind, state_key) = key_of(read, key)?;
+        if wants(&kind.to_string(), &state_key) {
+            found.insert(key, event);
+        }
+    }
+    Ok(found)
+}
+
+/// Adds the membership of `user` in the state `end`, unless it is there.
+fn add_member(
+    read: &dyn Read,
+    end: StateNo,
+    wanted: &Wanted<'_>,
+    user: &UserId,
+    told: &mut BTreeMap<StateKeyNo, EventNo>,
+) -> Result<()> {
+    if let Some(key) = state::key_no(read, &StateEventType::RoomMember, user.as_str())?
+        && !told.contains_key(&key)
+        && let Some(event) = value(read, end, wanted, key)?
+    {
+        told.insert(key, event);
+    }
+    Ok(())
+}
+
+/// What is set for a key in the state `end`, which is the current one of rooms that the user is joined to.
+fn value(read: &dyn Read, end: StateNo, wanted: &Wanted<'_>, key: StateKeyNo) -> Result<Option<EventNo>> {
+    if wanted.known_as == KnownAs::Joined {
+        trees::CURRENT_STATE.get(read, (wanted.no, key))
+    } else {
+        rooms::deltas::lookup(read, end, key)
+    }
+}
