@@ -5,11 +5,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use http::HeaderName;
 use ruma::ServerName;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
-    config::Config,
+    config::{Config, IpAddressDetection},
     error::Result,
     http::{Info, State, limits::Limits},
     media::files::Files,
@@ -64,6 +65,13 @@ impl Server {
 impl State for Server {
     fn max_request_size(&self) -> usize {
         usize::try_from(self.config.max_request_size.bytes()).unwrap_or(usize::MAX)
+    }
+
+    fn address_header(&self) -> Option<&HeaderName> {
+        match &self.config.ip_address_detection {
+            IpAddressDetection::SocketAddress => None,
+            IpAddressDetection::Header(name) => Some(name),
+        }
     }
 
     fn limit(&self, route: &Info, caller: Option<&str>, address: IpAddr) -> Result<()> {

@@ -17,7 +17,7 @@ use conduit::{
         page,
     },
 };
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy,
@@ -44,6 +44,11 @@ struct Toy {
 impl State for Toy {
     fn max_request_size(&self) -> usize {
         1 << 20
+    }
+
+    fn address_header(&self) -> Option<&HeaderName> {
+        static HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
+        Some(&HEADER)
     }
 
     fn limit(&self, _: &Info, _: Option<&str>, _: IpAddr) -> Result<()> {

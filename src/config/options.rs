@@ -33,7 +33,7 @@ options! {
         database_backend: DatabaseBackend = DatabaseBackend::RocksDb;
 
         /// The IP addresses to listen on: one or a list. Behind a reverse proxy, the loopback addresses are enough.
-        /// With an empty list, there is only the unix socket, and the sockets that systemd passes.
+        /// With an empty list, there is only the unix socket. If systemd passes sockets, they are used instead of all this.
         address: Vec<IpAddr> = vec![[127, 0, 0, 1].into(), [0, 0, 0, 0, 0, 0, 0, 1].into()];
 
         /// The ports to listen on, at each address: one or a list. Port 0 takes any free one.
@@ -254,13 +254,13 @@ options! {
         /// Whether there are limits. "rate_limits = false" is short for this.
         enabled: bool = true;
 
-        /// Attempts to log in or to confirm with a password, for each address.
+        /// Logging in and changing passwords, for each address and each account.
         login: RateLimit = RateLimit { per_second: 0.2, burst: 20 };
 
-        /// Registrations and tries of registration tokens, for each address.
-        registration: RateLimit = RateLimit { per_second: 0.05, burst: 10 };
+        /// Registering and trying registration tokens, for each address.
+        registration: RateLimit = RateLimit { per_second: 0.1, burst: 10 };
 
-        /// Events sent into rooms, for each user.
+        /// Sending events into rooms, for each user.
         send: RateLimit = RateLimit { per_second: 10.0, burst: 100 };
 
         /// Joining, knocking and inviting, for each user.

@@ -3,9 +3,9 @@
 //! One timer serves for the first headers, for keep-alive and for stalled downloads; requests set none. It looks at when
 //! something last happened, so a request costs it one store.
 //!
-//! The address of a request is its peer's, or the last entry of `X-Forwarded-For` if the peer is on this machine, on a
-//! unix socket or in a private network: only a reverse proxy there is believed. Entries before the last are the
-//! client's own claim.
+//! The address of a request is its peer's, or the last entry of [`State::address_header`] (`X-Forwarded-For`, say) if the
+//! peer is on this machine, on a unix socket or in a private network: only a reverse proxy there is believed. Entries
+//! before the last are the client's own claim.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -180,24 +180,24 @@ impl<S> Drop for Running<'_, S> {
 }
 
 async fn answer<S: State>(connection: Arc<Connection<S>>, request: Request<Incoming>) -> Response<Watched<S>> {
-    let address = client_address(connection.peer, request.headers());
     let running = Running::new(&connection);
     let App { router, state, .. } = &*connection.app;
+    let address = client_address(connection.peer, request.headers(), state.address_header());
     let response = router.answer(state, request.map(Body::from), address).await;
     drop(running);
     response.map(|body| Watched { body, connection })
 }
 
 /// The address that stands for the client; see the head of this file.
-fn client_address(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+fn client_address(peer: IpAddr, headers: &HeaderMap, header: Option<&HeaderName>) -> IpAddr {
     let is_trusted = match peer {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     };
-    if !is_trusted {
+    let Some(header) = header.filter(|_| is_trusted) else {
         return peer;
-    }
-    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    };
+    let last = headers.get_all(header).iter().next_back();
     last.and_then(|value| value.to_str().ok())
         .and_then(|value| value.rsplit(',').next())
         .and_then(|entry| entry.trim().trim_matches(['[', ']']).parse::<IpAddr>().ok())

@@ -10,7 +10,7 @@
 use std::{any::type_name, future::Future, marker::PhantomData, net::IpAddr, pin::Pin};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use ruma::api::{IncomingRequest, OutgoingResponseExt, auth_scheme::AuthScheme, path_builder::PathBuilder};
 use tracing::Span;
 
@@ -28,6 +28,9 @@ const HELD_REQUESTS: usize = 4;
 pub trait State: Send + Sync + 'static {
     /// The size in bytes up to which a body is accepted on routes that set no limit of their own.
     fn max_request_size(&self) -> usize;
+
+    /// The header in which a reverse proxy tells the address of the client, if there is a proxy.
+    fn address_header(&self) -> Option<&HeaderName>;
 
     /// Counts one request to a rate-limited route by `caller` (see [`Caller::name`]) from `address`.
     ///

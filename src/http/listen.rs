@@ -114,6 +114,11 @@ pub async fn bind(options: &ListenOptions) -> Result<Listeners> {
             sockets.push(bind_unix(path, *mode).map_err(|error| cannot_listen(path.display(), &error))?);
         }
     }
+    if sockets.is_empty() {
+        return Err(Error::internal(
+            "there is nothing to listen on: no address, no unix socket, none passed by systemd",
+        ));
+    }
     Ok(Listeners { sockets, tls, max_connections: options.max_connections, timeouts: options.timeouts })
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use proptest::prelude::*;
 use ruma::api::{
     auth_scheme::{AccessToken, AuthScheme, NoAccessToken},
@@ -35,6 +35,10 @@ struct Toy {
 impl State for Toy {
     fn max_request_size(&self) -> usize {
         1000
+    }
+
+    fn address_header(&self) -> Option<&HeaderName> {
+        None
     }
 
     fn limit(&self, _: &Info, caller: Option<&str>, _: IpAddr) -> Result<()> {
