@@ -151,7 +151,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         last_seen: LastSeen::default(),
         presence: Presence::new(config.allow_presence),
         typing: Typing::default(),
-        media: Files::open(media_folder(&config))?,
+        media: Files::open(config.media_path())?,
         image_work: Semaphore::new(1),
         chores: Notify::new(),
         sliding: Connections::new(usize::try_from(config.memory_budget() / 16).unwrap_or(usize::MAX)),
@@ -178,11 +178,6 @@ pub fn open_store(config: &Config) -> Result<Store> {
 /// Where the RocksDB database lies in `database_path`; media lie beside it.
 pub fn database_folder(database_path: &Path) -> PathBuf {
     database_path.join("rocksdb")
-}
-
-/// Where media lie.
-pub fn media_folder(config: &Config) -> PathBuf {
-    config.media.path.clone().unwrap_or_else(|| config.database_path.join("media"))
 }
 
 /// Conduit and its kin keep their files directly in `database_path`; nothing of theirs is touched.

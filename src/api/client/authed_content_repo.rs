@@ -89,8 +89,7 @@ pub async fn get_content_thumbnail_authed(
 
 /// The largest upload, in bytes.
 pub(super) fn max_upload_size(server: &Server) -> UInt {
-    let size = server.config.max_upload_size.unwrap_or(server.config.max_request_size);
-    UInt::new_saturating(size.bytes())
+    UInt::new_saturating(server.config.max_upload_size())
 }
 
 /// The file that a request is about.
