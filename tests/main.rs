@@ -10,6 +10,7 @@ mod config;
 mod directory;
 mod http;
 mod media;
+mod push;
 mod rooms;
 mod messages;
 mod rooms_api;

@@ -144,6 +144,7 @@ pub fn routes() -> Vec<Route<Server>> {
         on(pushrules::set_push_rule_enabled),
         on(pushrules::get_push_rule_actions),
         on(pushrules::set_push_rule_actions),
+        on(notifications::get_notifications),
         on(receipts::post_receipt),
         on(read_markers::set_read_marker),
         on(typing::set_typing),

@@ -28,6 +28,7 @@ pub mod login_token;
 pub mod logout;
 pub mod mutual_rooms;
 pub mod message_pagination;
+pub mod notifications;
 pub mod openid;
 pub mod password_management;
 pub mod presence;

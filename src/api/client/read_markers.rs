@@ -19,7 +19,7 @@ pub async fn set_read_marker(server: &Server, user: User, req: Request) -> Resul
         let marks = [(ReceiptType::Read, &req.read_receipt), (ReceiptType::ReadPrivate, &req.private_read_receipt)];
         for (kind, id) in marks {
             if let Some(id) = id {
-                let event = event_in(tx, room, id)?;
+                let event = event_in(tx, &user, room, id)?;
                 receipts::set(tx, &server.rooms, &user.id, &kind, &event, &ReceiptThread::Unthreaded)?;
             }
         }

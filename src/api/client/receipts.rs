@@ -11,7 +11,7 @@ use crate::{
     api::auth::User,
     error::{Error, Result},
     ids::RoomNo,
-    rooms::{self, Event, event, members, receipts},
+    rooms::{self, Event, event, members, receipts, visibility},
     server::Server,
     store::{Read, Tx},
     users::account_data,
@@ -28,7 +28,7 @@ pub async fn post_receipt(server: &Server, user: User, req: Request) -> Result<R
         match req.receipt_type {
             Kind::Read | Kind::ReadPrivate => {
                 let kind = ReceiptType::from(req.receipt_type.as_str());
-                let event = event_in(tx, room, &req.event_id)?;
+                let event = event_in(tx, &user, room, &req.event_id)?;
                 receipts::set(tx, &server.rooms, &user.id, &kind, &event, &req.thread).map(|_| ())
             }
             Kind::FullyRead if req.thread == ReceiptThread::Unthreaded => {
@@ -54,13 +54,16 @@ pub(super) fn joined_room(read: &dyn Read, user: &User, id: &RoomId) -> Result<R
     }
 }
 
-/// The event with this ID in the room's timeline.
+/// The event with this ID in the room's timeline, if the caller may see it.
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`.
-pub(super) fn event_in(read: &dyn Read, room: RoomNo, id: &EventId) -> Result<Event> {
+pub(super) fn event_in(read: &dyn Read, user: &User, room: RoomNo, id: &EventId) -> Result<Event> {
     let event = event::by_id(read, id)?.filter(|event| event.room == room && event.order != 0);
-    event.ok_or_else(|| Error::not_found("There is no such event in this room."))
+    match event {
+        Some(event) if visibility::may_see_event(read, &user.id, &event)? => Ok(event),
+        _ => Err(Error::not_found("There is no such event in this room.")),
+    }
 }
 
 /// Moves the caller's fully-read marker to an event; it does not move backwards.
@@ -72,7 +75,7 @@ pub(super) fn set_fully_read(tx: &mut Tx<'_>, user: &User, room: RoomNo, id: &Ev
     struct Content {
         event_id: ruma::OwnedEventId,
     }
-    let event = event_in(tx, room, id)?;
+    let event = event_in(tx, user, room, id)?;
     let earlier = account_data::get(tx, &user.id, Some(room), FULLY_READ)?;
     let earlier = earlier.and_then(|content| serde_json::from_str::<Content>(content.get()).ok());
     if let Some(Content { event_id }) = earlier
