@@ -4,15 +4,20 @@
 //! linking one takes longer than running all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends in a panic when it fails
 
+mod account_data;
 mod architecture;
 mod common;
 mod config;
+mod device_management;
 mod directory;
 mod http;
+mod login;
 mod media;
-mod push;
-mod rooms;
 mod messages;
+mod profile;
+mod push;
+mod registration;
+mod rooms;
 mod rooms_api;
 mod sliding_sync;
 mod store;

@@ -19,9 +19,10 @@ use serde_json::{Value as JsonValue, json};
 use super::auth::User;
 use crate::{
     error::{Error, Reason, Result},
+    http::limits::Class,
     server::Server,
     store::records::Account,
-    users::{accounts, auth_sessions::AuthSession, registration_tokens},
+    users::{accounts, auth_sessions::AuthSession, registration_tokens, tokens},
 };
 
 /// The stages of one way to pass, in any order.
@@ -201,12 +202,16 @@ pub async fn check_password(
     password: &str,
 ) -> Result<OwnedUserId> {
     let (user, account) = account.unzip();
+    if let Some(user) = &user {
+        // Whoever guesses from many addresses guesses no faster.
+        server.limits.take(Class::Login, user.as_str())?;
+    }
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let right = server.passwords.verify(password.to_owned(), hash).await?;
     match (user, account) {
         (Some(user), Some(account)) if right && !account.deactivated => {
             if account.locked {
-                Err(crate::users::tokens::locked())
+                Err(tokens::locked())
             } else {
                 Ok(user)
             }

@@ -149,9 +149,6 @@ async fn by_password(server: &Server, req: LoginRequest) -> Result<OwnedUserId> 
         return by_emergency_password(server, secret, &password);
     }
     let account = uiaa::find_account(server, &identifier)?;
-    if let Some((user, _)) = &account {
-        server.limits.take(Class::Login, user.as_str())?;
-    }
     uiaa::check_password(server, account, &password).await.map_err(forbidden)
 }
 

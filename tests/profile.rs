@@ -1,0 +1,177 @@
+//! Profiles, presence and the user directory: `api/client/profile.rs`, `presence.rs`, `users.rs`, `mutual_rooms.rs`.
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::common::{Client, TestServer, encode};
+
+fn path(user: &str, field: &str) -> String {
+    format!("/_matrix/client/v3/profile/{}/{field}", encode(user))
+}
+
+async fn member(client: &Client, room: &str, user: &str) -> Value {
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(room), encode(user));
+    client.ok(Method::GET, &path, Value::Null).await
+}
+
+#[tokio::test]
+async fn fields_are_set_read_and_removed() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (id, anyone) = (alice.user_id.as_str(), server.anyone());
+    assert_eq!(anyone.get(&path(id, "displayname")).await.1, json!({ "displayname": "alice" }));
+    for (field, value) in [
+        ("displayname", json!("Alice")),
+        ("avatar_url", json!("mxc://localhost/abc")),
+        ("m.tz", json!("Europe/Berlin")),
+        ("org.example.pets", json!({ "cats": 2 })),
+    ] {
+        assert_eq!(alice.put(&path(id, field), json!({ field: value })).await, (StatusCode::OK, json!({})), "{field}");
+        assert_eq!(anyone.get(&path(id, field)).await, (StatusCode::OK, json!({ field: value })));
+    }
+    let whole = format!("/_matrix/client/v3/profile/{}", encode(id));
+    assert_eq!(
+        anyone.get(&whole).await.1,
+        json!({
+            "displayname": "Alice", "avatar_url": "mxc://localhost/abc", "m.tz": "Europe/Berlin",
+            "org.example.pets": { "cats": 2 },
+        })
+    );
+    assert_eq!(alice.delete(&path(id, "org.example.pets")).await.0, StatusCode::OK);
+    assert_eq!(anyone.get(&path(id, "org.example.pets")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(alice.put(&path(id, "avatar_url"), json!({ "avatar_url": "" })).await.0, StatusCode::OK);
+    assert_eq!(anyone.get(&path(id, "avatar_url")).await, (StatusCode::OK, json!({})));
+
+    assert_eq!(bob.put(&path(id, "displayname"), json!({ "displayname": "x" })).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(anyone.get(&path("@nobody:localhost", "displayname")).await.0, StatusCode::NOT_FOUND);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_profile_cannot_hold() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let id = alice.user_id.as_str();
+    let long = format!("org.{}", "x".repeat(260));
+    for (field, body, code) in [
+        ("displayname", json!({ "displayname": 1 }), "M_BAD_JSON"),
+        ("displayname", json!({ "other": "x" }), "M_MISSING_PARAM"),
+        ("displayname", json!({ "displayname": "x".repeat(2_000) }), "M_TOO_LARGE"),
+        ("plain", json!({ "plain": 1 }), "M_INVALID_PARAM"),
+        ("Org.Example", json!({ "Org.Example": 1 }), "M_INVALID_PARAM"),
+        (long.as_str(), json!({ long.as_str(): 1 }), "M_KEY_TOO_LARGE"),
+        ("org.example.big", json!({ "org.example.big": "x".repeat(70_000) }), "M_PROFILE_TOO_LARGE"),
+    ] {
+        let (status, answer) = alice.put(&path(id, field), body).await;
+        assert_eq!((status, answer["errcode"].as_str()), (StatusCode::BAD_REQUEST, Some(code)), "{answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_name_shows_in_rooms() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let id = alice.user_id.as_str();
+    let room = alice.create_room(json!({})).await;
+    alice.ok(Method::PUT, &path(id, "displayname"), json!({ "displayname": "Alice" })).await;
+    alice.ok(Method::PUT, &path(id, "avatar_url"), json!({ "avatar_url": "mxc://localhost/abc" })).await;
+    let shown = member(&alice, &room, id).await;
+    assert_eq!(shown, json!({ "membership": "join", "displayname": "Alice", "avatar_url": "mxc://localhost/abc" }));
+    alice.ok(Method::DELETE, &path(id, "displayname"), json!({})).await;
+    assert!(member(&alice, &room, id).await.get("displayname").is_none());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_name_reaches_many_rooms_in_the_background() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let id = alice.user_id.as_str();
+    let mut rooms = Vec::new();
+    for _ in 0..25 {
+        rooms.push(alice.create_room(json!({})).await);
+    }
+    alice.ok(Method::PUT, &path(id, "displayname"), json!({ "displayname": "Alice" })).await;
+    for room in &rooms {
+        while member(&alice, room, id).await["displayname"] != "Alice" {
+            tokio::task::yield_now().await;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn presence_is_for_those_who_share_a_room() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let status = |user: &Client| format!("/_matrix/client/v3/presence/{}/status", encode(&user.user_id));
+    alice.ok(Method::PUT, &status(&alice), json!({ "presence": "unavailable", "status_msg": "Lunch" })).await;
+    let (code, own) = alice.get(&status(&alice)).await;
+    assert_eq!(code, StatusCode::OK);
+    assert_eq!((&own["presence"], &own["status_msg"]), (&json!("unavailable"), &json!("Lunch")));
+    assert_eq!(bob.get(&status(&alice)).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(bob.put(&status(&alice), json!({ "presence": "online" })).await.0, StatusCode::FORBIDDEN);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    assert_eq!(bob.get(&status(&alice)).await.1["presence"], "unavailable");
+    assert_eq!(alice.put(&status(&alice), json!({ "presence": "busy" })).await.0, StatusCode::BAD_REQUEST);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn people_are_found_by_name_and_id() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    alice.ok(Method::PUT, &path(&alice.user_id, "displayname"), json!({ "displayname": "Wonder Woman" })).await;
+    let search = async |client: &Client, term: &str| {
+        let answer = client.ok(Method::POST, "/_matrix/client/v3/user_directory/search", json!({ "search_term": term })).await;
+        let ids = answer["results"].as_array().unwrap().iter().map(|user| user["user_id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(search(&bob, "alice").await, [alice.user_id.as_str()]);
+    assert_eq!(search(&bob, "woman WONDER").await, [alice.user_id.as_str()]);
+    assert_eq!(search(&bob, &alice.user_id).await, [alice.user_id.as_str()]);
+    assert!(search(&bob, "nobody").await.is_empty() && search(&bob, " ").await.is_empty());
+    assert!(search(&bob, "bob").await.is_empty(), "nobody looks for themselves");
+    server.stop().await;
+
+    let server = TestServer::start_with(|config| config.user_directory_all_users = false).await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    assert!(search(&bob, "alice").await.is_empty());
+    let room = alice.create_room(json!({ "preset": "private_chat" })).await;
+    assert!(search(&bob, "alice").await.is_empty());
+    let rules = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules/", encode(&room));
+    alice.ok(Method::PUT, &rules, json!({ "join_rule": "public" })).await;
+    assert_eq!(search(&bob, "alice").await, [alice.user_id.as_str()]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_used_in_one_room_stays_there() {
+    let server = TestServer::start().await;
+    let (alice, eve) = (server.register("alice").await, server.register("eve").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let nick = json!({ "membership": "join", "displayname": "Freddy" });
+    alice.set_state(&room, "m.room.member", &alice.user_id, nick).await;
+    let path = "/_matrix/client/v3/user_directory/search";
+    assert_eq!(eve.post(path, json!({ "search_term": "freddy" })).await.1["results"], json!([]));
+    let (_, found) = eve.post(path, json!({ "search_term": "alice", "limit": 1 })).await;
+    assert_eq!(found["results"][0]["display_name"], "alice");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn mutual_rooms_are_those_of_both() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    alice.create_room(json!({})).await;
+    bob.join(&room).await;
+    let path = |user: &str| format!("/_matrix/client/v1/mutual_rooms?user_id={}", encode(user));
+    let (status, answer) = alice.get(&path(&bob.user_id)).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({ "joined": [room], "count": 1 })));
+    assert_eq!(alice.get(&path("@nobody:localhost")).await.1["joined"], json!([]));
+    assert_eq!(alice.get(&path(&alice.user_id)).await.0, StatusCode::BAD_REQUEST);
+    server.stop().await;
+}
