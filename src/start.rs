@@ -30,7 +30,9 @@ use crate::{
     server::Server,
     store::Store,
     sync::sliding::connections::Connections,
-    users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
+    users::{
+        auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence, registration_tokens,
+    },
 };
 
 /// How often the background looks whether something is due.
@@ -93,6 +95,12 @@ pub async fn start(config: Config) -> Result<Handle> {
     let router = routes::router()?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(open(config, stopping.clone())?);
+    if let Some(token) = registration_tokens::first_start(&server.store)? {
+        let scheme = if server.config.tls.certs.is_some() { "https" } else { "http" };
+        let place = addresses.first().map(|address| format!(" at {scheme}://{address}")).unwrap_or_default();
+        // A warning, so that it is seen wherever logs are.
+        tracing::warn!("there is no account yet: register the first one, an administrator{place}, with the token {token}");
+    }
     tokio::spawn(background(server.clone()));
     let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })

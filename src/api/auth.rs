@@ -118,26 +118,26 @@ fn guests_may(method: &Method, path: &str) -> bool {
     }
     let version = segments.next().unwrap_or_default();
     let rest: Vec<_> = if version == "unstable" { segments.skip(1).collect() } else { segments.collect() };
-    match (method.as_str(), rest.as_slice()) {
+    matches!(
+        (method.as_str(), rest.as_slice()),
         ("GET", ["rooms", _, "state", ..])
-        | ("GET", ["rooms", _, "context" | "event", _])
-        | ("GET", ["rooms", _, "messages" | "members" | "initialSync"])
-        | ("GET", ["sync" | "events" | "capabilities" | "joined_rooms"])
-        | ("GET", ["media", ..])
-        | ("POST", ["rooms", _, "join" | "leave" | "forget"])
-        | ("POST", ["join", _])
-        | ("PUT", ["rooms", _, "send" | "state", ..])
-        | ("PUT", ["sendToDevice", _, _])
-        | ("PUT" | "DELETE", ["profile", _, "displayname"])
-        | ("GET", ["devices"])
-        | ("GET" | "PUT", ["devices", _])
-        | ("GET", ["account", "whoami"])
-        | ("POST", ["keys", "upload" | "query" | "claim"])
-        | ("POST", ["logout", ..])
-        | ("GET", ["pushrules", ..])
-        | ("POST" | "GET", ["user", _, "filter", ..])
-        | ("GET", ["voip", "turnServer"])
-        | ("POST", ["org.matrix.simplified_msc3575", "sync"] | ["sync"]) => true,
-        _ => false,
-    }
+            | ("GET", ["rooms", _, "context" | "event", _])
+            | ("GET", ["rooms", _, "messages" | "members" | "initialSync"])
+            | ("GET", ["sync" | "events" | "capabilities" | "joined_rooms"])
+            | ("GET", ["media", ..])
+            | ("POST", ["rooms", _, "join" | "leave" | "forget"])
+            | ("POST", ["join", _])
+            | ("PUT", ["rooms", _, "send" | "state", ..])
+            | ("PUT", ["sendToDevice", _, _])
+            | ("PUT" | "DELETE", ["profile", _, "displayname"])
+            | ("GET", ["devices"])
+            | ("GET" | "PUT", ["devices", _])
+            | ("GET", ["account", "whoami"])
+            | ("POST", ["keys", "upload" | "query" | "claim"])
+            | ("POST", ["logout", ..])
+            | ("GET", ["pushrules", ..])
+            | ("POST" | "GET", ["user", _, "filter", ..])
+            | ("GET", ["voip", "turnServer"])
+            | ("POST", ["sync"])
+    )
 }
