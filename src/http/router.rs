@@ -280,9 +280,9 @@ impl<S> Router<S> {
         Builder { routes: Vec::new() }
     }
 
-    /// What is known of each route, in the order in which they were added.
-    pub fn routes(&self) -> impl Iterator<Item = &Info> {
-        self.routes.iter().map(|route| &route.info)
+    /// What is known of each route, in the order in which they were added, and the paths that it answers at.
+    pub fn routes(&self) -> impl Iterator<Item = (&Info, &[&'static str])> {
+        self.routes.iter().map(|route| (&route.info, &*route.paths))
     }
 
     fn find<'r, 'p>(&'r self, method: &Method, segments: &'p Segments<'p>, args: &mut Args<'p>) -> Found<'r, S> {

@@ -400,7 +400,7 @@ fn clashes() {
     assert!(Router::builder().add(page(Method::GET, "/_reset/{token}", reset_page)).add(variables).build().is_err());
     let long = Box::leak("/a".repeat(20).into_boxed_str());
     assert!(matches!(Router::builder().add(page(Method::GET, long, reset_page)).build(), Err(Clash::TooLong(_))));
-    let operations: Vec<_> = router().routes().map(|info| info.operation).collect();
+    let operations: Vec<_> = router().routes().map(|(info, _)| info.operation).collect();
     assert_eq!(operations.first(), Some(&"login_types"));
 }
 

@@ -9,6 +9,8 @@
 //! When a [`TestServer`] is dropped through [`TestServer::stop`], the database's invariants are checked.
 #![allow(dead_code)] // not every test uses every helper
 
+pub mod generated;
+
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
