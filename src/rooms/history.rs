@@ -86,6 +86,14 @@ impl Stretch {
         }
     }
 
+    /// The point in front of an event, seen in the direction.
+    fn ahead_of(&self, order: i64) -> Point {
+        match self.direction {
+            Direction::Forward => Point::before(order),
+            Direction::Backward => Point::after(order),
+        }
+    }
+
     fn is_beyond(&self, order: i64) -> bool {
         self.to.is_some_and(|to| match self.direction {
             Direction::Forward => order > to.0,
@@ -119,10 +127,11 @@ pub fn page(read: &dyn Read, gate: &Gate<'_>, room: RoomNo, stretch: Stretch, wa
     }
     // That nothing is left shows in an empty page, or in the event that all rooms begin with. Else there may be more: new
     // events, or ones that the filter lets through but the walk did not get to.
-    let at_create = page.events.last().is_some_and(|event| event.pdu.prev_events.is_empty());
-    if !page.events.is_empty() && !(at_create && stretch.direction == Direction::Backward) {
-        page.end = reached;
-    }
+    page.end = match page.events.last() {
+        None => None,
+        Some(last) if last.pdu.prev_events.is_empty() && stretch.direction == Direction::Backward => None,
+        Some(_) => reached,
+    };
     Ok(page)
 }
 
@@ -199,16 +208,13 @@ pub fn nearest(
     let guess = first_since(read, room, time)?;
     let stretch = Stretch { from: None, to: None, direction, limit: 0 };
     // Begin on the near side of the guess, so that all candidates lie ahead.
-    let mut start = Point(guess);
+    let mut start = stretch.ahead_of(guess);
     let behind: Box<dyn Iterator<Item = Result<Place>>> = match direction {
         Direction::Forward => Box::new(timeline::before(read, room, guess)),
         Direction::Backward => Box::new(timeline::after(read, room, guess)),
     };
     if let Some(place) = behind.take(AROUND_GUESS).last() {
-        start = match direction {
-            Direction::Forward => Point::before(place?.0),
-            Direction::Backward => Point::after(place?.0),
-        };
+        start = stretch.ahead_of(place?.0);
     }
     let mut best: Option<(u64, Event)> = None;
     let mut since_best = 0;
