@@ -29,10 +29,14 @@ use crate::{
 pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<Event> {
     let Authorized { room: room_no, pdu, state_before, redacts_in_content, transaction, follows } = authorized;
     let mut room = super::get(tx, room_no)?;
-    let no = event::intern(tx, &pdu.event_id)?;
-    if trees::EVENTS.contains(tx, no)? {
+    // An event that has a number already was referred to by others: these may have been waiting for it.
+    let awaited = event::no_of(tx, &pdu.event_id)?;
+    if let Some(no) = awaited
+        && trees::EVENTS.contains(tx, no)?
+    {
         return Err(Error::internal(format_args!("event {} is stored already", pdu.event_id)));
     }
+    let no = awaited.map_or_else(|| event::number(tx, &pdu.event_id), Ok)?;
     let position = tx.next_position()?;
     let mut event = Event {
         no,
@@ -62,7 +66,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     extremities(tx, room_no, &follows, no)?;
     trees::TIMELINE.put(tx, (room_no, event.order), &no);
     timeline::changed(tx, room_no, position)?;
-    let event = effects::appended(tx, rooms, &room, event)?;
+    let event = effects::appended(tx, rooms, &room, event, awaited.is_some())?;
     let (cache, cached) = (rooms.caches.clone(), Arc::new(event.clone()));
     tx.on_commit(move || cache.events.insert(no, cached));
     Ok(event)

@@ -123,51 +123,14 @@ struct Signed {
 
 /// Makes, signs and checks the event that `draft` describes, as the next one of the room.
 ///
-/// `read` may be the transaction that the event is going to be appended in. The room's lock is held.
+/// The room's lock is held since before `read` was made, which is a snapshot or the transaction that the event is going
+/// to be appended in.
 ///
 /// # Errors
 /// 403 `M_FORBIDDEN` when the room's rules refuse it, 400 `M_BAD_JSON` when its content is not canonical or not what its
 /// type needs, 413 `M_TOO_LARGE` when it or a field of it is too long.
-pub fn prepare(rooms: &Rooms, read: &dyn Read, room: RoomNo, sender: &UserId, draft: Draft) -> Result<Authorized> {
-    prepare_with(&Context { rooms, read, fill: false }, room, sender, draft)
-}
-
-/// [`prepare`] over a snapshot that was taken under the room's lock: events that are read may be kept in memory, since
-/// nobody can redact them meanwhile.
-pub(super) fn prepare_locked(
-    rooms: &Rooms,
-    read: &dyn Read,
-    room: RoomNo,
-    sender: &UserId,
-    draft: Draft,
-) -> Result<Authorized> {
-    prepare_with(&Context { rooms, read, fill: true }, room, sender, draft)
-}
-
-struct Context<'a> {
-    rooms: &'a Rooms,
-    read: &'a dyn Read,
-    fill: bool,
-}
-
-impl Context<'_> {
-    fn event(&self, no: EventNo) -> Result<Arc<Event>> {
-        if let Some(event) = self.rooms.caches.events.get(&no) {
-            return Ok(event);
-        }
-        let event = Arc::new(event::require(self.read, no)?);
-        if self.fill {
-            self.rooms.caches.events.insert(no, event.clone());
-        }
-        Ok(event)
-    }
-
-    fn state(&self, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {
-        state::event_no(self.read, room, kind, key)?.map(|no| self.event(no)).transpose()
-    }
-}
-
-fn prepare_with(context: &Context<'_>, room_no: RoomNo, sender: &UserId, draft: Draft) -> Result<Authorized> {
+pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId, draft: Draft) -> Result<Authorized> {
+    let context = &Context { rooms, read };
     let room = super::get(context.read, room_no)?;
     let rules = rules(&room.version)?;
     check_fields(&draft, sender, &room.id)?;
@@ -185,7 +148,7 @@ fn prepare_with(context: &Context<'_>, room_no: RoomNo, sender: &UserId, draft: 
     for (kind, key) in keys {
         auth_events.extend(context.state(room_no, &kind, &key)?);
     }
-    let signed = sign(context, room_no, &room, &rules, sender, &draft, &content, &auth_events)?;
+    let signed = sign(context, room_no, &room, &rules, sender, &draft, (&content, &raw_content), &auth_events)?;
     authorize(context, room_no, &room, &rules, &signed.pdu, &auth_events)?;
     redaction::check_local(context.read, room_no, &room, &signed.pdu)?;
     Ok(Authorized {
@@ -196,6 +159,29 @@ fn prepare_with(context: &Context<'_>, room_no: RoomNo, sender: &UserId, draft: 
         transaction: draft.transaction,
         follows: signed.follows,
     })
+}
+
+struct Context<'a> {
+    rooms: &'a Rooms,
+    read: &'a dyn Read,
+}
+
+impl Context<'_> {
+    /// The event, from memory if it is there. The room's lock is held, so nobody redacts it meanwhile (`caches.rs`).
+    fn event(&self, no: EventNo) -> Result<Arc<Event>> {
+        if let Some(event) = self.rooms.caches.events.get(&no) {
+            return Ok(event);
+        }
+        let event = Arc::new(event::require(self.read, no)?);
+        if self.read.is_committed() {
+            self.rooms.caches.events.insert(no, event.clone());
+        }
+        Ok(event)
+    }
+
+    fn state(&self, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {
+        state::event_no(self.read, room, kind, key)?.map(|no| self.event(no)).transpose()
+    }
 }
 
 /// The lengths that the specification sets.
@@ -229,7 +215,7 @@ fn sign(
     rules: &RoomVersionRules,
     sender: &UserId,
     draft: &Draft,
-    content: &Map<String, Value>,
+    content: (&Map<String, Value>, &RawValue),
     auth_events: &[Arc<Event>],
 ) -> Result<Signed> {
     let mut follows = trees::EXTREMITIES.get(context.read, room_no)?.unwrap_or_default().0;
@@ -245,7 +231,8 @@ fn sign(
         state_key: draft.state_key.as_deref(),
         sender: sender.as_str(),
         room_id: Some(room.id.as_str()),
-        content,
+        content: content.1,
+        redacted_content: canonical::redacted_content(content.0, &kind, &rules.redaction),
         depth,
         origin_server_ts: draft.timestamp.unwrap_or_else(clock::now),
         prev_events: &references(&prev_events, rules)?,
@@ -275,7 +262,7 @@ fn sign_parts(keys: &SigningKeys, parts: &Parts<'_>, rules: &RoomVersionRules) -
         EventIdFormatVersion::V1 => Some(format!("${}:{}", clock::random_string(18)?, keys.server_name())),
         _ => None,
     };
-    let (json, reference_text) = parts.sign(keys, given_id.as_deref(), &rules.redaction)?;
+    let (json, reference_text) = parts.sign(keys, given_id.as_deref())?;
     if json.len() > MAX_EVENT {
         return Err(Error::too_large(format!("The event is larger than {MAX_EVENT} bytes.")));
     }
@@ -385,7 +372,8 @@ fn sign_create(
         state_key: Some(""),
         sender: sender.as_str(),
         room_id: room_id.as_deref().map(RoomId::as_str),
-        content,
+        content: &to_raw_value(content)?,
+        redacted_content: canonical::redacted_content(content, "m.room.create", &rules.redaction),
         depth: 1,
         origin_server_ts: now,
         prev_events: &[],

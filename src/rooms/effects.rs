@@ -152,7 +152,7 @@ fn user_room(
     };
     let earlier = trees::USER_ROOMS.get(tx, (user, room_no))?;
     let membership = member.membership.clone();
-    let same = before.as_ref() == Some(&membership);
+    let same = before == Some(MembershipState::Join) && membership == MembershipState::Join;
     let position = earlier.as_ref().filter(|_| same).map_or(member.position, |row| row.position);
     let left = match (&before, &membership) {
         (_, MembershipState::Join) => None,
@@ -183,10 +183,12 @@ fn stripped_state(tx: &Tx<'_>, room: RoomNo, member: &Event) -> Result<Vec<Box<R
     events.iter().chain([member]).map(client_event::stripped).collect()
 }
 
-/// Follows an event that has its place in the timeline; gives it as it is then (a redaction may have waited for it).
-pub(super) fn appended(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event) -> Result<Event> {
-    relations::index(tx, &event)?;
-    let event = redaction::apply(tx, rooms, room, event)?;
+/// Follows an event that has its place in the timeline; gives it as it is then. `awaited` says that others referred to
+/// it before it came: relations and redactions may have been waiting for it.
+pub(super) fn appended(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event, awaited: bool) -> Result<Event> {
+    relations::index(tx, &event, awaited)?;
+    redaction::apply(tx, rooms, room, &event)?;
+    let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
     notifications::on_event(tx, rooms, room, &event)?;
     let members = local_members(tx, rooms, event.room)?;
     tx.wake_all(members);

@@ -88,9 +88,17 @@ pub fn no_of(read: &dyn Read, id: &EventId) -> Result<Option<EventNo>> {
 /// # Errors
 /// As [`get`].
 pub fn intern(tx: &mut Tx<'_>, id: &EventId) -> Result<EventNo> {
-    if let Some(no) = no_of(tx, id)? {
-        return Ok(no);
+    match no_of(tx, id)? {
+        Some(no) => Ok(no),
+        None => number(tx, id),
     }
+}
+
+/// A new number for the event with this ID, which has none.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn number(tx: &mut Tx<'_>, id: &EventId) -> Result<EventNo> {
     let no = EventNo(tx.next("event")?);
     trees::EVENT_NOS.put(tx, id, &no);
     Ok(no)

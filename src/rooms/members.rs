@@ -20,6 +20,9 @@ use crate::{
 /// (`m.heroes` in [sync](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync)).
 const HEROES: usize = 5;
 
+/// How many members [`heroes`] looks at before it takes whom it has.
+const SMALL: usize = 200;
+
 /// The user's membership in the room's current state.
 ///
 /// # Errors
@@ -116,13 +119,14 @@ pub fn share_a_room(read: &dyn Read, user: &UserId, other: &UserId) -> Result<bo
 }
 
 /// The users to name the room by, for `viewer`: the first five others, joined or invited, by the order of their
-/// events; where there are none, those who left or were banned.
+/// events; where there are none, those who left or were banned. In rooms of more than [`SMALL`] they are some five, since
+/// to find the first needs a look at all.
 ///
 /// # Errors
 /// As [`get`].
 pub fn heroes(read: &dyn Read, room: RoomNo, viewer: &UserId) -> Result<Vec<OwnedUserId>> {
     let (mut present, mut gone) = (Vec::new(), Vec::new());
-    for row in all(read, room) {
+    for (seen, row) in all(read, room).enumerate() {
         let (user, member) = row?;
         if user == viewer {
             continue;
@@ -131,6 +135,9 @@ pub fn heroes(read: &dyn Read, room: RoomNo, viewer: &UserId) -> Result<Vec<Owne
             MembershipState::Join | MembershipState::Invite => present.push((member.event, user)),
             MembershipState::Leave | MembershipState::Ban => gone.push((member.event, user)),
             _ => {}
+        }
+        if seen >= SMALL && present.len() >= HEROES {
+            break;
         }
     }
     let mut chosen = if present.is_empty() { gone } else { present };

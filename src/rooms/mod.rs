@@ -105,7 +105,7 @@ impl Rooms {
         let authorized = {
             let snapshot = self.store.read();
             let room = find(&snapshot, guard.room())?.ok_or_else(unknown_room)?;
-            build::prepare_locked(self, &snapshot, room, sender, draft)?
+            build::prepare(self, &snapshot, room, sender, draft)?
         };
         self.store.write(|tx| append::append(tx, self, authorized))
     }

@@ -46,18 +46,27 @@ fn has_power(read: &dyn Read, room_no: RoomNo, room: &Room, user: &UserId) -> Re
     Ok(levels.for_user(user) >= levels.redact)
 }
 
-/// Does what `event` redacts, or what redacted `event` before it came; gives the event as it is then.
+/// Prunes what `event` redacts, if it is a redaction; one whose target is not here waits for it.
 ///
 /// # Errors
-/// When a row is damaged or the database fails.
-pub(super) fn apply(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event) -> Result<Event> {
-    if let Some(target) = event.pdu.redacts.clone() {
-        let target_no = event::intern(tx, &target)?;
-        match event::get(tx, target_no)? {
-            Some(target) => drop(redact(tx, rooms, room, &event, target)?),
-            None => trees::WAITING_REDACTIONS.put(tx, target_no, &event.no),
+/// When a row is damaged or the database fails; so for all functions here.
+pub(super) fn apply(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Result<()> {
+    let Some(target) = &event.pdu.redacts else { return Ok(()) };
+    let target_no = event::intern(tx, target)?;
+    match event::get(tx, target_no)? {
+        Some(target) => redact(tx, rooms, room, event, target).map(drop),
+        None => {
+            trees::WAITING_REDACTIONS.put(tx, target_no, &event.no);
+            Ok(())
         }
     }
+}
+
+/// Prunes `event` if a redaction waited for it; gives it as it is then.
+///
+/// # Errors
+/// As [`apply`].
+pub(super) fn apply_waiting(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event) -> Result<Event> {
     let Some(waiting) = trees::WAITING_REDACTIONS.get(tx, event.no)? else { return Ok(event) };
     trees::WAITING_REDACTIONS.delete(tx, event.no);
     let redaction = event::require(tx, waiting)?;

@@ -91,24 +91,37 @@ pub fn wrote_in(read: &dyn Read, root: &Event, user: &UserId) -> Result<bool> {
     trees::THREAD_MEMBERS.contains(read, (root.no, user))
 }
 
-/// Enters a new event: as what relates to another, and as what others may have been relating to already.
+/// Enters a new event: as what relates to another and, if it was `awaited`, as what others relate to already.
 ///
 /// # Errors
 /// As [`aggregates`].
-pub(super) fn index(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+pub(super) fn index(tx: &mut Tx<'_>, event: &Event, awaited: bool) -> Result<()> {
     if let Some(relation) = relation(&event.pdu.content)
         && event.status == Status::Accepted
         && relation.event_id != event.pdu.event_id
     {
         let target = event::intern(tx, &relation.event_id)?;
-        trees::RELATIONS.put(tx, (target, event.order, event.no), &relation.rel_type);
-        aggregate(tx, target, event, &relation.rel_type)?;
+        let target_room = trees::EVENTS.get(tx, target)?.map(|target| target.room);
+        // What is said in another room is none of this room's members' business.
+        if target_room.is_none_or(|room| room == event.room) {
+            trees::RELATIONS.put(tx, (target, event.order, event.no), &relation.rel_type);
+        }
+        if target_room == Some(event.room) {
+            aggregate(tx, target, event, &relation.rel_type)?;
+        }
     }
-    // An edit needs its target to be judged, so those that came first are judged now.
-    if of(tx, event.no, Direction::Forward).next().is_some() {
-        rebuild(tx, event.no)?;
+    if awaited { adopt(tx, event) } else { Ok(()) }
+}
+
+/// Judges what related to an event before it came: edits by what they edit, and all by their room.
+fn adopt(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    let children: Vec<_> = of(tx, event.no, Direction::Forward).collect::<Result<_>>()?;
+    for (order, child, _) in &children {
+        if trees::EVENTS.get(tx, *child)?.is_none_or(|child| child.room != event.room) {
+            trees::RELATIONS.delete(tx, (event.no, *order, *child));
+        }
     }
-    Ok(())
+    if children.is_empty() { Ok(()) } else { rebuild(tx, event.no) }
 }
 
 /// Takes an event out that loses its content.

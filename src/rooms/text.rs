@@ -3,9 +3,9 @@
 //! The content hash is made over everything but `hashes` and `signatures`; the signature and the reference hash over
 //! what a redaction would leave (both without `signatures`, so it is the same text); what is stored and sent has all.
 
-use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, room_version_rules::RedactionRules};
+use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use super::canonical;
 use crate::{error::Result, signing::SigningKeys};
@@ -22,7 +22,10 @@ pub(super) struct Parts<'a> {
     pub(super) state_key: Option<&'a str>,
     pub(super) sender: &'a str,
     pub(super) room_id: Option<&'a str>,
-    pub(super) content: &'a Map<String, Value>,
+    /// The content, canonical.
+    pub(super) content: &'a RawValue,
+    /// What a redaction would leave of it.
+    pub(super) redacted_content: CanonicalJsonObject,
     pub(super) depth: u64,
     pub(super) origin_server_ts: MilliSecondsSinceUnixEpoch,
     pub(super) prev_events: &'a [Reference],
@@ -36,24 +39,18 @@ struct Layers<'a> {
     event_id: Option<&'a str>,
     hash: Option<&'a str>,
     signature: Option<(&'a SigningKeys, &'a str)>,
-    redacted: Option<&'a CanonicalJsonObject>,
+    redacted: bool,
 }
 
 impl Parts<'_> {
     /// The signed event, and the text that its reference hash is made over. `event_id` is the ID that room versions 1
     /// and 2 give it.
-    pub(super) fn sign(
-        &self,
-        keys: &SigningKeys,
-        event_id: Option<&str>,
-        rules: &RedactionRules,
-    ) -> Result<(String, String)> {
+    pub(super) fn sign(&self, keys: &SigningKeys, event_id: Option<&str>) -> Result<(String, String)> {
         let hash = canonical::hash(&self.write(&Layers { event_id, ..Layers::default() })?);
-        let redacted = canonical::redacted_content(self.content, self.kind, rules);
         let hash = Some(hash.as_str());
-        let reference = self.write(&Layers { event_id, hash, redacted: Some(&redacted), signature: None })?;
+        let reference = self.write(&Layers { event_id, hash, redacted: true, signature: None })?;
         let signature = keys.sign(reference.as_bytes());
-        let json = self.write(&Layers { event_id, hash, signature: Some((keys, &signature)), redacted: None })?;
+        let json = self.write(&Layers { event_id, hash, signature: Some((keys, &signature)), redacted: false })?;
         Ok((json, reference))
     }
 
@@ -61,8 +58,8 @@ impl Parts<'_> {
         let mut out = Writer { out: Vec::with_capacity(1024) };
         out.references("{\"auth_events\":", self.auth_events)?;
         match layers.redacted {
-            Some(content) => out.field(",\"content\":", content)?,
-            None => out.field(",\"content\":", self.content)?,
+            true => out.field(",\"content\":", &self.redacted_content)?,
+            false => out.field(",\"content\":", self.content)?,
         }
         out.field(",\"depth\":", &self.depth)?;
         out.optional(",\"event_id\":", layers.event_id)?;
@@ -72,7 +69,7 @@ impl Parts<'_> {
         }
         out.field(",\"origin_server_ts\":", &self.origin_server_ts)?;
         out.references(",\"prev_events\":", self.prev_events)?;
-        out.optional(",\"redacts\":", self.redacts.filter(|_| layers.redacted.is_none()))?;
+        out.optional(",\"redacts\":", self.redacts.filter(|_| !layers.redacted))?;
         out.optional(",\"room_id\":", self.room_id)?;
         out.field(",\"sender\":", self.sender)?;
         if let Some((keys, signature)) = layers.signature {

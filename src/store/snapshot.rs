@@ -47,6 +47,10 @@ impl Read for Snapshot<'_> {
         Ok(())
     }
 
+    fn is_committed(&self) -> bool {
+        true
+    }
+
     fn scan_raw<'b>(&'b self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'b> {
         match handle(self.db, family) {
             Ok(family) => {

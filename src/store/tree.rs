@@ -64,6 +64,9 @@ pub trait Read {
     /// When the database fails.
     fn get_raw(&self, family: Family, key: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()>;
 
+    /// Whether everything it shows is committed, and so may be remembered; a transaction may still fail.
+    fn is_committed(&self) -> bool;
+
     /// The rows with `from <= key < to`, in the given direction.
     fn scan_raw<'a>(&'a self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'a>;
 }

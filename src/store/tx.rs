@@ -152,6 +152,10 @@ impl Read for Tx<'_> {
         Ok(())
     }
 
+    fn is_committed(&self) -> bool {
+        false
+    }
+
     fn scan_raw<'b>(&'b self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'b> {
         let bounds = (Bound::Included(from.clone()), Bound::Excluded(to.clone()));
         let overlay = (from < to).then(|| self.overlays[family as usize].range::<Vec<u8>, _>(bounds));

@@ -103,3 +103,15 @@ async fn unsigned_is_for_the_viewer() {
     assert_eq!(joined["unsigned"]["replaces_state"], invited.pdu.event_id.as_str());
     assert_eq!(joined["unsigned"]["membership"], "join");
 }
+
+/// What is said in one room about an event of another shows up nowhere.
+#[tokio::test]
+async fn relations_stay_in_their_room() {
+    let world = world();
+    let (room, other) = (world.room(12), world.room(12));
+    let alice = user("alice");
+    let root = world.send(&room, &alice, text("root")).await.unwrap();
+    world.send(&other, &alice, related("elsewhere", "m.thread", &root)).await.unwrap();
+    assert!(shown(&world, &root, &alice)["unsigned"].get("m.relations").is_none());
+    assert_eq!(relations::of(&world.rooms.store.read(), root.no, Direction::Forward).count(), 0);
+}

@@ -217,7 +217,7 @@ pub struct UserRoom {
     pub membership: MembershipState,
     /// The `m.room.member` event it comes from.
     pub event: EventNo,
-    /// When the membership became what it is (a new display name does not count).
+    /// When the membership became what it is; a joined user's new display name does not count.
     pub position: Position,
     /// The place of the event that ended the user's last time of being joined; none if still joined or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
