@@ -281,6 +281,7 @@ async fn a_deactivated_account_is_gone() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.join(&room).await;
+    let said = bob.send_text(&room, "forget me").await;
     let path = "/_matrix/client/v3/account/deactivate";
     let (status, challenge) = bob.post(path, json!({})).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
@@ -294,5 +295,12 @@ async fn a_deactivated_account_is_gone() {
     assert_eq!(answer["errcode"], "M_USER_IN_USE");
     let members = alice.ok(Method::GET, &format!("/_matrix/client/v3/rooms/{room}/joined_members"), Value::Null).await;
     assert!(members["joined"].get("@bob:localhost").is_none(), "{members}");
+
+    // What an erased user said stays with those who were there.
+    let carol = server.register("carol").await;
+    carol.join(&room).await;
+    let path = format!("/_matrix/client/v3/rooms/{room}/event/{said}");
+    assert_eq!(alice.get(&path).await.0, StatusCode::OK);
+    assert_eq!(carol.get(&path).await.0, StatusCode::NOT_FOUND);
     server.stop().await;
 }

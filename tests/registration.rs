@@ -209,6 +209,16 @@ async fn guests_look_around_and_become_users() {
     let (status, answer) = guest.post("/_matrix/client/v3/user_directory/search", json!({ "search_term": "a" })).await;
     assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_GUEST_ACCESS_FORBIDDEN")));
 
+    let alice = server.register("alice").await;
+    let (open, closed) = (
+        alice.create_room(json!({ "preset": "private_chat", "initial_state": [{ "type": "m.room.join_rules", "content": { "join_rule": "public" } }] })).await,
+        alice.create_room(json!({ "preset": "public_chat" })).await,
+    );
+    guest.join(&open).await;
+    guest.send(&open, "org.example.any", json!({})).await;
+    let (status, answer) = guest.post(&format!("/_matrix/client/v3/join/{closed}"), json!({})).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_GUEST_ACCESS_FORBIDDEN")));
+
     let name = guest.user_id.trim_start_matches('@').split(':').next().unwrap();
     let mut body = with_token(name, TOKEN);
     body["guest_access_token"] = json!(guest.token);

@@ -10,7 +10,7 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     events::{
         StateEventType, TimelineEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     error::Result,
     ids::{EventNo, RoomNo, StateKeyNo, StateNo},
-    store::{Read, records::UserRoom},
+    store::{Read, records::UserRoom, trees::ERASED_USERS},
 };
 
 /// Whether the user may see the event.
@@ -90,6 +90,7 @@ struct Known {
     visibility_events: HashMap<EventNo, HistoryVisibility>,
     membership: Option<(StateNo, MembershipState)>,
     membership_events: HashMap<EventNo, MembershipState>,
+    forgotten: HashMap<OwnedUserId, bool>,
 }
 
 /// The numbers of the state keys that the gate looks at; none if no room has them.
@@ -117,11 +118,26 @@ impl<'a> Gate<'a> {
         if event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(self.user.as_str()) {
             return Ok(true);
         }
+        if event.pdu.state_key.is_none() && self.is_forgotten(&event.pdu.sender)? {
+            return Ok(self.membership_at(event.state_before)? == MembershipState::Join);
+        }
         let by_before = self.allows(event, event.state_before)?;
         if by_before || event.pdu.state_key_of(&TimelineEventType::RoomHistoryVisibility).is_none() {
             return Ok(by_before);
         }
         self.allows(event, event.state_after)
+    }
+
+    /// Whether the sender asked to be forgotten when they deactivated their account: then only those who were in the room
+    /// at the time see what they said
+    /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3accountdeactivate)).
+    fn is_forgotten(&self, sender: &UserId) -> Result<bool> {
+        if let Some(forgotten) = self.known.borrow().forgotten.get(sender) {
+            return Ok(*forgotten);
+        }
+        let forgotten = ERASED_USERS.contains(self.read, sender)?;
+        self.known.borrow_mut().forgotten.insert(sender.to_owned(), forgotten);
+        Ok(forgotten)
     }
 
     /// Whether the rules allow the event where `state` is the room's state at it.

@@ -13,7 +13,7 @@ use crate::{
     store::{
         Read, Tx,
         records::{Account, ThreePid},
-        trees::{ACCOUNTS, DEACTIVATED_USERS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, THREEPIDS},
+        trees::{ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, THREEPIDS},
     },
 };
 
@@ -146,7 +146,7 @@ pub fn update(tx: &mut Tx<'_>, user: &UserId, change: impl FnOnce(&mut Account))
 }
 
 /// Ends an account for good: no password, no devices, nothing that the user kept here. `erase` notes that the user
-/// wants to be forgotten. Queues the user to leave their rooms (`rooms/chores.rs`).
+/// wants to be forgotten: who was not there sees none of their messages any more (`rooms/visibility.rs`). Queues the user to leave their rooms (`rooms/chores.rs`).
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`.
@@ -157,7 +157,6 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
     update(tx, user, |account| {
         account.password_hash = None;
         account.deactivated = true;
-        account.erased |= erase;
         account.admin = false;
         account.threepids.clear();
     })?;
@@ -169,6 +168,9 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
     account_data::delete_all(tx, user)?;
     FILTERS.delete_all(tx, (user,))?;
     DEACTIVATED_USERS.put(tx, user, &());
+    if erase {
+        ERASED_USERS.put(tx, user, &());
+    }
     login_tokens::delete_all(tx, &LOGIN_TOKENS, user)?;
     login_tokens::delete_all(tx, &OPENID_TOKENS, user)
 }

@@ -1,13 +1,12 @@
 //! [Sending messages](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid).
 
-use http::StatusCode;
 use ruma::{
     EventId, OwnedEventId, RoomId, TransactionId, UserId,
     api::{
         client::message::send_message_event::v3::{Request, Response},
         error::ErrorKind,
     },
-    events::{MessageLikeEventType, TimelineEventType},
+    events::TimelineEventType,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -33,10 +32,7 @@ const RELATIONS: usize = 1_000;
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid))
 pub async fn send_message(server: &Server, user: User, req: Request) -> Result<Response> {
     check_encryption(server, &req.event_type.to_string())?;
-    if user.guest && req.event_type != MessageLikeEventType::RoomMessage {
-        let message = "Guests can send m.room.message events only.";
-        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
-    }
+    server.presence.active(&server.store, &user.id)?;
     let operation = format!("send/{}/{}", req.room_id, req.event_type);
     let mut draft = Draft::message(TimelineEventType::from(req.event_type), req.body.into_json());
     if draft.kind == TimelineEventType::RoomRedaction {

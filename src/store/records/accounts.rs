@@ -22,9 +22,6 @@ pub struct Account {
     /// Whether the account was deactivated; its name is never given out again.
     #[serde(default)]
     pub deactivated: bool,
-    /// Whether the user asked to be forgotten when the account was deactivated.
-    #[serde(default)]
-    pub erased: bool,
     /// Whether the account is locked: nothing works until an administrator unlocks it.
     #[serde(default)]
     pub locked: bool,
