@@ -71,20 +71,30 @@ pub fn content_disposition(content_type: &str, filename: Option<&str>) -> String
     }
 }
 
-/// The part of a file that a `Range` header asks for, `start..end`.
+/// What of a file is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The bytes `start..end`, not empty.
+    Range(u64, u64),
+    /// What lies beyond its end (416).
+    Beyond,
+}
+
+/// The part of a file that a `Range` header asks for.
 ///
 /// Only one range is understood, which is what players send; for several the whole file may be served (RFC 9110, 14.2).
-/// `Err` means that the range lies beyond the end (416).
-pub fn range(header: Option<&str>, size: u64) -> Result<Option<(u64, u64)>, ()> {
-    let Some(wanted) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return Ok(None) };
-    let Some((first, last)) = wanted.split_once('-').filter(|_| !wanted.contains(',')) else { return Ok(None) };
+pub fn range(header: Option<&str>, size: u64) -> Part {
+    let Some(wanted) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return Part::Whole };
+    let Some((first, last)) = wanted.split_once('-').filter(|_| !wanted.contains(',')) else { return Part::Whole };
     let (start, end) = match (first.trim().parse::<u64>().ok(), last.trim().parse::<u64>().ok()) {
         (Some(start), Some(last)) if start <= last => (start, last.saturating_add(1).min(size)),
         (Some(start), None) if last.trim().is_empty() => (start, size),
         (None, Some(count)) if first.trim().is_empty() => (size.saturating_sub(count), size),
-        _ => return Ok(None),
+        _ => return Part::Whole,
     };
-    if start < end { Ok(Some((start, end))) } else { Err(()) }
+    if start < end { Part::Range(start, end) } else { Part::Beyond }
 }
 
 #[cfg(test)]
@@ -104,14 +114,14 @@ mod tests {
 
     #[test]
     fn ranges() {
-        assert_eq!(range(None, 10), Ok(None));
-        assert_eq!(range(Some("bytes=0-3"), 10), Ok(Some((0, 4))));
-        assert_eq!(range(Some("bytes=4-"), 10), Ok(Some((4, 10))));
-        assert_eq!(range(Some("bytes=-4"), 10), Ok(Some((6, 10))));
-        assert_eq!(range(Some("bytes=4-99"), 10), Ok(Some((4, 10))));
-        assert_eq!(range(Some("bytes=0-1,4-5"), 10), Ok(None));
-        assert_eq!(range(Some("bytes=5-3"), 10), Ok(None));
-        assert_eq!(range(Some("bytes=10-"), 10), Err(()));
-        assert_eq!(range(Some("pages=1-2"), 10), Ok(None));
+        assert_eq!(range(None, 10), Part::Whole);
+        assert_eq!(range(Some("bytes=0-3"), 10), Part::Range(0, 4));
+        assert_eq!(range(Some("bytes=4-"), 10), Part::Range(4, 10));
+        assert_eq!(range(Some("bytes=-4"), 10), Part::Range(6, 10));
+        assert_eq!(range(Some("bytes=4-99"), 10), Part::Range(4, 10));
+        assert_eq!(range(Some("bytes=0-1,4-5"), 10), Part::Whole);
+        assert_eq!(range(Some("bytes=5-3"), 10), Part::Whole);
+        assert_eq!(range(Some("bytes=10-"), 10), Part::Beyond);
+        assert_eq!(range(Some("pages=1-2"), 10), Part::Whole);
     }
 }

@@ -143,16 +143,11 @@ fn scale(image: &DynamicImage, size: Size) -> DynamicImage {
     }
 }
 
-type Frames<'a> = image::Frames<'a>;
-
 /// The frames of an animated image; `None` for formats without animation and for images with one frame.
-fn animation_frames<'a, R: BufRead + Seek>(
+fn animation_frames<'a, R: BufRead + Seek + 'a>(
     format: Option<ImageFormat>,
     open: &impl Fn() -> std::io::Result<R>,
-) -> std::io::Result<Option<Frames<'a>>>
-where
-    R: 'a,
-{
+) -> std::io::Result<Option<image::Frames<'a>>> {
     let small = |dimensions: (u32, u32)| u64::from(dimensions.0) * u64::from(dimensions.1) <= MAX_PIXELS;
     Ok(match format {
         Some(ImageFormat::Gif) => GifDecoder::new(open()?)
@@ -167,7 +162,7 @@ where
     })
 }
 
-fn scale_animation(frames: Frames<'_>, size: Size) -> Option<Vec<u8>> {
+fn scale_animation(frames: image::Frames<'_>, size: Size) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let (mut count, mut pixels) = (0, 0);
     {

@@ -17,10 +17,13 @@ use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use tokio::sync::Notify;
 
+/// A device and the flag that wakes it.
+type Waiting = (OwnedDeviceId, Arc<Notify>);
+
 /// The waiting clients.
 #[derive(Default)]
 pub struct Hub {
-    waiting: Mutex<HashMap<OwnedUserId, Vec<(OwnedDeviceId, Arc<Notify>)>>>,
+    waiting: Mutex<HashMap<OwnedUserId, Vec<Waiting>>>,
     closed: AtomicBool,
     delivery: Notify,
 }

@@ -24,6 +24,9 @@ use crate::{
 /// Pending writes of one column family; `None` deletes.
 type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// Rows of an overlay in the order of a scan.
+type OverlayRows<'b> = Box<dyn Iterator<Item = (&'b Vec<u8>, &'b Option<Vec<u8>>)> + 'b>;
+
 /// A running transaction; see the module.
 pub struct Tx<'a> {
     db: &'a DB,
@@ -159,7 +162,7 @@ impl Read for Tx<'_> {
     fn scan_raw<'b>(&'b self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'b> {
         let bounds = (Bound::Included(from.clone()), Bound::Excluded(to.clone()));
         let overlay = (from < to).then(|| self.overlays[family as usize].range::<Vec<u8>, _>(bounds));
-        let overlay: Box<dyn Iterator<Item = (&Vec<u8>, &Option<Vec<u8>>)>> = match (overlay, direction) {
+        let overlay: OverlayRows<'_> = match (overlay, direction) {
             (None, _) => Box::new(std::iter::empty()),
             (Some(rows), Direction::Forward) => Box::new(rows),
             (Some(rows), Direction::Backward) => Box::new(rows.rev()),
@@ -179,7 +182,7 @@ impl Read for Tx<'_> {
 /// Stored rows with the transaction's own laid over them, in order.
 struct Merged<'b> {
     stored: std::iter::Peekable<RawRows<'b>>,
-    overlay: std::iter::Peekable<Box<dyn Iterator<Item = (&'b Vec<u8>, &'b Option<Vec<u8>>)> + 'b>>,
+    overlay: std::iter::Peekable<OverlayRows<'b>>,
     direction: Direction,
 }
 

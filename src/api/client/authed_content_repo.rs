@@ -22,7 +22,7 @@ use crate::{
     http::Body,
     media::{
         MediaContent,
-        disposition::{CONTENT_SECURITY_POLICY, content_disposition, content_type, range},
+        disposition::{CONTENT_SECURITY_POLICY, Part, content_disposition, content_type, range},
         thumbnails::{self, Size},
     },
     server::Server,
@@ -203,13 +203,17 @@ async fn make_thumbnail(server: &Server, content: &MediaContent, size: Size, ani
 /// Streams the bytes, or the range of them that the request asks for.
 async fn respond(server: &Server, content: &MediaContent, headers: &HeaderMap) -> Result<Response<Body>> {
     let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let Ok(part) = range(asked, content.size) else {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-        response.headers_mut().insert(header::CONTENT_RANGE, value(&format!("bytes */{}", content.size))?);
-        return Ok(response);
+    let part = range(asked, content.size);
+    let (start, end) = match part {
+        Part::Whole => (0, content.size),
+        Part::Range(start, end) => (start, end),
+        Part::Beyond => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            response.headers_mut().insert(header::CONTENT_RANGE, value(&format!("bytes */{}", content.size))?);
+            return Ok(response);
+        }
     };
-    let (start, end) = part.unwrap_or((0, content.size));
     let bytes = server.media.read(&content.hash, start, end).await.map_err(|error| {
         Error::internal(format_args!("the file {} of the media folder cannot be read: {error}", content.hash))
     })?;
@@ -225,7 +229,7 @@ async fn respond(server: &Server, content: &MediaContent, headers: &HeaderMap) -
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // What a URI names never changes.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
-    if part.is_some() {
+    if part != Part::Whole {
         headers.insert(header::CONTENT_RANGE, value(&format!("bytes {start}-{}/{}", end - 1, content.size))?);
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
