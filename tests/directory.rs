@@ -1,7 +1,5 @@
 //! Finding rooms: aliases, the room directory, spaces, summaries.
 
-
-
 use crate::common::{Client, TestServer, encode};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -52,11 +50,8 @@ async fn public_rooms() {
     let server = TestServer::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let small = alice.create_room(json!({ "visibility": "public", "topic": "All the Wombles" })).await;
-    let space =
-        alice.create_room(json!({ "visibility": "public", "creation_content": { "type": "m.space" } })).await;
-    let large = alice
-        .create_room(json!({ "visibility": "public", "name": "Large", "room_alias_name": "large" }))
-        .await;
+    let space = alice.create_room(json!({ "visibility": "public", "creation_content": { "type": "m.space" } })).await;
+    let large = alice.create_room(json!({ "visibility": "public", "name": "Large", "room_alias_name": "large" })).await;
     alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.join(&large).await;
 

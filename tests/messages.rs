@@ -1,7 +1,5 @@
 //! Sending events, and reading them again.
 
-
-
 use crate::common::{Client, TestServer, encode};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -86,9 +84,7 @@ async fn refused_messages() {
     is_error(&alice.put(&path, json!({ "n": 9007199254740993_i64 })).await, 400, "M_BAD_JSON");
 
     let target = alice.send_text(&room, "like me").await;
-    let reaction = |target: &str, key: &str| {
-        json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": target, "key": key } })
-    };
+    let reaction = |target: &str, key: &str| json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": target, "key": key } });
     let first = alice.send(&room, "m.reaction", reaction(&target, "x")).await;
     let again = in_room(&room, "send/m.reaction/t2");
     is_error(&alice.put(&again, reaction(&target, "x")).await, 400, "M_DUPLICATE_ANNOTATION");

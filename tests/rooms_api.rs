@@ -1,7 +1,5 @@
 //! Making rooms, and who is in them.
 
-
-
 use crate::common::{Client, TestServer, encode};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -322,5 +320,71 @@ async fn upgrading() {
         assert_eq!(own.is_none(), to == "12", "{levels}");
         bob.join(new).await;
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_users_set_goes_on_after_an_upgrade() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let old = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&old).await;
+    let user = format!("/_matrix/client/v3/user/{}", encode(&bob.user_id));
+    let rule = |room: &str| format!("/_matrix/client/v3/pushrules/global/room/{}", encode(room));
+    let tags = |room: &str| format!("{user}/rooms/{}/tags", encode(room));
+    bob.ok(Method::PUT, &rule(&old), json!({ "actions": [] })).await;
+    bob.ok(Method::PUT, &format!("{}/m.favourite", tags(&old)), json!({ "order": 0.5 })).await;
+    let direct = format!("{user}/account_data/m.direct");
+    bob.ok(Method::PUT, &direct, json!({ alice.user_id.clone(): [old] })).await;
+    let silence = json!({
+        "actions": [],
+        "conditions": [{ "kind": "event_match", "key": "room_id", "pattern": old }],
+    });
+    let overriding = |room: &str| format!("/_matrix/client/v3/pushrules/global/override/{}", encode(room));
+    bob.ok(Method::PUT, &overriding(&old), silence).await;
+
+    let path = format!("/_matrix/client/v3/rooms/{}/upgrade", encode(&old));
+    let answer = alice.ok(Method::POST, &path, json!({ "new_version": "12" })).await;
+    let new = answer["replacement_room"].as_str().unwrap();
+    assert_eq!(bob.get(&rule(new)).await.0, StatusCode::OK);
+    let copy = bob.ok(Method::GET, &overriding(new), Value::Null).await;
+    assert_eq!(copy["conditions"][0]["pattern"], new);
+    bob.join(new).await;
+    let tagged = bob.ok(Method::GET, &tags(new), Value::Null).await;
+    assert_eq!(tagged["tags"]["m.favourite"]["order"], 0.5);
+    assert_eq!(bob.ok(Method::GET, &direct, Value::Null).await[&alice.user_id], json!([old, new]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn blocked_invitations() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let path = format!("/_matrix/client/v3/user/{}/account_data/m.invite_permission_config", encode(&bob.user_id));
+    bob.ok(Method::PUT, &path, json!({ "default_action": "block" })).await;
+    let room = alice.create_room(json!({})).await;
+    let blocked = act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await;
+    is_error(&blocked, 403, "M_INVITE_BLOCKED");
+    let created = alice.post("/_matrix/client/v3/createRoom", json!({ "invite": [bob.user_id] })).await;
+    is_error(&created, 403, "M_INVITE_BLOCKED");
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(&room), encode(&bob.user_id));
+    is_error(&alice.put(&path, json!({ "membership": "invite" })).await, 403, "M_INVITE_BLOCKED");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn guests() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let answer = server.anyone().post("/_matrix/client/v3/register?kind=guest", json!({})).await.1;
+    let guest = server.anyone().logged_in(&answer);
+    let closed = alice.create_room(json!({ "preset": "public_chat" })).await;
+    is_error(&act(&guest, &closed, "join", json!({})).await, 403, "M_GUEST_ACCESS_FORBIDDEN");
+    is_error(&guest.post("/_matrix/client/v3/createRoom", json!({})).await, 403, "M_GUEST_ACCESS_FORBIDDEN");
+    alice.set_state(&closed, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).await;
+    guest.join(&closed).await;
+    guest.send_text(&closed, "hi").await;
+    alice.set_state(&closed, "m.room.guest_access", "", json!({ "guest_access": "forbidden" })).await;
+    assert_eq!(member(&alice, &closed, &guest).await["membership"], "leave");
     server.stop().await;
 }

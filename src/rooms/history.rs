@@ -10,7 +10,8 @@ use ruma::{OwnedUserId, UserId, events::StateEventType};
 use super::{
     event::{self, Event},
     point::Point,
-    state, timeline::{self, Place},
+    state,
+    timeline::{self, Place},
     visibility::Gate,
 };
 use crate::{
@@ -71,7 +72,12 @@ impl Stretch {
         })
     }
 
-    fn places<'r>(&self, read: &'r dyn Read, room: RoomNo, start: Point) -> Box<dyn Iterator<Item = Result<Place>> + 'r> {
+    fn places<'r>(
+        &self,
+        read: &'r dyn Read,
+        room: RoomNo,
+        start: Point,
+    ) -> Box<dyn Iterator<Item = Result<Place>> + 'r> {
         match self.direction {
             Direction::Forward => Box::new(timeline::after(read, room, start.0)),
             Direction::Backward => Box::new(timeline::before(read, room, start.0.saturating_add(1))),

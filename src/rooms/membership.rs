@@ -11,7 +11,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Rooms, build::Draft, event::Event, join_rules, members};
+use super::{Rooms, build::Draft, carry_over, event::Event, join_rules, members};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
@@ -58,7 +58,7 @@ fn fields(content: Value) -> Content {
 /// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user may not join.
 pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -> Result<()> {
     let guard = rooms.lock(room).await;
-    let draft = {
+    let (draft, no, room) = {
         let snapshot = rooms.store.read();
         let (no, room) = super::require(&snapshot, room)?;
         if members::is_joined(&snapshot, no, user)? {
@@ -68,9 +68,9 @@ pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -
         content.extend(with_profile(&snapshot, user, &MembershipState::Join)?);
         let authoriser = authoriser(&snapshot, no, &room, user)?;
         content.insert("join_authorised_via_users_server".to_owned(), json!(authoriser));
-        draft(user, content)?
+        (draft(user, content)?, no, room)
     };
-    rooms.send(&guard, user, draft)?;
+    rooms.send_and(&guard, user, draft, |tx, _| carry_over::on_join(tx, rooms, user, no, &room))?;
     Ok(())
 }
 

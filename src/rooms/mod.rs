@@ -13,8 +13,9 @@ pub mod access;
 pub mod aliases;
 pub mod append;
 pub mod build;
-pub mod chores;
 pub mod canonical;
+pub mod carry_over;
+pub mod chores;
 pub mod client_event;
 pub mod create;
 pub mod deltas;
@@ -36,9 +37,9 @@ pub mod spaces;
 pub mod state;
 pub mod summary;
 pub mod timeline;
-pub mod user_search;
 pub mod typing;
 pub mod upgrade;
+pub mod user_search;
 pub mod visibility;
 
 mod caches;
@@ -62,7 +63,7 @@ use crate::{
     error::{Error, Result},
     ids::RoomNo,
     signing::SigningKeys,
-    store::{Read, Store, trees},
+    store::{Read, Store, Tx, trees},
 };
 
 /// How much memory [`Rosters`] take, in bytes: about 200 for each member of this server in each room that is active.
@@ -102,12 +103,30 @@ impl Rooms {
     /// # Errors
     /// 404 `M_NOT_FOUND` when the server does not know the room; those of [`build::prepare`].
     pub fn send(&self, guard: &RoomGuard, sender: &UserId, draft: Draft) -> Result<Event> {
+        self.send_and(guard, sender, draft, |_, _| Ok(()))
+    }
+
+    /// [`send`](Self::send), with something that is to be written if and only if the event is.
+    ///
+    /// # Errors
+    /// As there; what `also` returns.
+    pub fn send_and(
+        &self,
+        guard: &RoomGuard,
+        sender: &UserId,
+        draft: Draft,
+        also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
+    ) -> Result<Event> {
         let authorized = {
             let snapshot = self.store.read();
             let room = find(&snapshot, guard.room())?.ok_or_else(unknown_room)?;
             build::prepare(self, &snapshot, room, sender, draft)?
         };
-        self.store.write(|tx| append::append(tx, self, authorized))
+        self.store.write(|tx| {
+            let event = append::append(tx, self, authorized)?;
+            also(tx, &event)?;
+            Ok(event)
+        })
     }
 }
 

@@ -158,7 +158,8 @@ fn best(read: &dyn Read, user: &UserId, rooms: &[(RoomNo, i64)], search: &Search
     // A stable sort: equal ones stay newest first.
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
     let page = all.iter().skip(skipped).take(search.limit);
-    let hits = page.map(|&(rank, no)| Ok(Hit { event: event::require(read, no)?, rank })).collect::<Result<Vec<_>>>()?;
+    let hits =
+        page.map(|&(rank, no)| Ok(Hit { event: event::require(read, no)?, rank })).collect::<Result<Vec<_>>>()?;
     let next = (hits.len() == search.limit).then(|| Token::After(skipped + hits.len()));
     Ok(Found { hits, count: all.len(), next })
 }

@@ -77,7 +77,7 @@ pub fn of(read: &dyn Read, no: RoomNo, room: &Room) -> Result<Summary> {
         allowed_room_ids: rules.is_restricted().then_some(rules.allowed_rooms),
         join_rule: rules.kind.to_string(),
         world_readable: is_world_readable(read, no)?,
-        guest_can_join: text(StateEventType::RoomGuestAccess, "guest_access")?.as_deref() == Some("can_join"),
+        guest_can_join: guests_can_join(read, no)?,
         encryption: text(StateEventType::RoomEncryption, "algorithm")?,
         room_version: room.version.clone(),
         room_id: room.id.clone(),
@@ -97,6 +97,15 @@ fn text(read: &dyn Read, room: RoomNo, kind: &StateEventType, field: &str) -> Re
 /// When the store fails.
 pub fn room_type(read: &dyn Read, room: RoomNo) -> Result<Option<String>> {
     text(read, room, &StateEventType::RoomCreate, "type")
+}
+
+/// Whether guests may be in the room
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#guest-access)).
+///
+/// # Errors
+/// When the store fails.
+pub fn guests_can_join(read: &dyn Read, room: RoomNo) -> Result<bool> {
+    Ok(text(read, room, &StateEventType::RoomGuestAccess, "guest_access")?.as_deref() == Some("can_join"))
 }
 
 /// Whether anyone may read the room's history.

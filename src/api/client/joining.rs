@@ -1,5 +1,6 @@
 //! [Joining rooms](https://spec.matrix.org/latest/client-server-api/#joining-rooms).
 
+use http::StatusCode;
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, RoomId, RoomOrAliasId,
     api::{
@@ -7,17 +8,16 @@ use ruma::{
         client::membership::{join_room_by_id, join_room_by_id_or_alias},
         error::{DeserializationError, ErrorKind},
     },
-    events::{StateEventType, room::guest_access::GuestAccess},
 };
-use http::StatusCode;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use crate::{
     api::{auth::User, own},
     error::{Error, Result},
     rooms::{
         self, aliases,
-        membership::{self, Content}, state,
+        membership::{self, Content},
+        summary,
     },
     server::Server,
     stands_in_for,
@@ -59,22 +59,15 @@ pub async fn join_room(
 }
 
 async fn join(server: &Server, user: &User, room: &RoomId, content: Content) -> Result<()> {
-    if user.guest && !lets_guests_in(&server.store.read(), room)? {
-        let message = "This room lets no guests in. Register an account first.";
-        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
+    if user.guest {
+        let snapshot = server.store.read();
+        let (no, _) = rooms::require(&snapshot, room)?;
+        if !summary::guests_can_join(&snapshot, no)? {
+            let message = "This room admits no guests. Register an account to join it.";
+            return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
+        }
     }
     membership::join(&server.rooms, room, &user.id, content).await
-}
-
-/// Whether guests may join the room ([spec](https://spec.matrix.org/latest/client-server-api/#guest-access)).
-fn lets_guests_in(read: &dyn Read, room: &RoomId) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Content {
-        guest_access: GuestAccess,
-    }
-    let (room, _) = rooms::require(read, room)?;
-    let content: Option<Content> = state::content(read, room, &StateEventType::RoomGuestAccess, "")?;
-    Ok(content.is_some_and(|content| content.guest_access == GuestAccess::CanJoin))
 }
 
 /// The room that an ID or alias names.

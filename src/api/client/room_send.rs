@@ -15,11 +15,7 @@ use crate::{
     api::auth::User,
     error::{Error, Result},
     ids::EventNo,
-    rooms::{
-        self, Event, append,
-        build::{self, Draft},
-        event, relations,
-    },
+    rooms::{self, build::Draft, event, relations},
     server::Server,
     store::{Direction, Read},
     users::transactions,
@@ -54,21 +50,20 @@ pub(super) async fn send_once(
     id: &TransactionId,
     mut draft: Draft,
 ) -> Result<OwnedEventId> {
-    let _guard = server.rooms.lock(room).await;
+    let guard = server.rooms.lock(room).await;
     draft.transaction = Some((user.device.clone(), id.to_owned()));
-    let authorized = {
+    {
         let snapshot = server.store.read();
         if let Some(event) = transactions::answer(&snapshot, &user.id, &user.device, &operation, id)? {
             return EventId::parse(event).map_err(Error::internal);
         }
-        let no = rooms::find(&snapshot, room)?.ok_or_else(|| Error::forbidden("You are not in this room."))?;
+        if rooms::find(&snapshot, room)?.is_none() {
+            return Err(Error::forbidden("You are not in this room."));
+        }
         check_relation(&snapshot, &user.id, &draft)?;
-        build::prepare(&server.rooms, &snapshot, no, &user.id, draft)?
-    };
-    let event: Event = server.store.write(|tx| {
-        let event = append::append(tx, &server.rooms, authorized)?;
-        transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())?;
-        Ok(event)
+    }
+    let event = server.rooms.send_and(&guard, &user.id, draft, |tx, event| {
+        transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())
     })?;
     Ok(event.pdu.event_id)
 }

@@ -7,7 +7,7 @@ use ruma::{
         error::ErrorKind,
     },
     canonical_json::try_from_json_map,
-    events::{StateEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -17,13 +17,15 @@ use crate::{
     error::{Error, Result},
     ids::RoomNo,
     rooms::{
-        self, Room, aliases,
+        self, Event, Room, RoomGuard, aliases,
         build::Draft,
+        members,
         membership::{self, Content},
-        power_levels, state,
+        power_levels, state, summary,
     },
     server::Server,
     store::Read,
+    users::accounts,
 };
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
@@ -50,7 +52,26 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
         change.check(&snapshot, &req.event_type)?;
     }
     let draft = Draft::raw_state(req.event_type, req.state_key, req.body.into_json());
-    Ok(Response::new(server.rooms.send(&guard, &user.id, draft)?.pdu.event_id))
+    let event = server.rooms.send(&guard, &user.id, draft)?;
+    if event.pdu.kind == TimelineEventType::RoomGuestAccess {
+        remove_guests(server, &guard, &event)?;
+    }
+    Ok(Response::new(event.pdu.event_id))
+}
+
+/// Takes all guests out of a room that no longer admits them
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#guest-access)).
+fn remove_guests(server: &Server, guard: &RoomGuard, event: &Event) -> Result<()> {
+    if summary::guests_can_join(&server.store.read(), event.room)? {
+        return Ok(());
+    }
+    for member in members::local_joined(&server.store.read(), event.room)? {
+        if accounts::require(&server.store.read(), &member)?.guest {
+            let content = Content::from_iter([("membership".to_owned(), "leave".into())]);
+            server.rooms.send(guard, &member, membership::draft(&member, content)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the content is the same; the order of keys does not matter.

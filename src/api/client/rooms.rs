@@ -22,7 +22,12 @@ use crate::{
     api::{auth::User, own::Json},
     error::{Error, Result},
     rooms::{
-        self, Room, Event, access::{self, View}, client_event::{self, Viewer}, event, members, point::Point, visibility,
+        self, Event, Room,
+        access::{self, View},
+        client_event::{self, Viewer},
+        event, members,
+        point::Point,
+        visibility,
     },
     server::Server,
 };

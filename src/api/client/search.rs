@@ -29,8 +29,7 @@ use crate::{
     rooms::{
         self, Event, access,
         client_event::View,
-        event, history,
-        members,
+        event, history, members,
         search::{self, Found, Hit, Keys, Search, Token},
         state,
         visibility::Gate,
@@ -178,7 +177,8 @@ fn search_events(read: &dyn Read, user: &User, criteria: &Criteria, from: Option
         results: Vec::with_capacity(found.hits.len()),
     };
     for hit in &found.hits {
-        let context = criteria.event_context.as_ref().map(|wanted| context(read, user, &view, hit, wanted)).transpose()?;
+        let context =
+            criteria.event_context.as_ref().map(|wanted| context(read, user, &view, hit, wanted)).transpose()?;
         let result = view.room_timeline(&hit.event)?;
         events.results.push(SearchResult { rank: hit.rank, result, context });
     }
@@ -191,7 +191,8 @@ fn searched_rooms(read: &dyn Read, user: &User, filter: &RoomEventFilter) -> Res
     let mut searched = Vec::new();
     for row in members::rooms_of(read, &user.id) {
         let (no, membership) = row?;
-        let readable = matches!(membership.membership, MembershipState::Join | MembershipState::Leave | MembershipState::Ban);
+        let readable =
+            matches!(membership.membership, MembershipState::Join | MembershipState::Leave | MembershipState::Ban);
         let id = rooms::get(read, no)?.id;
         if readable
             && !membership.forgotten
@@ -276,10 +277,7 @@ impl IncomingRequest for SearchRequest {
     type EndpointError = ruma::api::error::Error;
     type OutgoingResponse = Json<Answer>;
 
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        _: &[&str],
-    ) -> Result<Self, DeserializationError> {
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
         #[derive(Deserialize)]
         struct Query {
             next_batch: Option<String>,

@@ -41,8 +41,8 @@ pub async fn get_thread_roots(server: &Server, user: User, req: Request) -> Resu
         }
         reached = Some(Point::before(order));
         let event = event::require(&snapshot, root)?;
-        let wanted = req.include != IncludeThreads::Participated
-            || relations::participated(&snapshot, &event, &user.id)?;
+        let wanted =
+            req.include != IncludeThreads::Participated || relations::participated(&snapshot, &event, &user.id)?;
         if wanted && view.may_see(&event)? {
             response.chunk.push(view.room_timeline(&event)?);
         }
