@@ -58,7 +58,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         trees::EVENTS.put(tx, no, &event.to_row());
         room.state = event.state_after;
         state::changed(tx, room_no, position, room.state);
-        effects::state_changed(tx, rooms, room_no, &mut room, position, &[(key, Some(no))])?;
+        effects::state_changed(tx, rooms, room_no, &mut room, position, &[(key, Some(&event))])?;
         trees::ROOMS.put(tx, room_no, &room);
     } else {
         trees::EVENTS.put(tx, no, &event.to_row());

@@ -15,12 +15,12 @@ use serde_json::value::RawValue;
 
 use super::{
     Room, Rooms, client_event,
-    event::{self, Event},
+    event::Event,
     notifications, redaction, relations, state, timeline,
 };
 use crate::{
     error::Result,
-    ids::{EventNo, Position, RoomNo, StateKeyNo},
+    ids::{Position, RoomNo, StateKeyNo},
     store::{
         Tx,
         records::{Member, UserRoom},
@@ -50,21 +50,17 @@ pub(super) fn state_changed(
     room_no: RoomNo,
     room: &mut Room,
     position: Position,
-    changes: &[(StateKeyNo, Option<EventNo>)],
+    changes: &[(StateKeyNo, Option<&Event>)],
 ) -> Result<()> {
     for (key, event) in changes {
         match event {
-            Some(event) => trees::CURRENT_STATE.put(tx, (room_no, *key), event),
+            Some(event) => trees::CURRENT_STATE.put(tx, (room_no, *key), &event.no),
             None => trees::CURRENT_STATE.delete(tx, (room_no, *key)),
         }
     }
-    for (key, event) in changes {
-        let (kind, state_key) = state::key_of(tx, *key)?;
-        if kind == StateEventType::RoomMember
-            && let Ok(user) = UserId::parse(state_key)
-        {
-            let event = event.map(|no| event::require(tx, no)).transpose()?;
-            member_changed(tx, rooms, room_no, room, position, &user, event.as_ref())?;
+    for (key, event) in changes.iter().filter(|(key, _)| key.is_member()) {
+        if let Ok(user) = UserId::parse(state::key_of(tx, *key)?.1) {
+            member_changed(tx, rooms, room_no, room, position, &user, *event)?;
         }
     }
     Ok(())

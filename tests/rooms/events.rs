@@ -34,10 +34,7 @@ async fn events_of_all_versions_verify() {
         let read = world.rooms.store.read();
         let keys = BTreeMap::from([(
             "localhost".to_owned(),
-            BTreeMap::from([(
-                world.rooms.keys.id().to_owned(),
-                Base64::parse(world.rooms.keys.public_key()).unwrap(),
-            )]),
+            BTreeMap::from([(world.rooms.keys.id().to_owned(), Base64::parse(world.rooms.keys.public_key()).unwrap())]),
         )]);
         let mut seen = 0;
         for place in timeline::after(&read, world.no(&room), i64::MIN) {
@@ -221,14 +218,17 @@ async fn creators_of_version_12() {
             let (no, create) = build::create(&world.rooms, tx, &version(12), &alice, &content)?;
             assert_eq!(create.pdu.room_id.as_str()[1..], create.pdu.event_id.as_str()[1..]);
             assert!(!create.pdu.json.contains("room_id"));
-            for draft in [member("join", &alice), state(StateEventType::RoomJoinRules, "", json!({"join_rule": "public"}))] {
+            for draft in
+                [member("join", &alice), state(StateEventType::RoomJoinRules, "", json!({"join_rule": "public"}))]
+            {
                 let authorized = build::prepare(&world.rooms, tx, no, &alice, draft)?;
                 conduit::rooms::append::append(tx, &world.rooms, authorized)?;
             }
             Ok(create.pdu.room_id)
         })
         .unwrap();
-    let levels = |users: Value| state(StateEventType::RoomPowerLevels, "", json!({"users": users, "state_default": 99}));
+    let levels =
+        |users: Value| state(StateEventType::RoomPowerLevels, "", json!({"users": users, "state_default": 99}));
     assert_eq!(status(&world.send(&room, &alice, levels(json!({alice.as_str(): 100}))).await), 403);
     world.send(&room, &alice, levels(json!({}))).await.unwrap();
     world.send(&room, &bob, member("join", &bob)).await.unwrap();

@@ -39,7 +39,8 @@ async fn edits_threads_and_references_are_bundled() {
     let first = world.send(&room, &alice, related("edit 1", "m.replace", &root)).await.unwrap();
     let second = world.send(&room, &alice, related("edit 2", "m.replace", &root)).await.unwrap();
     let edit = |world: &World| shown(world, &root, &alice)["unsigned"]["m.relations"]["m.replace"].clone();
-    let newest = [&first, &second].into_iter().max_by_key(|edit| (edit.pdu.origin_server_ts, &edit.pdu.event_id)).unwrap();
+    let newest =
+        [&first, &second].into_iter().max_by_key(|edit| (edit.pdu.origin_server_ts, &edit.pdu.event_id)).unwrap();
     assert_eq!(edit(&world)["event_id"], newest.pdu.event_id.as_str());
     assert_eq!(shown(&world, &root, &alice)["content"]["body"], "root");
 
