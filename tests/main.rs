@@ -19,7 +19,6 @@ mod operations;
 mod profile;
 mod push;
 mod registration;
-mod push;
 mod rooms;
 mod rooms_api;
 mod schema;

@@ -218,13 +218,13 @@ fn accounts(s: &mut Samples) {
         admin: true,
         guest: false,
         deactivated: false,
-        erased: false,
         locked: true,
         created_ts: 5,
         threepids: vec![address],
     };
     s.add(ACCOUNTS, alice(), account);
     s.add(THREEPIDS, (text("email"), text("a@example.org")), alice());
+    s.add(ERASED_USERS, alice(), ());
     let pair = |name: &str| Some(TokenPair { access: text(name), refresh: Some(text("r")) });
     let device = Device {
         display_name: Some(text("Phone")),
