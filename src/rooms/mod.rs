@@ -14,6 +14,7 @@ pub mod aliases;
 pub mod append;
 pub mod build;
 pub mod canonical;
+pub mod check;
 pub mod carry_over;
 pub mod chores;
 pub mod client_event;

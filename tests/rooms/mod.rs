@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use conduit::{
     ids::RoomNo,
-    rooms::{Draft, Event, Rooms, append, build, event},
+    rooms::{self, Draft, Event, Rooms, append, build, event},
     store::Store,
 };
 use ruma::{
@@ -25,6 +25,15 @@ use tempfile::TempDir;
 pub struct World {
     pub rooms: Rooms,
     _folder: TempDir,
+}
+
+/// What the rows say of rooms fits together after every test.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(rooms::check::check(&self.rooms.store.read()).unwrap(), Vec::<String>::new());
+        }
+    }
 }
 
 pub fn world() -> World {
