@@ -58,9 +58,11 @@ async fn deleting_one_asks_for_the_password() {
     let mut proof = auth("alice", "secret-alice");
     proof["session"] = challenge["session"].clone();
     let other = format!("/_matrix/client/v3/devices/{}", second.device_id);
+    let same = with(json!({ "session": challenge["session"] }));
     alice.ok(Method::DELETE, &path, with(proof)).await;
     let reused = with(json!({ "session": challenge["session"] }));
     assert_eq!(alice.json(Method::DELETE, &other, Some(reused)).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(alice.json(Method::DELETE, &path, Some(same)).await.0, StatusCode::UNAUTHORIZED, "and once");
     assert_eq!(alice.get(&path).await.0, StatusCode::NOT_FOUND);
     assert_eq!(first.get("/_matrix/client/v3/account/whoami").await.0, StatusCode::UNAUTHORIZED);
 

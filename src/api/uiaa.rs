@@ -55,7 +55,11 @@ pub struct Passed {
 /// 401 with flows and session until it is proven; 403 `M_FORBIDDEN` for a proof that somebody else is there.
 pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&AuthData>) -> Result<()> {
     let operation = format!("{operation} for {} {}", user.id, user.device);
-    run(server, &operation, &[PASSWORD], Some(&user.id), auth).await.map(|_| ())
+    let passed = run(server, &operation, &[PASSWORD], Some(&user.id), auth).await?;
+    if let Some(session) = passed.session {
+        server.auth_sessions.end(&session, &operation); // good for one time
+    }
+    Ok(())
 }
 
 /// Makes sure that one of `flows` is passed for `operation`. If `user` is given, a password must be theirs.

@@ -11,9 +11,7 @@ use ruma::{
         IncomingRequest,
         client::{
             session::{
-                get_login_types::v3::{
-                    self as get_login_types, ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType,
-                },
+                get_login_types::v3::{self as get_login_types, LoginType, PasswordLoginType, TokenLoginType},
                 login::v3::{self as ruma_login, DiscoveryInfo, HomeserverInfo},
             },
             uiaa::{EmailUserIdentifier, MatrixUserIdentifier, MsisdnUserIdentifier, UserIdentifier},
@@ -83,11 +81,7 @@ pub async fn get_login_flows(
 ) -> Result<get_login_types::Response> {
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
-    let mut flows = vec![
-        LoginType::Password(PasswordLoginType::new()),
-        LoginType::Token(token),
-        LoginType::ApplicationService(ApplicationServiceLoginType::new()),
-    ];
+    let mut flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
     if server.config.jwt_secret.is_some() {
         flows.push(LoginType::new("org.matrix.login.jwt", JsonObject::new())?);
     }
