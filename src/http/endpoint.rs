@@ -389,7 +389,12 @@ async fn collect<S: State>(state: &S, route: &Route<S>, body: Body, share: &mut 
 }
 
 /// The body, or `{}` for `null` and for nothing: clients join rooms, log out and so on with no body at all.
+///
+/// That it is UTF-8 is checked here, since serde does not look into strings that nobody asks for.
 fn json_or_empty<'b, S>(route: &Route<S>, body: &'b [u8]) -> Result<&'b [u8]> {
+    if str::from_utf8(body).is_err() {
+        return Err(Error::not_json("The body is not valid UTF-8."));
+    }
     match body.trim_ascii() {
         b"" if route.body_required => Err(Error::not_json("This operation needs a JSON body.")),
         b"null" if route.body_required => Err(Error::bad_json("The body must be a JSON object, not null.")),
