@@ -189,6 +189,7 @@ async fn a_left_room_ends_with_the_leave() {
     assert!(answer["rooms"].get("join").is_none());
     let next = news(&bob, &token(&answer)).await;
     assert!(next.get("rooms").is_none(), "told once: {next}");
+    assert!(part.get("state").is_none(), "nothing that was known: {part}");
     assert!(bob.sync("timeout=0").await.get("rooms").is_none(), "archived rooms only where wanted");
 
     let archived =
@@ -199,6 +200,24 @@ async fn a_left_room_ends_with_the_leave() {
     assert!(!types(&part["state"]["events"]).contains(&"m.room.topic"));
     let own = state.iter().find(|event| event["state_key"] == json!(bob.user_id)).unwrap();
     assert_eq!(own["content"]["membership"], json!("leave"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_room_is_still_told_as_left() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = public_room(&alice).await;
+    bob.join(&room).await;
+    let since = token(&bob.sync("timeout=0").await);
+    leave(&bob, &room).await;
+    bob.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/forget", encode(&room)), json!({})).await;
+    alice.send_text(&room, "after").await;
+    let answer = news(&bob, &since).await;
+    assert!(answer["rooms"]["leave"][&room].is_object(), "{answer}");
+    let filter = json!({ "room": { "include_leave": true } });
+    let archived = sync_with(&bob, filter.clone(), None).await;
+    assert!(archived.get("rooms").is_none(), "{archived}");
     server.stop().await;
 }
 

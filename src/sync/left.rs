@@ -45,12 +45,15 @@ pub fn build(view: &View<'_>, query: &Query, no: RoomNo, own: &UserRoom) -> Resu
         let wanted = &query.filter.room.state;
         let lazy = query.lazy_members();
         let mut members = if lazy { state::senders(&window) } else { BTreeSet::new() };
-        members.insert(view.user.to_owned());
+        let since = since.filter(|_| !query.full_state);
+        if since.is_none() {
+            members.insert(view.user.to_owned());
+        }
         let section = Section {
             room: no,
             end: leave.state_after,
             current: false,
-            since: since.filter(|_| !query.full_state),
+            since,
             window: &window,
             after: query.state_names.is_after(),
             lazy,

@@ -205,9 +205,10 @@ fn rooms_part(view: &View<'_>, query: &Query, changes: &[Change], response: &mut
                     response.rooms.knock.insert(id, KnockedRoom { knock_state });
                 }
             }
-            MembershipState::Leave | MembershipState::Ban if !own.forgotten => {
+            MembershipState::Leave | MembershipState::Ban => {
                 let everything = query.since.is_none() || query.full_state;
-                let archived = query.filter.room.include_leave && everything;
+                let archived = query.filter.room.include_leave && everything && !own.forgotten;
+                // That a room was left is told even if it was forgotten at once: other devices still show it.
                 if archived || (is_new && query.since.is_some()) {
                     response.rooms.leave.extend(left::build(view, query, no, &own)?);
                 }
