@@ -82,6 +82,8 @@ async fn a_uri_can_be_made_ahead_of_its_upload() {
     let download = format!("/_matrix/client/v1/media/download/{id}?timeout_ms=0");
     let (status, answer) = bob.get(&download).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::GATEWAY_TIMEOUT, &json!("M_NOT_YET_UPLOADED")));
+    let (status, answer) = bob.get(&format!("/_matrix/media/v3/download/{id}")).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::GATEWAY_TIMEOUT, &json!("M_NOT_YET_UPLOADED")));
 
     let path = format!("/_matrix/media/v3/upload/{id}");
     assert_eq!(bob.raw(Method::PUT, &path, "text/plain", b"x".to_vec()).await.0, StatusCode::FORBIDDEN);

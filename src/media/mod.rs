@@ -13,7 +13,7 @@ pub mod disposition;
 pub mod files;
 pub mod thumbnails;
 
-use ruma::{ServerName, UserId};
+use ruma::{ServerName, UserId, api::error::ErrorKind};
 
 pub use crate::store::records::{MediaContent, MediaFile};
 use crate::{
@@ -84,7 +84,7 @@ pub fn check_reserved(read: &dyn Read, server: &ServerName, id: &str, user: &Use
     if file.content.is_some() {
         return Err(Error::new(
             http::StatusCode::CONFLICT,
-            ruma::api::error::ErrorKind::CannotOverwriteMedia,
+            ErrorKind::CannotOverwriteMedia,
             "Something was uploaded to this media URI already.",
         ));
     }
@@ -92,6 +92,15 @@ pub fn check_reserved(read: &dyn Read, server: &ServerName, id: &str, user: &Use
         return Err(unknown());
     }
     Ok(file)
+}
+
+/// The error for a URI whose file is still to come: 504 `M_NOT_YET_UPLOADED`.
+pub fn not_yet_uploaded() -> Error {
+    Error::new(
+        http::StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::NotYetUploaded,
+        "The file has not been uploaded yet. Try again later.",
+    )
 }
 
 /// Gives a reserved URI its content.

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     http::Body,
     media::{
-        MediaContent,
+        self, MediaContent,
         disposition::{CONTENT_SECURITY_POLICY, Part, content_disposition, content_type, range},
         thumbnails::{self, Size},
     },
@@ -163,11 +163,7 @@ async fn find(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
             return Ok(content);
         }
         if clock::instant() >= deadline || *server.stopping.borrow() {
-            return Err(Error::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                ErrorKind::NotYetUploaded,
-                "The file has not been uploaded yet. Try again later.",
-            ));
+            return Err(media::not_yet_uploaded());
         }
         tokio::time::sleep(WAIT_STEP).await;
     }

@@ -1,7 +1,7 @@
 //! `content-repo.yaml`: uploads, and the deprecated downloads without authentication.
 //!
 //! The deprecated downloads are frozen, as the specification advises servers that want no open file hosting: they answer
-//! `M_NOT_FOUND` for everything. Every upload here came with authenticated media already in force, and clients that do
+//! `M_NOT_FOUND` for every file. Every upload here came with authenticated media already in force, and clients that do
 //! not know it are too old for today's servers anywhere.
 #![allow(deprecated)] // ruma marks what the specification deprecates
 
@@ -24,6 +24,7 @@ use crate::{
     http::Body,
     media::{self, MediaContent},
     server::Server,
+    store::trees,
 };
 
 /// `POST /_matrix/media/v3/upload`
@@ -84,35 +85,41 @@ pub async fn get_config(
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`, deprecated and frozen
 /// ([spec](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaid))
 pub async fn get_content(
-    _server: &Server,
+    server: &Server,
     _caller: Anyone,
-    _request: get_content::v3::Request,
+    request: get_content::v3::Request,
 ) -> Result<get_content::v3::Response> {
-    Err(frozen())
+    Err(frozen(server, &request.server_name, &request.media_id))
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`, deprecated and frozen
 /// ([spec](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaidfilename))
 pub async fn get_content_override_name(
-    _server: &Server,
+    server: &Server,
     _caller: Anyone,
-    _request: get_content_as_filename::v3::Request,
+    request: get_content_as_filename::v3::Request,
 ) -> Result<get_content_as_filename::v3::Response> {
-    Err(frozen())
+    Err(frozen(server, &request.server_name, &request.media_id))
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`, deprecated and frozen
 /// ([spec](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3thumbnailservernamemediaid))
 pub async fn get_content_thumbnail(
-    _server: &Server,
+    server: &Server,
     _caller: Anyone,
-    _request: get_content_thumbnail::v3::Request,
+    request: get_content_thumbnail::v3::Request,
 ) -> Result<get_content_thumbnail::v3::Response> {
-    Err(frozen())
+    Err(frozen(server, &request.server_name, &request.media_id))
 }
 
-fn frozen() -> Error {
-    Error::not_found("Files are given out at /_matrix/client/v1/media/download to those who are logged in.")
+/// The answer of the frozen endpoints: what was never uploaded cannot be frozen, so 504 `M_NOT_YET_UPLOADED` stays as it
+/// was, but without waiting for an upload that would not be given out either.
+fn frozen(server: &Server, name: &ServerName, id: &str) -> Error {
+    match trees::MEDIA.get(&server.store.read(), (name, id)) {
+        Ok(Some(file)) if file.content.is_none() => media::not_yet_uploaded(),
+        Ok(_) => Error::not_found("Files are given out at /_matrix/client/v1/media/download to those who are logged in."),
+        Err(error) => error,
+    }
 }
 
 /// Writes a body to the disk as it comes.
