@@ -176,22 +176,32 @@ pub fn around(
     })
 }
 
-/// The member events of who sent these events, each as of its user's first event among them (lazy loading;
+/// The member events of who sent these events, each as of its user's first event among them, or as of the last where
+/// the user was no member before (lazy loading;
 /// [spec](https://spec.matrix.org/latest/client-server-api/#lazy-loading-room-members)).
 ///
 /// # Errors
 /// When the store fails.
 pub fn senders<'e>(read: &dyn Read, events: impl Iterator<Item = &'e Event>) -> Result<Vec<EventNo>> {
-    let mut first: BTreeMap<&UserId, &Event> = BTreeMap::new();
+    let mut ends: BTreeMap<&UserId, (&Event, &Event)> = BTreeMap::new();
     for event in events {
-        let earliest = first.entry(&event.pdu.sender).or_insert(event);
-        if event.order < earliest.order {
-            *earliest = event;
+        let (first, last) = ends.entry(&event.pdu.sender).or_insert((event, event));
+        if event.order < first.order {
+            *first = event;
+        }
+        if event.order > last.order {
+            *last = event;
         }
     }
-    let mut members = Vec::with_capacity(first.len());
-    for (sender, event) in first {
-        members.extend(state::at_key(read, event.state_after, &StateEventType::RoomMember, sender.as_str())?);
+    let mut members = Vec::with_capacity(ends.len());
+    for (sender, (first, last)) in ends {
+        let as_of = |event: &Event| {
+            state::at_key(read, event.state_after, &StateEventType::RoomMember, sender.as_str())
+        };
+        members.extend(match as_of(first)? {
+            None => as_of(last)?,
+            member => member,
+        });
     }
     Ok(members)
 }
