@@ -99,6 +99,10 @@ async fn create_room_refusals_change_nothing() {
     };
     is_error(&create(json!({ "room_version": "1000" })).await, 400, "M_UNSUPPORTED_ROOM_VERSION");
     is_error(&create(json!({ "room_version": 1 })).await, 400, "M_BAD_JSON");
+    // Also where nobody reads the field.
+    let odd = b"{ \"unknown\": \"a\x81\" }".to_vec();
+    let (status, answer) = alice.raw(Method::POST, "/_matrix/client/v3/createRoom", "application/json", odd).await;
+    is_error(&(status, serde_json::from_slice(&answer).unwrap()), 400, "M_NOT_JSON");
     is_error(&create(json!({ "room_alias_name": "taken" })).await, 400, "M_ROOM_IN_USE");
     is_error(&create(json!({ "room_alias_name": "a:b" })).await, 400, "M_INVALID_PARAM");
     is_error(&create(json!({ "preset": "odd" })).await, 400, "M_INVALID_PARAM");
@@ -244,6 +248,18 @@ async fn restricted_rooms() {
     bob.join(&space).await;
     bob.join(&room).await;
     assert_eq!(member(&bob, &room, &bob).await["join_authorised_via_users_server"], alice.user_id);
+    // Who authorises is not for the client to say, nor needed for a new name.
+    let renamed = json!({ "membership": "join", "displayname": "Bobby", "join_authorised_via_users_server": "unused" });
+    bob.set_state(&room, "m.room.member", &bob.user_id, renamed.clone()).await;
+    let own = member(&bob, &room, &bob).await;
+    assert_eq!((&own["displayname"], own.get("join_authorised_via_users_server")), (&json!("Bobby"), None));
+    act(&bob, &room, "leave", json!({})).await;
+    bob.set_state(&room, "m.room.member", &bob.user_id, renamed.clone()).await;
+    assert_eq!(member(&bob, &room, &bob).await["join_authorised_via_users_server"], alice.user_id);
+    act(&bob, &room, "leave", json!({})).await;
+    act(&bob, &space, "leave", json!({})).await;
+    let path = format!("{}{}", state_path(&room, "m.room.member"), encode(&bob.user_id));
+    is_error(&bob.put(&path, renamed).await, 403, "M_FORBIDDEN");
     server.stop().await;
 }
 
@@ -353,6 +369,40 @@ async fn what_users_set_goes_on_after_an_upgrade() {
     let tagged = bob.ok(Method::GET, &tags(new), Value::Null).await;
     assert_eq!(tagged["tags"]["m.favourite"]["order"], 0.5);
     assert_eq!(bob.ok(Method::GET, &direct, Value::Null).await[&alice.user_id], json!([old, new]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_users_set_goes_on_after_an_upgrade_by_hand() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let old = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&old).await;
+    let rule = |room: &str| format!("/_matrix/client/v3/pushrules/global/room/{}", encode(room));
+    let tags = |user: &Client, room: &str| {
+        format!("/_matrix/client/v3/user/{}/rooms/{}/tags", encode(&user.user_id), encode(room))
+    };
+    for user in [&alice, &bob] {
+        user.ok(Method::PUT, &rule(&old), json!({ "actions": ["dont_notify"] })).await;
+        user.ok(Method::PUT, &format!("{}/m.favourite", tags(user, &old)), json!({ "order": 0.5 })).await;
+    }
+    let predecessor = json!({ "predecessor": { "room_id": old } });
+    let new = alice.create_room(json!({ "preset": "public_chat", "creation_content": predecessor })).await;
+    let other = alice.create_room(json!({})).await;
+    let tombstone = |room: &str| json!({ "body": "gone", "replacement_room": room });
+    alice.set_state(&old, "m.room.tombstone", "", tombstone(&other)).await;
+    for room in [&new, &other] {
+        assert_eq!(alice.get(&rule(room)).await.0, StatusCode::NOT_FOUND, "only one of both rooms says so");
+    }
+    alice.set_state(&old, "m.room.tombstone", "", tombstone(&new)).await;
+    let name = json!({ "membership": "join", "displayname": "Bob" });
+    bob.set_state(&new, "m.room.member", &bob.user_id, name).await;
+    for user in [&alice, &bob] {
+        let rule = user.ok(Method::GET, &rule(&new), Value::Null).await;
+        assert_eq!(rule["actions"], json!(["dont_notify"]));
+        let tags = user.ok(Method::GET, &tags(user, &new), Value::Null).await;
+        assert_eq!(tags["tags"]["m.favourite"]["order"], 0.5);
+    }
     server.stop().await;
 }
 

@@ -7,14 +7,15 @@
 //! new room stays.
 
 use ruma::{
-    RoomId, UserId,
+    OwnedRoomId, RoomId, UserId,
     push::{
         ConditionalPushRule, NewConditionalPushRule, NewPushRule, NewSimplePushRule, PushCondition, RuleKind, Ruleset,
     },
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, value::to_raw_value};
 
-use super::{Room, Rooms, find, members, notifications, upgrade};
+use super::{Event, Room, Rooms, find, members, notifications, upgrade};
 use crate::{
     error::{Reason, Result},
     ids::RoomNo,
@@ -47,13 +48,28 @@ pub fn on_join(tx: &mut Tx<'_>, rooms: &Rooms, user: &UserId, no: RoomNo, room: 
     direct_chat(tx, user, &old_id, &room.id)
 }
 
-/// Carries the push rules over for all members of this server.
+/// Carries over what the tombstone of the room `old` asks for: push rules for all members of this server, and everything
+/// for those who are in the new room already.
 ///
 /// # Errors
 /// When the store fails.
-pub fn on_upgrade(tx: &mut Tx<'_>, rooms: &Rooms, old: RoomNo, old_id: &RoomId, new_id: &RoomId) -> Result<()> {
-    for user in members::local_joined(tx, old)? {
-        push_rules(tx, rooms, &user, old_id, new_id)?;
+pub fn on_tombstone(tx: &mut Tx<'_>, rooms: &Rooms, old: &RoomId, tombstone: &Event) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Content {
+        replacement_room: OwnedRoomId,
+    }
+    let Some(Content { replacement_room: new_id }) = tombstone.pdu.content_as() else { return Ok(()) };
+    let Some(new_no) = find(tx, &new_id)? else { return Ok(()) };
+    let new = super::get(tx, new_no)?;
+    // The other way round as well: a tombstone can name any room.
+    if upgrade::predecessor(tx, &new)?.is_none_or(|predecessor| predecessor != old) {
+        return Ok(());
+    }
+    for user in members::local_joined(tx, tombstone.room)? {
+        push_rules(tx, rooms, &user, old, &new_id)?;
+    }
+    for user in members::local_joined(tx, new_no)? {
+        on_join(tx, rooms, &user, new_no, &new)?;
     }
     Ok(())
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use ruma::{
     OwnedUserId, UserId,
-    events::{StateEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, client_event,
+    Room, Rooms, carry_over, client_event,
     event::Event,
     notifications, redaction, relations, state, timeline,
 };
@@ -63,7 +63,14 @@ pub(super) fn state_changed(
             member_changed(tx, rooms, room_no, room, position, &user, *event)?;
         }
     }
+    for tombstone in changes.iter().filter_map(|(_, event)| *event).filter(|event| is_tombstone(event)) {
+        carry_over::on_tombstone(tx, rooms, &room.id, tombstone)?;
+    }
     Ok(())
+}
+
+fn is_tombstone(event: &Event) -> bool {
+    event.pdu.kind == TimelineEventType::RoomTombstone && event.pdu.state_key.as_deref() == Some("")
 }
 
 #[derive(Deserialize)]
@@ -120,7 +127,9 @@ fn member_changed(
         return Ok(());
     }
     tx.wake(user);
-    user_room(tx, room_no, user, before, after.as_ref().zip(event))
+    let joins = joined && before != Some(MembershipState::Join);
+    user_room(tx, room_no, user, before, after.as_ref().zip(event))?;
+    if joins { carry_over::on_join(tx, rooms, user, room_no, room) } else { Ok(()) }
 }
 
 fn count(room: &mut Room, before: Option<&MembershipState>, after: Option<&MembershipState>, local: bool) {

@@ -11,7 +11,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Rooms, build::Draft, carry_over, event::Event, join_rules, members};
+use super::{Rooms, build::Draft, event::Event, join_rules, members};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
@@ -58,7 +58,7 @@ fn fields(content: Value) -> Content {
 /// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user may not join.
 pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -> Result<()> {
     let guard = rooms.lock(room).await;
-    let (draft, no, room) = {
+    let draft = {
         let snapshot = rooms.store.read();
         let (no, room) = super::require(&snapshot, room)?;
         if members::is_joined(&snapshot, no, user)? {
@@ -66,11 +66,27 @@ pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -
         }
         let mut content = extra;
         content.extend(with_profile(&snapshot, user, &MembershipState::Join)?);
-        let authoriser = authoriser(&snapshot, no, &room, user)?;
-        content.insert("join_authorised_via_users_server".to_owned(), json!(authoriser));
-        (draft(user, content)?, no, room)
+        set_authoriser(&snapshot, no, &room, user, &mut content)?;
+        draft(user, content)?
     };
-    rooms.send_and(&guard, user, draft, |tx, _| carry_over::on_join(tx, rooms, user, no, &room))?;
+    rooms.send(&guard, user, draft)?;
+    Ok(())
+}
+
+/// Says in the content of `user`'s own join who authorises it. That is the server's to say: what a client says is taken
+/// out. Who is joined already needs nobody
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#restricted-rooms)).
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when the room is restricted and nobody lets the user in.
+pub fn set_authoriser(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId, content: &mut Content) -> Result<()> {
+    const AUTHORISER: &str = "join_authorised_via_users_server";
+    content.remove(AUTHORISER);
+    if !members::is_joined(read, no, user)?
+        && let Some(authoriser) = authoriser(read, no, room, user)?
+    {
+        content.insert(AUTHORISER.to_owned(), json!(authoriser));
+    }
     Ok(())
 }
 

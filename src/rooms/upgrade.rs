@@ -14,7 +14,6 @@ use serde_json::{Value, json, value::to_raw_value};
 use super::{
     Room, Rooms, aliases,
     build::{self, Draft},
-    carry_over,
     create::Author,
     directory, event, members,
     membership::{self, Content},
@@ -99,9 +98,6 @@ pub fn upgrade(
     let tombstone = json!({ "body": "This room has been replaced.", "replacement_room": new_id });
     old.set(tx, StateEventType::RoomTombstone, tombstone)?;
     close(tx, &old, published_aliases, &moved)?;
-    carry_over::on_upgrade(tx, rooms, no, &room.id, &new_id)?;
-    let replacement = super::get(tx, new_no)?;
-    carry_over::on_join(tx, rooms, user, new_no, &replacement)?;
     Ok((new_no, new_id))
 }
 

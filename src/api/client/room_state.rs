@@ -9,7 +9,10 @@ use ruma::{
     canonical_json::try_from_json_map,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::room_send::check_encryption;
 use crate::{
@@ -33,8 +36,9 @@ use crate::{
 pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) -> Result<Response> {
     let kind = req.event_type.to_string();
     check_encryption(server, &kind)?;
-    let content: Content = serde_json::from_str(req.body.json().get())
+    let mut content: Content = serde_json::from_str(req.body.json().get())
         .map_err(|_| Error::bad_json("The content of an event must be a JSON object."))?;
+    let mut json = req.body.into_json();
     let guard = server.rooms.lock(&req.room_id).await;
     {
         let snapshot = server.store.read();
@@ -42,6 +46,10 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
             Err(error) if error.is_not_found() => return Err(Error::forbidden("You are not in this room.")),
             found => found?,
         };
+        if is_own_join(&req.event_type, &req.state_key, &user.id, &content) {
+            membership::set_authoriser(&snapshot, no, &room, &user.id, &mut content)?;
+            json = to_raw_value(&content)?;
+        }
         if let Some(event) = state::get(&snapshot, no, &req.event_type, &req.state_key)?
             && event.pdu.sender == user.id
             && is_equal(&event.pdu.content, &content)
@@ -51,7 +59,7 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
         let change = Change { server, no, room: &room, key: &req.state_key, content: &content };
         change.check(&snapshot, &req.event_type)?;
     }
-    let draft = Draft::raw_state(req.event_type, req.state_key, req.body.into_json());
+    let draft = Draft::raw_state(req.event_type, req.state_key, json);
     let event = server.rooms.send(&guard, &user.id, draft)?;
     if event.pdu.kind == TimelineEventType::RoomGuestAccess {
         remove_guests(server, &guard, &event)?;
@@ -72,6 +80,12 @@ fn remove_guests(server: &Server, guard: &RoomGuard, event: &Event) -> Result<()
         }
     }
     Ok(())
+}
+
+fn is_own_join(kind: &StateEventType, key: &str, user: &UserId, content: &Content) -> bool {
+    *kind == StateEventType::RoomMember
+        && user == key
+        && content.get("membership").and_then(Value::as_str) == Some(MembershipState::Join.as_str())
 }
 
 /// Whether the content is the same; the order of keys does not matter.
