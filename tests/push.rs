@@ -569,3 +569,52 @@ async fn receipts_and_notifications() {
     assert_eq!(status, StatusCode::FORBIDDEN);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn threads_are_read_apart() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let since = bob.sync("timeout=0").await["next_batch"].as_str().unwrap().to_owned();
+    let related = |to: &str, how: &str, mentions: Value| {
+        let relation = json!({ "rel_type": how, "event_id": to });
+        json!({ "msgtype": "m.text", "body": "x", "m.relates_to": relation, "m.mentions": mentions })
+    };
+    let message = "m.room.message";
+    let for_bob = json!({ "user_ids": [bob.user_id] });
+    let root = alice.send_text(&room, "root").await;
+    let start = alice.send(&room, message, related(&root, "m.thread", json!({}))).await;
+    alice.send(&room, message, related(&root, "m.thread", for_bob.clone())).await;
+    let named = json!({ "msgtype": "m.text", "body": "y", "m.mentions": for_bob });
+    let named = alice.send(&room, message, named).await;
+    alice.send(&room, message, related(&root, "m.thread", json!({}))).await;
+    let reference = alice.send(&room, message, related(&root, "m.reference", json!({}))).await;
+    let reaction = alice.send(&room, "org.example.reaction", related(&reference, "m.annotation", json!({}))).await;
+
+    let counts = async |filter: &str| {
+        let answer = bob.sync(&format!("since={since}&timeout=0&filter={}", encode(filter))).await;
+        let part = &answer["rooms"]["join"][&room];
+        let pair = |counts: &Value| (counts["notification_count"].as_u64(), counts["highlight_count"].as_u64());
+        let threads = part.get("unread_thread_notifications").map(|threads| pair(&threads[&root]));
+        (pair(&part["unread_notifications"]), threads)
+    };
+    let pair = |notifications: u64, highlights: u64| (Some(notifications), Some(highlights));
+    let apart = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
+    assert_eq!(counts("{}").await, (pair(6, 2), None));
+    assert_eq!(counts(apart).await, (pair(3, 1), Some(pair(3, 1))));
+    // Each receipt, what is unread altogether after it, in the main timeline, in the thread.
+    for (event, thread, all, main, in_thread) in [
+        (&root, Some("main"), pair(5, 2), pair(2, 1), Some(pair(3, 1))),
+        (&start, Some(root.as_str()), pair(4, 2), pair(2, 1), Some(pair(2, 1))),
+        (&named, None, pair(2, 0), pair(1, 0), Some(pair(1, 0))),
+        (&reaction, Some(root.as_str()), pair(1, 0), pair(1, 0), None),
+    ] {
+        let path = format!("/_matrix/client/v3/rooms/{}/receipt/m.read/{}", encode(&room), encode(event));
+        let body = thread.map_or(json!({}), |thread| json!({ "thread_id": thread }));
+        bob.ok(Method::POST, &path, body).await;
+        assert_eq!(counts("{}").await, (all, None), "{thread:?}");
+        assert_eq!(counts(apart).await, (main, in_thread), "{thread:?}");
+    }
+    server.stop().await;
+}
