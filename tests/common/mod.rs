@@ -6,7 +6,7 @@
 //! let (status, body) = alice.post("/_matrix/client/v3/createRoom", json!({})).await;
 //! ```
 //!
-//! When a [`TestServer`] is dropped through [`TestServer::stop`], the database's invariants are checked.
+//! [`TestServer::stop`] checks the database's invariants; [`TestServer::check`] does so in between.
 #![allow(dead_code)] // not every test uses every helper
 
 pub mod generated;
@@ -14,7 +14,7 @@ pub mod generated;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use conduit::{config::Config, start};
+use conduit::{config::Config, rooms, start};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -78,10 +78,17 @@ impl TestServer {
         Self { handle, address, directory, http }
     }
 
-    /// Stops the server and checks the invariants of its database; gives the folder, to start again in.
+    /// Stops the server; gives the folder of its database, to start again in.
     pub async fn stop(self) -> Arc<TempDir> {
+        self.check();
         self.handle.stop().await.unwrap();
         self.directory
+    }
+
+    /// The rows of the database fit together.
+    pub fn check(&self) {
+        let faults = rooms::check::check(&self.handle.server().store.read()).unwrap();
+        assert_eq!(faults, Vec::<String>::new());
     }
 
     /// A client that is not logged in.
