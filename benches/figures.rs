@@ -3,7 +3,7 @@
 //! `cargo bench` runs all; `cargo bench -- sync` those whose name contains "sync". Each line says what was done, how often,
 //! and the median and 99th percentile of one. `FIGURES_EVENTS` sets the size of the large database (default 100,000; the
 //! documented figure uses 1,000,000).
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a benchmark ends in a panic when it fails, and prints
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a benchmark ends in a panic when it fails, and prints
 
 #[path = "../tests/common/mod.rs"]
 mod common;

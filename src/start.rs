@@ -99,7 +99,9 @@ pub async fn start(config: Config) -> Result<Handle> {
         let scheme = if server.config.tls.certs.is_some() { "https" } else { "http" };
         let place = addresses.first().map(|address| format!(" at {scheme}://{address}")).unwrap_or_default();
         // A warning, so that it is seen wherever logs are.
-        tracing::warn!("there is no account yet: register the first one, an administrator{place}, with the token {token}");
+        tracing::warn!(
+            "there is no account yet: register the first one, an administrator{place}, with the token {token}"
+        );
     }
     tokio::spawn(background(server.clone()));
     let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));

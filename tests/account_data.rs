@@ -59,10 +59,17 @@ async fn only_what_changed_is_read() {
     let read = store.read();
     let kinds = |since| {
         let changes = account_data::changes(&read, &id, since).unwrap().into_iter();
-        changes.map(|change| (change.kind, change.position)).filter(|(kind, _)| kind.starts_with("org.")).collect::<Vec<_>>()
+        changes
+            .map(|change| (change.kind, change.position))
+            .filter(|(kind, _)| kind.starts_with("org."))
+            .collect::<Vec<_>>()
     };
     let all = kinds(Position(0));
-    assert_eq!(all.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), ["org.b", "org.a"], "each once, at its last change");
+    assert_eq!(
+        all.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(),
+        ["org.b", "org.a"],
+        "each once, at its last change"
+    );
     assert_eq!(kinds(all[0].1), all[1..]);
     assert!(kinds(all[1].1).is_empty());
     drop(read);
@@ -173,7 +180,11 @@ async fn reports_are_kept() {
     let event = alice.send_text(&room, "spam").await;
     let of_room = format!("/_matrix/client/v3/rooms/{}/report", encode(&room));
     let of_event = format!("{of_room}/{}", encode(&event));
-    assert_eq!(bob.post(&of_event, json!({ "reason": "spam", "score": -100 })).await.0, StatusCode::NOT_FOUND, "not joined");
+    assert_eq!(
+        bob.post(&of_event, json!({ "reason": "spam", "score": -100 })).await.0,
+        StatusCode::NOT_FOUND,
+        "not joined"
+    );
     bob.join(&room).await;
     for path in [&of_event, &of_room, &format!("/_matrix/client/v3/users/{}/report", encode(&alice.user_id))] {
         bob.ok(Method::POST, path, json!({ "reason": "spam" })).await;

@@ -29,7 +29,10 @@ async fn devices_are_listed_and_renamed() {
     let (_, device) = alice.get(&own).await;
     assert!(device["last_seen_ts"].is_u64() && device["last_seen_ip"] == "127.0.0.1", "{device}");
     assert_eq!(alice.get("/_matrix/client/v3/devices/NONE").await.0, StatusCode::NOT_FOUND);
-    assert_eq!(alice.put("/_matrix/client/v3/devices/NONE", json!({ "display_name": "x" })).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        alice.put("/_matrix/client/v3/devices/NONE", json!({ "display_name": "x" })).await.0,
+        StatusCode::NOT_FOUND
+    );
     let long = json!({ "display_name": "x".repeat(300) });
     assert_eq!(alice.put(&path, long).await.0, StatusCode::BAD_REQUEST);
     server.stop().await;

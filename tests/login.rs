@@ -10,7 +10,10 @@ use conduit::{
 };
 use http::{Method, StatusCode};
 use ring::hmac;
-use ruma::{UserId, serde::{Base64, base64::UrlSafe}};
+use ruma::{
+    UserId,
+    serde::{Base64, base64::UrlSafe},
+};
 use serde_json::{Value, json};
 
 use crate::common::{Client, TestServer};
@@ -123,7 +126,8 @@ async fn refresh_can_be_repeated_until_it_worked() {
     let (_, login) = anyone.post(LOGIN, body).await;
     assert_eq!(login["expires_in_ms"], 3_600_000);
     let first = anyone.logged_in(&login);
-    let refresh = async |token: &Value| anyone.post("/_matrix/client/v3/refresh", json!({ "refresh_token": token })).await;
+    let refresh =
+        async |token: &Value| anyone.post("/_matrix/client/v3/refresh", json!({ "refresh_token": token })).await;
     let using = |answer: &Value| {
         let mut client = first.clone();
         client.token = answer["access_token"].as_str().unwrap().into();
@@ -222,8 +226,10 @@ fn jwt(secret: &str, claims: &Value) -> String {
 async fn json_web_tokens_log_in() {
     let server = TestServer::start_with(|config| config.jwt_secret = Some(Secret::new("jwt"))).await;
     server.register("alice").await;
-    let login = async |kind: &str, token: String| server.anyone().post(LOGIN, json!({ "type": kind, "token": token })).await;
-    for (kind, user) in [("org.matrix.login.jwt", "alice"), ("m.login.token", "Alice"), ("org.matrix.login.jwt", "new")] {
+    let login =
+        async |kind: &str, token: String| server.anyone().post(LOGIN, json!({ "type": kind, "token": token })).await;
+    for (kind, user) in [("org.matrix.login.jwt", "alice"), ("m.login.token", "Alice"), ("org.matrix.login.jwt", "new")]
+    {
         let (status, answer) = login(kind, jwt("jwt", &json!({ "sub": user }))).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         assert_eq!(answer["user_id"], format!("@{}:localhost", user.to_lowercase()));
@@ -253,9 +259,7 @@ async fn a_new_password_ends_the_other_logins() {
     let alice = server.register("alice").await;
     let other = server.login("alice").await;
     let path = "/_matrix/client/v3/account/password";
-    let change = |auth: &str, new: &str, logout: bool| {
-        json!({ "auth": by_password("alice", auth), "new_password": new, "logout_devices": logout })
-    };
+    let change = |auth: &str, new: &str, logout: bool| json!({ "auth": by_password("alice", auth), "new_password": new, "logout_devices": logout });
     assert_eq!(alice.post(path, json!({ "new_password": "x" })).await.1["errcode"], "M_WEAK_PASSWORD");
     let (status, answer) = alice.post(path, change("wrong", "new-password", true)).await;
     assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_FORBIDDEN")));

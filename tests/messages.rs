@@ -133,7 +133,10 @@ async fn paging_through_history() {
     let filter = encode(r#"{"lazy_load_members":true}"#);
     let page = read(&alice, &in_room(&room, &format!("messages?dir=b&limit=50&filter={filter}"))).await;
     assert_eq!(page["chunk"].as_array().unwrap().len(), 30);
-    assert_eq!((gist(&page["state"]), &page["state"][0]["state_key"]), (vec!["m.room.member".to_owned()], &json!(alice.user_id)));
+    assert_eq!(
+        (gist(&page["state"]), &page["state"][0]["state_key"]),
+        (vec!["m.room.member".to_owned()], &json!(alice.user_id))
+    );
     is_error(&alice.get(&in_room(&room, "messages?dir=b&from=junk")).await, 400, "M_INVALID_PARAM");
     is_error(&alice.get(&in_room(&room, "messages")).await, 400, "M_MISSING_PARAM");
     let bob = server.register("bob").await;

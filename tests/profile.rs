@@ -125,7 +125,8 @@ async fn people_are_found_by_name_and_id() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     alice.ok(Method::PUT, &path(&alice.user_id, "displayname"), json!({ "displayname": "Wonder Woman" })).await;
     let search = async |client: &Client, term: &str| {
-        let answer = client.ok(Method::POST, "/_matrix/client/v3/user_directory/search", json!({ "search_term": term })).await;
+        let answer =
+            client.ok(Method::POST, "/_matrix/client/v3/user_directory/search", json!({ "search_term": term })).await;
         let ids = answer["results"].as_array().unwrap().iter().map(|user| user["user_id"].as_str().unwrap().to_owned());
         ids.collect::<Vec<_>>()
     };

@@ -2,7 +2,10 @@
 
 use conduit::{
     clock,
-    store::{records::RegistrationToken, trees::{ACCOUNTS, REGISTRATION_TOKENS}},
+    store::{
+        records::RegistrationToken,
+        trees::{ACCOUNTS, REGISTRATION_TOKENS},
+    },
     users::registration_tokens,
 };
 use http::{Method, StatusCode};
@@ -56,9 +59,30 @@ async fn open_registration_takes_a_dummy_without_a_session() {
 async fn names_follow_the_grammar() {
     let server = TestServer::start_with(open).await;
     let anyone = server.anyone();
-    for bad in ["a!b", "a\"b", "a:b", "a?b", "a\\b", "a@b", "a[b", "a{b", "a|b", "a£b", "é", "a\nb", "a'b", "", "_a", "@a:elsewhere"] {
+    for bad in [
+        "a!b",
+        "a\"b",
+        "a:b",
+        "a?b",
+        "a\\b",
+        "a@b",
+        "a[b",
+        "a{b",
+        "a|b",
+        "a£b",
+        "é",
+        "a\nb",
+        "a'b",
+        "",
+        "_a",
+        "@a:elsewhere",
+    ] {
         let (status, answer) = anyone.post(REGISTER, dummy(bad)).await;
-        assert_eq!((status, answer["errcode"].as_str()), (StatusCode::BAD_REQUEST, Some("M_INVALID_USERNAME")), "{bad}");
+        assert_eq!(
+            (status, answer["errcode"].as_str()),
+            (StatusCode::BAD_REQUEST, Some("M_INVALID_USERNAME")),
+            "{bad}"
+        );
     }
     let (_, answer) = anyone.post(REGISTER, dummy(&"a".repeat(300))).await;
     assert_eq!(answer["errcode"], "M_INVALID_USERNAME");
@@ -162,7 +186,15 @@ async fn a_use_that_has_begun_counts() {
     let server = TestServer::start().await;
     let anyone = server.anyone();
     let row = RegistrationToken { uses_allowed: Some(1), ..Default::default() };
-    server.handle.server().store.write(|tx| { REGISTRATION_TOKENS.put(tx, "one", &row); Ok(()) }).unwrap();
+    server
+        .handle
+        .server()
+        .store
+        .write(|tx| {
+            REGISTRATION_TOKENS.put(tx, "one", &row);
+            Ok(())
+        })
+        .unwrap();
     let session = async |name: &str| {
         let (_, challenge) = anyone.post(REGISTER, json!({ "username": name })).await;
         json!({ "type": "m.login.registration_token", "token": "one", "session": challenge["session"] })
@@ -191,7 +223,11 @@ async fn the_first_account_is_an_administrator() {
     let admin = UserId::parse("@admin:localhost").unwrap();
     assert!(ACCOUNTS.get(&state.store.read(), &admin).unwrap().unwrap().admin);
     let (status, answer) = anyone.post(REGISTER, with_token("second", &token)).await;
-    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_FORBIDDEN")), "closed from now on");
+    assert_eq!(
+        (status, answer["errcode"].as_str()),
+        (StatusCode::FORBIDDEN, Some("M_FORBIDDEN")),
+        "closed from now on"
+    );
     assert!(registration_tokens::first_start(&state.store).unwrap().is_none());
     server.stop().await;
 }
@@ -200,7 +236,8 @@ async fn the_first_account_is_an_administrator() {
 async fn guests_look_around_and_become_users() {
     let server = TestServer::start().await;
     let anyone = server.anyone();
-    let (status, answer) = anyone.post("/_matrix/client/v3/register?kind=guest", json!({ "device_id": "ignored" })).await;
+    let (status, answer) =
+        anyone.post("/_matrix/client/v3/register?kind=guest", json!({ "device_id": "ignored" })).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_ne!(answer["device_id"], "ignored");
     let guest = anyone.logged_in(&answer);

@@ -41,12 +41,15 @@ fn the_schema_page_is_up_to_date() {
     generated::assert_file("docs/schema.md", &page);
 }
 
+/// Whether a key and a value decode to some row.
+type Decodes = Box<dyn Fn(&[u8], &[u8]) -> bool>;
+
 /// One row of a tree.
 struct Sample {
     key: String,
     value: String,
     /// Whether bytes in hexadecimal, of the key without the tree's byte and of the value, decode to this row.
-    decodes: Box<dyn Fn(&[u8], &[u8]) -> bool>,
+    decodes: Decodes,
 }
 
 fn hex(bytes: &[u8]) -> String {

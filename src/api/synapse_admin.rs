@@ -86,7 +86,8 @@ impl IncomingRequest for RegisterRequest {
 }
 
 fn secret(server: &Server) -> Result<&Secret> {
-    let off = || Error::bad_request(ErrorKind::Unknown, "Registration with a shared secret is not enabled on this server.");
+    let off =
+        || Error::bad_request(ErrorKind::Unknown, "Registration with a shared secret is not enabled on this server.");
     server.config.registration_shared_secret.as_ref().ok_or_else(off)
 }
 

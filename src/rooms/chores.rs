@@ -28,10 +28,14 @@ pub const AT_ONCE: usize = 20;
 pub async fn all(rooms: &Rooms) -> Result<()> {
     let (updates, leaves) = {
         let read = rooms.store.read();
-        let updates: Vec<OwnedUserId> =
-            PROFILE_UPDATES.scan(&read, (), Direction::Forward).map(|row| row.map(|row| row.0)).collect::<Result<_>>()?;
-        let leaves: Vec<OwnedUserId> =
-            DEACTIVATED_USERS.scan(&read, (), Direction::Forward).map(|row| row.map(|row| row.0)).collect::<Result<_>>()?;
+        let updates: Vec<OwnedUserId> = PROFILE_UPDATES
+            .scan(&read, (), Direction::Forward)
+            .map(|row| row.map(|row| row.0))
+            .collect::<Result<_>>()?;
+        let leaves: Vec<OwnedUserId> = DEACTIVATED_USERS
+            .scan(&read, (), Direction::Forward)
+            .map(|row| row.map(|row| row.0))
+            .collect::<Result<_>>()?;
         (updates, leaves)
     };
     for user in updates {
@@ -116,10 +120,8 @@ pub async fn leave_all(rooms: &Rooms, user: &UserId, limit: usize) -> Result<boo
         let mut ids = Vec::new();
         for row in members::rooms_of(&read, user) {
             let (room, user_room) = row?;
-            if matches!(
-                user_room.membership,
-                MembershipState::Join | MembershipState::Invite | MembershipState::Knock
-            ) {
+            if matches!(user_room.membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
+            {
                 ids.push(super::get(&read, room)?.id);
             }
         }

@@ -14,9 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event,
-    event::Event,
-    notifications, redaction, relations, state, timeline,
+    Room, Rooms, carry_over, client_event, event::Event, notifications, redaction, relations, state, timeline,
 };
 use crate::{
     error::Result,

@@ -195,9 +195,8 @@ pub fn senders<'e>(read: &dyn Read, events: impl Iterator<Item = &'e Event>) -> 
     }
     let mut members = Vec::with_capacity(ends.len());
     for (sender, (first, last)) in ends {
-        let as_of = |event: &Event| {
-            state::at_key(read, event.state_after, &StateEventType::RoomMember, sender.as_str())
-        };
+        let as_of =
+            |event: &Event| state::at_key(read, event.state_after, &StateEventType::RoomMember, sender.as_str());
         members.extend(match as_of(first)? {
             None => as_of(last)?,
             member => member,

@@ -9,9 +9,7 @@
 use std::collections::HashSet;
 
 use ruma::{
-    OwnedUserId, ServerName, UserId,
-    events::StateEventType,
-    events::room::history_visibility::HistoryVisibility,
+    OwnedUserId, ServerName, UserId, events::StateEventType, events::room::history_visibility::HistoryVisibility,
 };
 use serde::Deserialize;
 
@@ -65,8 +63,7 @@ pub fn search(
     all_local: bool,
 ) -> Result<(Vec<Found>, bool)> {
     let words: Vec<_> = term.split_whitespace().map(str::to_lowercase).collect();
-    let mut search =
-        Search { read, server, searcher, words, seen: HashSet::new(), rows: 0, found: Vec::new() };
+    let mut search = Search { read, server, searcher, words, seen: HashSet::new(), rows: 0, found: Vec::new() };
     if search.words.is_empty() {
         return Ok((Vec::new(), false));
     }

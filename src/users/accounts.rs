@@ -13,7 +13,10 @@ use crate::{
     store::{
         Read, Tx,
         records::{Account, ThreePid},
-        trees::{ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, THREEPIDS},
+        trees::{
+            ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES,
+            THREEPIDS,
+        },
     },
 };
 

@@ -117,7 +117,9 @@ pub async fn get_content_thumbnail(
 fn frozen(server: &Server, name: &ServerName, id: &str) -> Error {
     match trees::MEDIA.get(&server.store.read(), (name, id)) {
         Ok(Some(file)) if file.content.is_none() => media::not_yet_uploaded(),
-        Ok(_) => Error::not_found("Files are given out at /_matrix/client/v1/media/download to those who are logged in."),
+        Ok(_) => {
+            Error::not_found("Files are given out at /_matrix/client/v1/media/download to those who are logged in.")
+        }
         Err(error) => error,
     }
 }

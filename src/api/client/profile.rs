@@ -1,14 +1,16 @@
 //! Profiles: display name, avatar, and any other field.
 
+use http::StatusCode;
 use ruma::{
     OwnedUserId, UserId,
     api::{
         IncomingRequest,
-        client::profile::{delete_profile_field as delete, get_profile, get_profile_field as get_field, set_profile_field},
+        client::profile::{
+            delete_profile_field as delete, get_profile, get_profile_field as get_field, set_profile_field,
+        },
         error::{DeserializationError, ErrorKind},
     },
 };
-use http::StatusCode;
 use serde_json::{Map, Value as JsonValue};
 
 use crate::{

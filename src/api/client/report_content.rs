@@ -67,14 +67,7 @@ pub async fn report_user(
 }
 
 fn report(user: &User, reason: String) -> Report {
-    Report {
-        reporter: user.id.clone(),
-        room: None,
-        event: None,
-        user: None,
-        reason,
-        received_ts: clock::now_ms(),
-    }
+    Report { reporter: user.id.clone(), room: None, event: None, user: None, reason, received_ts: clock::now_ms() }
 }
 
 fn keep(server: &Server, report: Report) -> Result<()> {
