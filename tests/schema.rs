@@ -262,7 +262,6 @@ fn account_data(s: &mut Samples) {
     s.add(PROFILES, alice(), profile);
     s.add(PROFILE_UPDATES, alice(), Position(21));
     s.add(DEACTIVATED_USERS, alice(), ());
-    s.add(ERASED_USERS, alice(), ());
     s.add(FILTERS, (alice(), text("0")), raw(json!({})));
     let data = AccountData { position: Position(21), content: raw(json!({ "a": 1 })) };
     s.add(ACCOUNT_DATA, (alice(), Some(RoomNo(1)), text("m.tag")), data);
