@@ -26,8 +26,10 @@ fn corrupt(state: StateNo) -> Error {
     Error::corrupt(trees::STATES.name, state.0.to_be_bytes())
 }
 
+/// The layer of a state. Parents are older than their children; a row that says otherwise is damaged, and would lead in
+/// circles.
 fn layer(read: &dyn Read, state: StateNo) -> Result<StateLayer> {
-    trees::STATES.get(read, state)?.ok_or_else(|| corrupt(state))
+    trees::STATES.get(read, state)?.filter(|layer| layer.parent < state).ok_or_else(|| corrupt(state))
 }
 
 /// The state that `changes` make of `base`; `None` unsets a key. No changes give `base` itself.
@@ -70,7 +72,8 @@ pub fn lookup(read: &dyn Read, mut state: StateNo, key: StateKeyNo) -> Result<Op
         read.get_raw(Family::Lookup, &row, &mut |bytes| found = search(bytes, key))?;
         match found.ok_or_else(|| corrupt(state))? {
             Found::Set(event) => return Ok((event != UNSET).then_some(event)),
-            Found::Beneath(parent) => state = parent,
+            Found::Beneath(parent) if parent < state => state = parent,
+            Found::Beneath(_) => return Err(corrupt(state)),
         }
     }
     Ok(None)

@@ -3,12 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use conduit::{
-    rooms::{self, Draft, build, event, state as room_state, timeline},
-    store::{Direction, trees},
+    rooms::{self, Draft, Pdu, build, event, state as room_state, timeline},
+    store::{
+        Direction, Value as _,
+        records::{EventRow, StateLayer},
+        trees,
+    },
 };
+use proptest::prelude::*;
 use ruma::{
     CanonicalJsonObject,
     events::{StateEventType, TimelineEventType},
+    owned_event_id,
     room_version_rules::EventIdFormatVersion,
     serde::Base64,
     signatures, state_res,
@@ -261,4 +267,24 @@ async fn concurrent_senders_form_a_line() {
         previous = Some(event.pdu.event_id);
     }
     assert_eq!(trees::EXTREMITIES.get(&read, world.no(&room)).unwrap().unwrap().0.len(), 1);
+}
+
+proptest! {
+    /// Whatever a row holds, it is an event or it is none; nothing breaks.
+    #[test]
+    fn reading_anything_does_not_panic(bytes: Vec<u8>, text: String, at: prop::sample::Index, put: char) {
+        let _ = EventRow::from_bytes(&bytes);
+        let _ = StateLayer::from_bytes(&bytes);
+        let id = owned_event_id!("$a:localhost");
+        prop_assert!(Pdu::parse(id.clone(), text, true).is_none());
+        let mut event = json!({
+            "auth_events": [["$b", {"sha256": "x"}]], "prev_events": ["$c"], "content": {"redacts": "$d"}, "depth": 3,
+            "origin_server_ts": 1, "room_id": "!r:localhost", "sender": "@a:localhost", "type": "m.room.redaction",
+        })
+        .to_string();
+        prop_assert!(Pdu::parse(id.clone(), event.clone(), true).is_some());
+        let at = at.index(event.len());
+        event.replace_range(at..=at, &put.to_string());
+        let _ = Pdu::parse(id, event, true);
+    }
 }
