@@ -20,11 +20,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::{EventNo, Position, RoomNo, StateNo},
-    store::{Read, records::UserRoom},
+    store::Read,
 };
-
-/// How many membership changes of one user are looked at to find when they were last joined.
-const CHANGES: usize = 100;
 
 /// A room's state as of some moment.
 #[derive(Clone, Copy)]
@@ -104,9 +101,9 @@ pub fn state_of(read: &dyn Read, user: &UserId, id: &RoomId) -> Result<Readable>
     {
         return Ok(current);
     }
-    let departure = membership.map(|membership| departure(read, user, &membership)).transpose()?.flatten();
-    let departure = departure.ok_or_else(forbidden)?;
-    Ok(Readable { view: View::Past(departure.state_after), until: Some(departure.order), ..current })
+    let left = membership.and_then(|membership| membership.left).ok_or_else(forbidden)?;
+    let view = View::Past(state_at(read, no, Point::after(left))?);
+    Ok(Readable { view, until: Some(left), ..current })
 }
 
 /// The room, if the user may read some of its history; which, each event's visibility says.
@@ -123,20 +120,6 @@ pub fn history_of(read: &dyn Read, user: &UserId, id: &RoomId) -> Result<Readabl
         return Ok(Readable { no, room: super::get(read, no)?, view: View::Past(StateNo(0)), until: None });
     }
     readable
-}
-
-/// The event that ended the user's last time as a member of the room, if there was one.
-fn departure(read: &dyn Read, user: &UserId, membership: &UserRoom) -> Result<Option<Event>> {
-    let mut change = event::require(read, membership.event)?;
-    for _ in 0..CHANGES {
-        let earlier = state::at_key(read, change.state_before, &StateEventType::RoomMember, user.as_str())?;
-        let Some(earlier) = earlier.map(|no| event::require(read, no)).transpose()? else { break };
-        if membership_of(&earlier) == Some(MembershipState::Join) {
-            return Ok(Some(change));
-        }
-        change = earlier;
-    }
-    Ok(None)
 }
 
 /// What a member event says that its user is.

@@ -28,8 +28,11 @@ use crate::{
     store::Tx,
 };
 
-/// How many users can be invited into a new room; each costs an event while everyone else waits to write.
+/// How many users can be invited into a new room, and how much state set in it; each costs an event while everyone else
+/// waits to write.
 pub const MAX_INVITES: usize = 1_000;
+/// See [`MAX_INVITES`].
+pub const MAX_STATE: usize = 1_000;
 
 /// A room to be made.
 pub struct Creation {
@@ -62,8 +65,9 @@ pub struct Creation {
 /// A state event to set in a new room.
 #[derive(Deserialize)]
 pub struct InitialState {
+    /// Its type.
     #[serde(rename = "type")]
-    kind: String,
+    pub kind: String,
     #[serde(default)]
     state_key: String,
     content: Content,

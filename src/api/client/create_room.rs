@@ -12,6 +12,7 @@ use ruma::{
     },
 };
 
+use super::room_send::check_encryption;
 use crate::{
     api::auth::User,
     config::Config,
@@ -33,8 +34,9 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
     if !req.invite_3pid.is_empty() {
         return Err(no_third_party_invites());
     }
-    if req.invite.len() > create::MAX_INVITES {
-        let message = format!("At most {} users can be invited at once.", create::MAX_INVITES);
+    if req.invite.len() > create::MAX_INVITES || req.initial_state.len() > create::MAX_STATE {
+        let (users, events) = (create::MAX_INVITES, create::MAX_STATE);
+        let message = format!("A room is made with at most {users} invitations and {events} state events.");
         return Err(Error::invalid_param(message));
     }
     let preset = match req.preset {
@@ -67,6 +69,7 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
         is_direct: req.is_direct,
         creator: user.id,
     };
+    creation.initial_state.iter().try_for_each(|state| check_encryption(server, &state.kind))?;
     let room_id = server.store.write(|tx| create::create(tx, &server.rooms, &creation))?;
     Ok(Response::new(room_id))
 }
