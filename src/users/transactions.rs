@@ -56,7 +56,7 @@ pub fn remember(
     trees::TRANSACTIONS.put(tx, key, &Transaction { answer: answer.to_owned(), at });
     trees::TRANSACTION_TIMES.put(tx, (at, key), &());
     // By the clock, so that no counter need be kept.
-    if at % SWEEP_EVERY == 0 { sweep(tx, at.saturating_sub(KEPT_MS)) } else { Ok(()) }
+    if at.is_multiple_of(SWEEP_EVERY) { sweep(tx, at.saturating_sub(KEPT_MS)) } else { Ok(()) }
 }
 
 /// Removes some of the rows from before `until`.
