@@ -57,3 +57,4 @@ pub mod start;
 pub mod store;
 pub mod sync;
 pub mod users;
+pub mod web;

@@ -3,7 +3,10 @@
 //! Plain data with public fields: a handler takes from it what it needs and hands that down; nothing below this layer
 //! knows the whole. Made and ended by `start.rs`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::HeaderName;
 use ruma::ServerName;
@@ -56,6 +59,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// What people enter as the homeserver in their client: the configured address; else the server's name, or for a
+    /// server on trial at `localhost` the first of the addresses it listens on.
+    pub fn homeserver_url(&self, addresses: &[SocketAddr]) -> String {
+        let trial = addresses.first().filter(|_| self.name() == "localhost");
+        match (&self.config.well_known.client, trial) {
+            (None, Some(address)) => format!("http://{address}"),
+            _ => self.config.well_known_client(),
+        }
+    }
+
     /// The server's name.
     pub fn name(&self) -> &ServerName {
         &self.config.server_name

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, RateLimit, RateLimits},
     error::{Error, Result},
     http::{
+        Router,
         limits::{Allowance, Allowances, Limits},
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
@@ -33,6 +34,7 @@ use crate::{
     users::{
         auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence, registration_tokens,
     },
+    web,
 };
 
 /// How often the background looks whether something is due.
@@ -92,20 +94,30 @@ async fn close(server: Arc<Server>) -> Result<()> {
 pub async fn start(config: Config) -> Result<Handle> {
     let listeners = listen::bind(&listen_options(&config)).await?;
     let addresses = listeners.addresses();
-    let router = routes::router()?;
+    let router = router()?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(open(config, stopping.clone())?);
     if let Some(token) = registration_tokens::first_start(&server.store)? {
         let scheme = if server.config.tls.certs.is_some() { "https" } else { "http" };
-        let place = addresses.first().map(|address| format!(" at {scheme}://{address}")).unwrap_or_default();
+        let address = addresses.first().map(|address| format!("{scheme}://{address}")).unwrap_or_default();
         // A warning, so that it is seen wherever logs are.
         tracing::warn!(
-            "there is no account yet: register the first one, an administrator{place}, with the token {token}"
+            "there is no account yet: register the first one, an administrator, at {address}/register?token={token} or \
+             in a client, with the token {token}"
         );
     }
     tokio::spawn(background(server.clone()));
     let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })
+}
+
+/// The router over everything that the server answers.
+///
+/// # Errors
+/// When two routes claim the same method and path.
+pub fn router() -> Result<Router<Server>> {
+    let routes = routes::routes().into_iter().chain(web::routes());
+    Router::builder().add_all(routes).build().map_err(|clash| Error::internal(format_args!("{clash}")))
 }
 
 /// What no request waits for, until the server stops: chores in rooms, and the passing of time.
@@ -141,6 +153,10 @@ pub async fn run(config: Config) -> Result<()> {
     let handle = start(config).await?;
     let addresses: Vec<_> = handle.addresses().iter().map(ToString::to_string).collect();
     tracing::info!("{} is ready on {}", handle.server.name(), addresses.join(", "));
+    tracing::info!(
+        "to connect, enter {} as the homeserver in a Matrix client",
+        handle.server.homeserver_url(&handle.addresses)
+    );
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -25,3 +25,4 @@ mod schema;
 mod sliding_sync;
 mod store;
 mod sync;
+mod web;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use conduit::api::routes;
+use conduit::start;
 
 use crate::common::generated;
 
@@ -82,7 +82,7 @@ fn beyond() -> BTreeSet<String> {
 
 #[test]
 fn every_operation_is_listed_as_it_is() {
-    let router = routes::router().unwrap();
+    let router = start::router().unwrap();
     let routes: Vec<(&str, BTreeSet<String>)> = router
         .routes()
         .map(|(info, paths)| (info.operation, paths.iter().map(|path| normal(info.method.as_str(), path)).collect()))

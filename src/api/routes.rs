@@ -4,8 +4,7 @@
 
 use crate::{
     api::{client::*, synapse_admin},
-    error::{Error, Result},
-    http::{Route, Router, on, stream},
+    http::{Route, on, stream},
     server::Server,
 };
 
@@ -161,12 +160,4 @@ pub fn routes() -> Vec<Route<Server>> {
         stream(authed_content_repo::get_content_override_name_authed),
         stream(authed_content_repo::get_content_thumbnail_authed),
     ]
-}
-
-/// The router over all routes.
-///
-/// # Errors
-/// When two routes claim the same method and path.
-pub fn router() -> Result<Router<Server>> {
-    Router::builder().add_all(routes()).build().map_err(|clash| Error::internal(format_args!("{clash}")))
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{account_data, cross_signing, devices, key_backup, login_tokens, profiles};
 use crate::{
     clock,
+    config::Config,
     error::{Error, Result},
     store::{
         Read, Tx,
@@ -122,6 +123,12 @@ pub fn add_threepid(tx: &mut Tx<'_>, user: &UserId, threepid: ThreePid) -> Resul
 /// 404 `M_NOT_FOUND`.
 pub fn require(read: &dyn Read, user: &UserId) -> Result<Account> {
     ACCOUNTS.get(read, user)?.ok_or_else(|| Error::not_found("There is no such user here."))
+}
+
+/// The display name that a new account begins with.
+pub fn initial_display_name(config: &Config, user: &UserId) -> String {
+    let bolt = if config.enable_lightning_bolt { " ⚡️" } else { "" };
+    format!("{}{bolt}", user.localpart())
 }
 
 /// Makes an account, with a profile in which the display name is `display_name`.

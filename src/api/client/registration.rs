@@ -158,11 +158,7 @@ fn make(
         ACCOUNTS.put(tx, user, &account);
         return Ok(());
     }
-    let mut name = user.localpart().to_owned();
-    if server.config.enable_lightning_bolt {
-        name.push_str(" ⚡️");
-    }
-    accounts::create(tx, user, &account, Some(&name))
+    accounts::create(tx, user, &account, Some(&accounts::initial_display_name(&server.config, user)))
 }
 
 /// The answer to a request whose session led to an account already: the client did not get the first one.

@@ -1,0 +1,63 @@
+//! Pages for people, in plain HTML: no script, no cookies, nothing fetched from elsewhere.
+//!
+//! Text that comes from outside goes through [`escape`] before it stands in a page. The policy of every page forbids
+//! scripts, frames and foreign targets of forms, so that a mistake there would still do nothing.
+
+pub mod register;
+
+use http::{HeaderValue, Method, Response, StatusCode, header};
+
+use crate::{
+    http::{Body, Route, page},
+    server::Server,
+};
+
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
+const STYLE: &str = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:32rem;margin:2rem auto;padding:0 1rem;\
+color-scheme:light dark}label{display:block;margin-top:1rem}input{font:inherit;width:100%;box-sizing:border-box;\
+padding:.4rem}button{font:inherit;margin-top:1.5rem;padding:.5rem 1.5rem}.error{border-left:.3rem solid #c33;\
+padding-left:1rem}";
+
+/// Every page.
+pub fn routes() -> Vec<Route<Server>> {
+    vec![
+        page(Method::GET, "/register", register::show_registration),
+        page(Method::POST, "/register", register::submit_registration),
+    ]
+}
+
+/// A page with this title and body, both HTML already.
+fn html(status: StatusCode, title: &str, body: &str) -> Response<Body> {
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width,initial-scale=1\"><title>{title}</title><style>{STYLE}</style></head>\
+         <body><main><h1>{title}</h1>{body}</main></body></html>"
+    );
+    let mut response = Response::new(Body::full(page));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Text as it stands in HTML, also inside an attribute's quotes.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
