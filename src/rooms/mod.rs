@@ -33,6 +33,7 @@ pub mod power_levels;
 pub mod receipts;
 pub mod redaction;
 pub mod relations;
+pub mod resolve;
 pub mod search;
 pub mod spaces;
 pub mod state;
@@ -46,6 +47,7 @@ pub mod visibility;
 mod caches;
 mod effects;
 mod lock;
+mod resolve_v1;
 mod text;
 
 use std::sync::Arc;

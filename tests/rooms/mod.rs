@@ -4,6 +4,7 @@ mod deltas;
 mod events;
 mod members;
 mod relations;
+mod resolve;
 mod visibility;
 
 use std::sync::Arc;
