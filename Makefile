@@ -4,6 +4,11 @@
 export CC := ccache cc
 export CXX := ccache c++
 
+# The memory allocator must know the largest page that a kernel for this processor may use: a Raspberry Pi 5 has 16 KiB.
+ifeq ($(shell uname -m),aarch64)
+export JEMALLOC_SYS_WITH_LG_PAGE := 16
+endif
+
 .PHONY: run test lint release docs bench
 
 run: setup

@@ -168,6 +168,9 @@ pub async fn run(config: Config) -> Result<()> {
 /// The server's state over its database.
 fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
+    if config.url_preview.enabled {
+        tracing::warn!("url_preview.enabled is set, but this version makes no previews of web pages yet");
+    }
     let keys = store.signing_keys()?;
     let rooms = Rooms::new(store.clone(), keys.clone());
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
