@@ -25,4 +25,5 @@ mod schema;
 mod sliding_sync;
 mod store;
 mod sync;
+mod typing;
 mod web;

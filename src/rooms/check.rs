@@ -10,7 +10,7 @@ use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 use super::{
     Room, deltas, effects,
     event::{self, Event, Status},
-    members, state,
+    members, notifications, state,
 };
 use crate::{
     error::Result,
@@ -45,6 +45,7 @@ pub fn check(read: &dyn Read) -> Result<Vec<String>> {
     check.user_rooms()?;
     check.changes()?;
     check.relations()?;
+    check.faults.extend(notifications::check(read)?);
     Ok(check.faults)
 }
 

@@ -119,7 +119,6 @@ pub fn delete(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId) -> Result<()
     tokens::revoke(tx, &mut device);
     pushers::delete_of_device(tx, user, device_id)?;
     device_keys::forget(tx, user, device_id)?;
-    device_keys::forget(tx, user, device_id)?;
     DEVICES.delete(tx, (user, device_id));
     tx.wake_device(user, device_id); // its long poll ends
     Ok(())

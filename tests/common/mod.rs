@@ -14,7 +14,7 @@ pub mod generated;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use conduit::{config::Config, rooms, start};
+use conduit::{config::Config, rooms, start, users};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -87,7 +87,9 @@ impl TestServer {
 
     /// The rows of the database fit together.
     pub fn check(&self) {
-        let faults = rooms::check::check(&self.handle.server().store.read()).unwrap();
+        let read = self.handle.server().store.read();
+        let mut faults = rooms::check::check(&read).unwrap();
+        faults.extend(users::check::check(&read).unwrap());
         assert_eq!(faults, Vec::<String>::new());
     }
 

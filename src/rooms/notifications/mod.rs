@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: sending to push gateways.
 
+mod check;
 mod list;
 mod roster;
 mod rules;
@@ -27,6 +28,7 @@ use ruma::{
 use serde::Deserialize;
 
 pub use self::{
+    check::check,
     list::{Notified, list},
     roster::Rosters,
     rules::{ruleset, set_ruleset},
