@@ -64,6 +64,7 @@ impl Server {
     pub fn homeserver_url(&self, addresses: &[SocketAddr]) -> String {
         let trial = addresses.first().filter(|_| self.name() == "localhost");
         match (&self.config.well_known.client, trial) {
+            (None, Some(address)) if address.ip().is_loopback() => format!("http://localhost:{}", address.port()),
             (None, Some(address)) => format!("http://{address}"),
             _ => self.config.well_known_client(),
         }

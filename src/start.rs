@@ -98,11 +98,10 @@ pub async fn start(config: Config) -> Result<Handle> {
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(open(config, stopping.clone())?);
     if let Some(token) = registration_tokens::first_start(&server.store)? {
-        let scheme = if server.config.tls.certs.is_some() { "https" } else { "http" };
-        let address = addresses.first().map(|address| format!("{scheme}://{address}")).unwrap_or_default();
+        let homeserver = server.homeserver_url(&addresses);
         // A warning, so that it is seen wherever logs are.
         tracing::warn!(
-            "there is no account yet: register the first one, an administrator, at {address}/register?token={token} or \
+            "there is no account yet: register the first one, an administrator, at {homeserver}/register?token={token} or \
              in a client, with the token {token}"
         );
     }
