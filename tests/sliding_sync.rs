@@ -418,3 +418,30 @@ async fn rooms_of_others_cannot_be_subscribed_to() {
     assert!(rooms(&answer).is_empty());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn what_others_do_is_for_members_only() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (left, invited) = (named_room(&alice, "left").await, named_room(&alice, "invited").await);
+    bob.join(&left).await;
+    room_action(&bob, &left, "leave", json!({})).await;
+    room_action(&alice, &left, "ban", json!({ "user_id": bob.user_id })).await;
+    room_action(&alice, &invited, "invite", json!({ "user_id": bob.user_id })).await;
+    for room in [&left, &invited] {
+        let sent = alice.send_text(room, "secret").await;
+        room_action(&alice, room, &format!("receipt/m.read/{}", encode(&sent)), json!({})).await;
+        let typing = format!("/_matrix/client/v3/rooms/{}/typing/{}", encode(room), encode(&alice.user_id));
+        alice.ok(Method::PUT, &typing, json!({ "typing": true, "timeout": 30000 })).await;
+    }
+    let mut body = list([0, 9], 10, json!([["*", "*"]]));
+    body["extensions"] = json!({ "receipts": { "enabled": true }, "typing": { "enabled": true } });
+    let first = sliding(&bob, None, 0, &body).await;
+    let again = sliding(&bob, Some(&pos(&first)), 0, &body).await;
+    for answer in [&first, &again] {
+        assert!(answer.get("extensions").is_none(), "{answer}");
+        assert!(!answer.to_string().contains("secret"), "{answer}");
+    }
+    assert!(rooms(&again).is_empty(), "{again}");
+    server.stop().await;
+}

@@ -167,6 +167,9 @@ struct ThreadSummary {
 /// How much of an event is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
+    /// An event that is told for what it sets, in a list of all that is set: without what it took the place of and the
+    /// viewer's membership then, which cost as much again as the event. The specification lets both be left out.
+    Setting,
     /// An event bundled with another: nothing is bundled with it in turn.
     Bundled,
     /// The newest event of a thread: its edit is bundled with it.
@@ -231,6 +234,14 @@ impl<'a> View<'a> {
         self.write(event, false, Extent::Bundled).map(Raw::from_json)
     }
 
+    /// A state event without its room, told for what it sets and not as something that happened.
+    ///
+    /// # Errors
+    /// As [`timeline`].
+    pub fn setting(&self, event: &Event) -> Result<Raw<AnySyncStateEvent>> {
+        self.write(event, false, Extent::Setting).map(Raw::from_json)
+    }
+
     /// A state event with its room.
     ///
     /// # Errors
@@ -272,18 +283,19 @@ impl<'a> View<'a> {
             None => None,
         };
         let relations = match extent {
-            Extent::Bundled => None,
+            Extent::Setting | Extent::Bundled => None,
             _ if event.is_state() => None,
             _ => self.relations(event, with_room, extent)?,
         };
-        let previous = self.previous(event)?;
+        let previous = if extent == Extent::Setting { None } else { self.previous(event)? };
+        let gate = self.gate.as_ref().filter(|_| extent != Extent::Setting);
         let (prev_content, prev_sender, replaces_state) = match previous {
             Some(previous) => (Some(previous.pdu.content), Some(previous.pdu.sender), Some(previous.pdu.event_id)),
             None => (None, None, None),
         };
         Ok(Unsigned {
             age: self.now.saturating_sub(u64::from(event.pdu.origin_server_ts.get()).cast_signed()),
-            membership: self.gate.as_ref().map(|gate| gate.membership_at(event.state_after)).transpose()?,
+            membership: gate.map(|gate| gate.membership_at(event.state_after)).transpose()?,
             relations,
             prev_content,
             prev_sender,

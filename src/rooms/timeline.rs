@@ -60,6 +60,11 @@ pub fn last_change(read: &dyn Read, room: RoomNo) -> Result<Option<Position>> {
     trees::ROOM_CHANGED.get(read, room)
 }
 
+/// All rooms, the one that changed last first, with when they did.
+pub fn latest_changes(read: &dyn Read) -> impl Iterator<Item = Result<(Position, RoomNo)>> + '_ {
+    trees::ROOM_CHANGES.scan(read, (), Direction::Backward)
+}
+
 /// The rooms that changed after `since`, each once, the longest unchanged first, up to the end of what `read` shows.
 pub fn changed_since(read: &dyn Read, since: Position) -> impl Iterator<Item = Result<(Position, RoomNo)>> + '_ {
     trees::ROOM_CHANGES.scan_after(read, (), since)

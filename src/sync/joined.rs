@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The room's part of the answer, or `None` if there is nothing new in it. `changed` is the room's account data that
-/// changed since the client's last answer.
+/// changed since the client's last answer, or all of it if there was none.
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
@@ -53,7 +53,8 @@ pub fn build(
     let (state, members_changed) = load_state(view, query, no, &room, &window, since.filter(|_| !full))?;
     let summary = if since.is_none() || members_changed { Some(summary(view, no, &room)?) } else { None };
     let ephemeral = ephemeral_events(view, query, no, &room, since)?;
-    let account_data = room_account_data(view, query, no, &room, since.map(|_| changed))?;
+    let known = since.is_some() || query.since.is_none();
+    let account_data = room_account_data(view, query, no, &room, known.then_some(changed))?;
     let has_timeline = full || window.limited || !window.events.is_empty();
     let has_events = has_timeline || !state.is_empty() || !ephemeral.is_empty() || !account_data.is_empty();
     if !has_events && summary.is_none() && !was_read(view, no, since)? {
@@ -68,7 +69,7 @@ pub fn build(
     };
     if has_timeline {
         part.timeline = Some(Timeline {
-            events: show::events(view, &query.filter, &window.events)?,
+            events: show::timeline(view, &query.filter, &window.events)?,
             limited: window.limited,
             prev_batch: Some(window.start.to_string()),
         });
@@ -129,7 +130,7 @@ fn load_state(
         return Ok((Vec::new(), told.members_changed));
     }
     let events = state::load(view, &told.events, Some(wanted))?;
-    Ok((show::events(view, &query.filter, &events)?, told.members_changed))
+    Ok((show::state(view, &query.filter, &events)?, told.members_changed))
 }
 
 /// Spec: `m.heroes` is required if the room has neither name nor alias.
@@ -177,7 +178,7 @@ pub fn room_account_data(
     match changed {
         Some(changed) => changed
             .iter()
-            .filter(|change| wants(&change.kind))
+            .filter(|change| wants(&change.kind) && !(query.since.is_none() && parts::is_deleted(&change.content)))
             .map(|change| parts::plain_event(&change.kind, &change.content))
             .collect(),
         None => parts::account_data(view, Some(no), wants),

@@ -64,15 +64,15 @@ pub fn build(view: &View<'_>, query: &Query, no: RoomNo, own: &UserRoom) -> Resu
         } else {
             Vec::new()
         };
-        part.state = query.state_names.name(show::events(view, &query.filter, &events)?);
+        part.state = query.state_names.name(show::state(view, &query.filter, &events)?);
         part.timeline = Timeline {
-            events: show::events(view, &query.filter, &window.events)?,
+            events: show::timeline(view, &query.filter, &window.events)?,
             limited: window.limited,
             prev_batch: Some(window.start.to_string()),
         };
     } else {
         part.timeline = Timeline {
-            events: show::events(view, &query.filter, std::slice::from_ref(&leave))?,
+            events: show::timeline(view, &query.filter, std::slice::from_ref(&leave))?,
             limited: false,
             prev_batch: Some(Point::before(upto).to_string()),
         };

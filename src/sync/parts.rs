@@ -240,6 +240,6 @@ pub fn heroes(view: &View<'_>, no: RoomNo) -> Result<Option<Vec<OwnedUserId>>> {
 }
 
 /// Whether an entry of account data was deleted: that is an empty object, which is told only to who knows the entry.
-fn is_deleted(content: &RawValue) -> bool {
+pub fn is_deleted(content: &RawValue) -> bool {
     content.get() == "{}"
 }

@@ -6,33 +6,47 @@ use serde_json::value::RawValue;
 use super::{View, response::Json};
 use crate::{error::Result, rooms::Event};
 
-/// Events as the client sees them, in the format and with the fields that it wants.
+/// Events of a timeline, in the format and with the fields that the client wants.
 ///
 /// # Errors
-/// When the database fails or a row is damaged.
-pub fn events(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) -> Result<Vec<Json>> {
-    events
-        .iter()
-        .map(|event| {
-            let shown = if filter.event_format == EventFormat::Federation {
-                RawValue::from_string(event.pdu.json.clone())?
-            } else {
-                self::event(view, event)?
-            };
-            Ok(match &filter.event_fields {
-                Some(fields) => pick_fields(shown, fields),
-                None => shown,
-            })
-        })
-        .collect()
+/// When the database fails or a row is damaged; so for all functions here.
+pub fn timeline(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) -> Result<Vec<Json>> {
+    events.iter().map(|event| formatted(filter, event, || timeline_event(view, event))).collect()
 }
 
-/// An event as the client sees it.
+/// Events that are told for what they set, in the same way.
 ///
 /// # Errors
-/// When the database fails or a row is damaged.
-pub fn event(view: &View<'_>, event: &Event) -> Result<Json> {
+/// As [`timeline`].
+pub fn state(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) -> Result<Vec<Json>> {
+    events.iter().map(|event| formatted(filter, event, || state_event(view, event))).collect()
+}
+
+fn formatted(filter: &FilterDefinition, event: &Event, shown: impl FnOnce() -> Result<Json>) -> Result<Json> {
+    let shown = match filter.event_format {
+        EventFormat::Federation => RawValue::from_string(event.pdu.json.clone())?,
+        _ => shown()?,
+    };
+    Ok(match &filter.event_fields {
+        Some(fields) => pick_fields(shown, fields),
+        None => shown,
+    })
+}
+
+/// An event of a timeline.
+///
+/// # Errors
+/// As [`timeline`].
+pub fn timeline_event(view: &View<'_>, event: &Event) -> Result<Json> {
     Ok(view.events.timeline(event)?.into_json())
+}
+
+/// An event that is told for what it sets.
+///
+/// # Errors
+/// As [`timeline`].
+pub fn state_event(view: &View<'_>, event: &Event) -> Result<Json> {
+    Ok(view.events.setting(event)?.into_json())
 }
 
 /// The event with only those of its fields that `event_fields` names, as dotted paths in which `\.` is a dot of a

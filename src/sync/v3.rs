@@ -134,7 +134,7 @@ pub fn build(view: &View<'_>, query: &Query) -> Result<(Response, bool)> {
     let query = &Query { since: query.since.map(|since| not_ahead(since, view.now)), ..query.clone() };
     let changes = match query.position() {
         Some(since) => account_data::changes(view.read, view.user, since)?,
-        None => Vec::new(),
+        None => account_data::everything(view.read, view.user)?,
     };
     rooms_part(view, query, &changes, &mut response)?;
     response.account_data = global_account_data(view, query, &changes)?.into();

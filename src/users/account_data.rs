@@ -75,6 +75,20 @@ pub fn all<'a>(
         .map(|row| row.map(|((_, _, kind), data)| (kind, data.content)))
 }
 
+/// All entries of `user`, globally and in all rooms, in one scan.
+///
+/// # Errors
+/// When a row is corrupt or the database fails.
+pub fn everything(read: &dyn Read, user: &UserId) -> Result<Vec<Change>> {
+    ACCOUNT_DATA
+        .scan(read, (user,), Direction::Forward)
+        .map(|row| {
+            let ((_, room, kind), AccountData { position, content }) = row?;
+            Ok(Change { room, kind, content, position })
+        })
+        .collect()
+}
+
 /// What changed after `since`, globally and in all rooms, in the order of the changes. Costs what changed.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! The extensions of sliding sync: messages to the device, keys, account data, receipts, typing.
 
-use ruma::OwnedRoomId;
+use std::collections::BTreeSet;
+
+use ruma::{OwnedEventId, OwnedRoomId};
 
 use super::{
     request::{Request, Scope},
@@ -23,19 +25,32 @@ pub struct RoomsInScope<'r> {
     rooms: Vec<InScope<'r>>,
 }
 
-struct InScope<'r> {
-    no: RoomNo,
-    id: OwnedRoomId,
-    lists: Vec<&'r str>,
-    subscribed: bool,
+/// A room that was looked at.
+pub struct InScope<'r> {
+    /// The room.
+    pub no: RoomNo,
+    /// Its ID.
+    pub id: OwnedRoomId,
+    /// The lists that match it.
+    pub lists: Vec<&'r str>,
+    /// Whether it is subscribed to.
+    pub subscribed: bool,
+    /// Whether the user is joined: what others do in the room is nobody else's business.
+    pub joined: bool,
     /// What the client has of the room; `None` if it has nothing.
-    since: Option<Position>,
+    pub since: Option<Position>,
+    /// The events of the timeline in the answer.
+    pub events: BTreeSet<OwnedEventId>,
 }
 
 impl<'r> RoomsInScope<'r> {
-    /// Adds a room with what the client has of it.
-    pub fn add(&mut self, no: RoomNo, id: OwnedRoomId, lists: Vec<&'r str>, subscribed: bool, since: Option<Position>) {
-        self.rooms.push(InScope { no, id, lists, subscribed, since });
+    /// Adds a room.
+    pub fn add(&mut self, room: InScope<'r>) {
+        self.rooms.push(room);
+    }
+
+    fn joined_and_covered_by<'s>(&'s self, scope: &'s Scope) -> impl Iterator<Item = &'s InScope<'r>> {
+        self.covered_by(scope).filter(|room| room.joined)
     }
 
     fn covered_by<'s>(&'s self, scope: &'s Scope) -> impl Iterator<Item = &'s InScope<'r>> {
@@ -74,12 +89,16 @@ pub fn build(
     if wanted.account_data.is_on() {
         extensions.account_data = account_data(view, &wanted.account_data, since, rooms, changes)?;
     }
-    for room in rooms.covered_by(&wanted.receipts) {
-        if let Some(event) = ephemeral::receipts(view, room.no, room.since)? {
+    for room in rooms.joined_and_covered_by(&wanted.receipts) {
+        let event = match room.since {
+            Some(_) => ephemeral::receipts(view, room.no, room.since)?,
+            None => ephemeral::receipts_for(view, room.no, &room.events)?,
+        };
+        if let Some(event) = event {
             extensions.receipts.rooms.insert(room.id.clone(), event);
         }
     }
-    for room in rooms.covered_by(&wanted.typing) {
+    for room in rooms.joined_and_covered_by(&wanted.typing) {
         if let Some(event) = ephemeral::typing(view, room.no, room.since)? {
             extensions.typing.rooms.insert(room.id.clone(), event);
         }

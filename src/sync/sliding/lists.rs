@@ -108,10 +108,14 @@ impl RoomList {
     fn load(&mut self, view: &View<'_>) -> Result<()> {
         let reload = self.upto.is_some();
         let mut gone: HashSet<RoomNo> = self.rooms.keys().copied().collect();
-        for row in members::rooms_of(view.read, view.user) {
-            let (room, own) = row?;
+        let own_rooms: Vec<_> = members::rooms_of(view.read, view.user).collect::<Result<_>>()?;
+        let mut places = latest_changes(view, own_rooms.len())?;
+        for (room, own) in own_rooms {
             gone.remove(&room);
-            let place = timeline::last_change(view.read, room)?.unwrap_or(own.position);
+            let place = match places.remove(&room) {
+                Some(place) => place,
+                None => timeline::last_change(view.read, room)?.unwrap_or(own.position),
+            };
             self.set(view, room, Some(own), place)?;
             if let Some(facts) = self.rooms.get_mut(&room).filter(|_| reload) {
                 // Account data may have changed as well: every room is to be looked at.
@@ -140,8 +144,8 @@ impl RoomList {
             self.rooms.remove(&room);
             return Ok(());
         }
-        // Nothing that happens after the user left is theirs to see.
-        let changed = if membership == KnownAs::Left { own.position } else { changed.max(own.position) };
+        // What happens while the user is not in the room is not theirs to see.
+        let changed = if membership == KnownAs::Joined { changed.max(own.position) } else { own.position };
         match self.rooms.entry(room) {
             Entry::Occupied(mut known) if known.get().membership == membership => {
                 let known = known.get_mut();
@@ -210,6 +214,14 @@ impl RoomList {
     pub fn bytes(&self) -> usize {
         self.rooms.len() * (size_of::<(RoomNo, Facts)>() + 32)
     }
+}
+
+/// When the rooms that changed last did so: as many as cost less to walk through than looking up `count` rooms.
+fn latest_changes(view: &View<'_>, count: usize) -> Result<HashMap<RoomNo, Position>> {
+    timeline::latest_changes(view.read)
+        .take(4 * count)
+        .map(|row| row.map(|(position, room)| (room, position)))
+        .collect()
 }
 
 /// Whether someone else made the user leave: a kick or a ban of one who was in the room.

@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use self::{
     connections::{Connection, KnownAs, Sent},
-    extensions::RoomsInScope,
+    extensions::{InScope, RoomsInScope},
     lists::Filtering,
     request::Request,
     required_state::RoomConfig,
@@ -73,16 +73,24 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
             continue;
         }
         let wanted = room::Wanted { no, known_as: facts.membership, config, before, since, is_dm, form: request.form };
-        let Some((id, part, now_sent)) = room::build(view, &wanted)? else { continue };
-        let names = list_names(request, rules.lists);
-        in_scope.add(no, id.clone(), names.clone(), rules.subscription.is_some(), before.map(|before| before.upto));
-        if let Some(mut part) = part {
+        let Some(looked) = room::build(view, &wanted)? else { continue };
+        let lists = list_names(request, rules.lists);
+        if let Some(mut part) = looked.part {
             if request.form == request::Form::Accepted {
-                part.lists = names.into_iter().map(str::to_owned).collect();
+                part.lists = lists.iter().map(|&name| name.to_owned()).collect();
             }
-            response.rooms.insert(id, part);
+            response.rooms.insert(looked.id.clone(), part);
         }
-        sent.insert(no, now_sent);
+        in_scope.add(InScope {
+            no,
+            id: looked.id,
+            lists,
+            subscribed: rules.subscription.is_some(),
+            joined: facts.membership == KnownAs::Joined,
+            since: before.filter(|before| before.known_as == facts.membership).map(|before| before.upto),
+            events: looked.events,
+        });
+        sent.insert(no, looked.sent);
     }
     response.extensions = extensions::build(view, request, since, &in_scope, &changes)?;
     let has_news = since.is_none() || !response.rooms.is_empty() || response.extensions.has_news();

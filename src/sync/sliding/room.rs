@@ -1,8 +1,11 @@
 //! A room's part of an answer of sliding sync (MSC4186, "Room results").
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ruma::{OwnedRoomId, UserId, events::StateEventType};
+use ruma::{OwnedEventId, OwnedRoomId, UserId, events::StateEventType};
 use serde_json::{json, value::to_raw_value};
 
 use super::{
@@ -65,15 +68,26 @@ pub struct Wanted<'a> {
     pub form: Form,
 }
 
-/// The room's ID, its part of the answer if there is something new, and what is sent then; `None` if the user has
-/// nothing to do with it any more.
+/// A room that was looked at.
+pub struct Looked {
+    /// Its ID.
+    pub id: OwnedRoomId,
+    /// Its part of the answer, if there is something new.
+    pub part: Option<Part>,
+    /// The events of the timeline in that part.
+    pub events: BTreeSet<OwnedEventId>,
+    /// What is sent with that.
+    pub sent: Sent,
+}
+
+/// Looks at a room; `None` if the user has nothing to do with it any more.
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
-pub fn build(view: &View<'_>, wanted: &Wanted<'_>) -> Result<Option<(OwnedRoomId, Option<Part>, Sent)>> {
+pub fn build(view: &View<'_>, wanted: &Wanted<'_>) -> Result<Option<Looked>> {
     let Some(own) = members::user_room(view.read, view.user, wanted.no)? else { return Ok(None) };
     let room = rooms::get(view.read, wanted.no)?;
-    let mut sent = Sent {
+    let sent = Sent {
         upto: view.now,
         timeline_limit: wanted.config.timeline_limit,
         config: wanted.config.clone(),
@@ -81,22 +95,22 @@ pub fn build(view: &View<'_>, wanted: &Wanted<'_>) -> Result<Option<(OwnedRoomId
         is_dm: wanted.is_dm,
         unread: (0, 0),
     };
-    let mut part = match wanted.known_as {
-        KnownAs::Joined => joined(view, wanted, &own, &room, &mut sent)?,
-        KnownAs::Invited => invited(view, wanted, &own),
-        KnownAs::Left => gone(view, wanted, &own)?,
-    };
-    if let Some(part) = part.as_mut().filter(|_| wanted.form == Form::Accepted) {
+    let mut looked = Looked { id: room.id.clone(), part: None, events: BTreeSet::new(), sent };
+    match wanted.known_as {
+        KnownAs::Joined => joined(view, wanted, &own, &room, &mut looked)?,
+        KnownAs::Invited => looked.part = invited(wanted, &own),
+        KnownAs::Left => looked.part = gone(view, wanted, &own)?,
+    }
+    if let Some(part) = looked.part.as_mut().filter(|_| wanted.form == Form::Accepted) {
         part.membership = Some(own.membership);
         part.expanded_timeline = std::mem::take(&mut part.unstable_expanded_timeline);
         part.stripped_state = part.invite_state.take();
     }
-    Ok(Some((room.id, part, sent)))
+    Ok(Some(looked))
 }
 
-fn invited(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom) -> Option<Part> {
+fn invited(wanted: &Wanted<'_>, own: &UserRoom) -> Option<Part> {
     let known = wanted.before.is_some_and(|before| before.known_as == KnownAs::Invited && own.position <= before.upto);
-    let _ = view;
     (!known).then(|| Part {
         initial: true,
         bump_stamp: Some(own.position.0),
@@ -106,7 +120,8 @@ fn invited(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom) -> Option<Part>
     })
 }
 
-fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, sent: &mut Sent) -> Result<Option<Part>> {
+fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, looked: &mut Looked) -> Result<()> {
+    let sent = &mut looked.sent;
     let before = wanted.before.filter(|before| before.known_as == KnownAs::Joined && own.position <= before.upto);
     let limit = wanted.config.timeline_limit;
     let expanded = before.is_some_and(|before| limit > before.timeline_limit);
@@ -136,7 +151,7 @@ fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, sen
         || part.avatar.is_some()
         || part.joined_count.is_some();
     if !has_news {
-        return Ok(None);
+        return Ok(());
     }
     part.required_state = state.events;
     part.notification_count = (wanted.form == Form::Unstable).then_some(counts.notification);
@@ -145,7 +160,9 @@ fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, sen
         part.bump_stamp = Some(bump_stamp(view, wanted.no, own, &window)?);
     }
     show_window(view, wanted, &window, &mut part)?;
-    Ok(Some(part))
+    looked.part = Some(part);
+    looked.events = window.events.into_iter().map(|event| event.pdu.event_id).collect();
+    Ok(())
 }
 
 /// A room that the user is in no more: everything up to their leave, once.
@@ -158,7 +175,7 @@ fn gone(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom) -> Result<Option<P
     let mut part = Part { initial: before.is_none(), bump_stamp: Some(own.position.0), ..Part::default() };
     if !parts::was_joined_before(view, &leave)? {
         // An invitation turned down or taken back, or a ban: nothing of the room but this.
-        part.required_state = vec![show::event(view, &leave)?];
+        part.required_state = vec![show::state_event(view, &leave)?];
         part.stripped_state = None;
         return Ok(Some(part));
     }
@@ -167,7 +184,7 @@ fn gone(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom) -> Result<Option<P
     let window = load_window(view, wanted.no, after, upto, wanted.config.timeline_limit)?;
     let mut state = State::load(view, wanted, leave.state_after, before, &window)?;
     if !state.has_own_membership {
-        state.events.push(show::event(view, &leave)?);
+        state.events.push(show::state_event(view, &leave)?);
     }
     part.required_state = state.events;
     show_window(view, wanted, &window, &mut part)?;
@@ -186,7 +203,7 @@ fn show_window(view: &View<'_>, wanted: &Wanted<'_>, window: &Window, part: &mut
         part.prev_batch = Some(window.start.to_string());
     }
     part.limited = window.limited;
-    part.timeline = window.events.iter().map(|event| show::event(view, event)).collect::<Result<_>>()?;
+    part.timeline = window.events.iter().map(|event| show::timeline_event(view, event)).collect::<Result<_>>()?;
     Ok(())
 }
 
@@ -272,7 +289,7 @@ impl State {
         let own = state::key_no(view.read, &StateEventType::RoomMember, view.user.as_str())?;
         state.has_own_membership = own.is_some_and(|own| told.contains_key(&own));
         for no in told.into_values() {
-            state.events.push(show::event(view, &event::require(view.read, no)?)?);
+            state.events.push(show::state_event(view, &event::require(view.read, no)?)?);
         }
         Ok(state)
     }
