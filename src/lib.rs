@@ -21,6 +21,7 @@
 //! api  web      operations of the specification; pages for people
 //! server        the state that handlers share
 //! sync          what changed for a client since it last asked
+//! check         the invariants of the database
 //! rooms         the room engine: events, state, members, visibility. No network I/O
 //! users media push       accounts, devices and keys; files; push rules
 //! store         trees, transactions, snapshots, wake-ups
@@ -43,6 +44,7 @@
 //! that again. The snapshot's position becomes `next_batch`, so there is no race between the two.
 
 pub mod api;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["api", "web", "delivery", "admin"],
     &["server"],
     &["sync"],
+    &["check"],
     &["federation"],
     &["rooms"],
     &["users", "media", "push", "appservice", "outgoing"],

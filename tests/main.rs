@@ -6,6 +6,7 @@
 
 mod account_data;
 mod architecture;
+mod check;
 mod common;
 mod config;
 mod device_management;

@@ -58,6 +58,11 @@ impl Files {
         Ok(Self { root })
     }
 
+    /// Media below `root` as they lie there; nothing is made or removed.
+    pub fn existing(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// Starts a new file.
     ///
     /// # Errors

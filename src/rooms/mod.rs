@@ -15,7 +15,6 @@ pub mod append;
 pub mod build;
 pub mod canonical;
 pub mod carry_over;
-pub mod check;
 pub mod chores;
 pub mod client_event;
 pub mod create;

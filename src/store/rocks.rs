@@ -43,7 +43,18 @@ pub(super) fn open(path: &Path, memory: usize) -> Result<DB> {
     options.set_max_log_file_size(MIB);
     options.set_log_level(LogLevel::Warn);
     let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-    Ok(DB::open_cf_descriptors(&options, path, families)?)
+    DB::open_cf_descriptors(&options, path, families).map_err(|error| in_use(error, path))
+}
+
+/// A sentence for the one failure that happens to everybody some day.
+fn in_use(error: rocksdb::Error, path: &Path) -> Error {
+    if error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("While lock file") {
+        return Error::internal(format_args!(
+            "the database in {} is in use by another process: a server that runs already",
+            path.display(),
+        ));
+    }
+    error.into()
 }
 
 fn family_options(family: Family, cache: &Cache) -> Options {

@@ -13,7 +13,6 @@
 pub mod account_data;
 pub mod accounts;
 pub mod auth_sessions;
-pub mod check;
 pub mod cross_signing;
 pub mod device_keys;
 pub mod devices;

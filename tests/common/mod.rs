@@ -6,15 +6,21 @@
 //! let (status, body) = alice.post("/_matrix/client/v3/createRoom", json!({})).await;
 //! ```
 //!
-//! [`TestServer::stop`] checks the database's invariants; [`TestServer::check`] does so in between.
+//! Whenever a [`TestServer`] ends, stopped or dropped, the invariants of its database are checked;
+//! [`TestServer::check`] does so in between.
 #![allow(dead_code)] // not every test uses every helper
 
 pub mod generated;
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use conduit::{config::Config, rooms, start, users};
+use conduit::{check, config::Config, server::Server, start};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -28,10 +34,31 @@ pub const TOKEN: &str = "letmein";
 
 /// A running server and the folder of its database.
 pub struct TestServer {
+    checked: CheckedAtEnd, // dropped first, while the database is open
     pub handle: start::Handle,
     pub address: SocketAddr,
     pub directory: Arc<TempDir>,
     http: HttpClient,
+}
+
+/// Checks the invariants of a server's database when it is dropped, unless the test failed before.
+struct CheckedAtEnd(Weak<Server>);
+
+impl CheckedAtEnd {
+    fn check(&self) {
+        if let Some(server) = self.0.upgrade() {
+            let report = check::run(&server.store.read(), &server.media).unwrap();
+            assert!(report.is_clean(), "the test left a database with faults:\n{report}");
+        }
+    }
+}
+
+impl Drop for CheckedAtEnd {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check();
+        }
+    }
 }
 
 /// A client: one device of one user, or nobody.
@@ -75,22 +102,20 @@ impl TestServer {
         let handle = start::start(config).await.unwrap();
         let address = handle.addresses()[0];
         let http = legacy::Client::builder(TokioExecutor::new()).build_http();
-        Self { handle, address, directory, http }
+        Self { checked: CheckedAtEnd(Arc::downgrade(handle.server())), handle, address, directory, http }
     }
 
     /// Stops the server; gives the folder of its database, to start again in.
     pub async fn stop(self) -> Arc<TempDir> {
-        self.check();
-        self.handle.stop().await.unwrap();
-        self.directory
+        let Self { checked, handle, directory, .. } = self;
+        drop(checked);
+        handle.stop().await.unwrap();
+        directory
     }
 
-    /// The rows of the database fit together.
+    /// Checks the invariants of the database.
     pub fn check(&self) {
-        let read = self.handle.server().store.read();
-        let mut faults = rooms::check::check(&read).unwrap();
-        faults.extend(users::check::check(&read).unwrap());
-        assert_eq!(faults, Vec::<String>::new());
+        self.checked.check();
     }
 
     /// A client that is not logged in.

@@ -10,8 +10,10 @@ mod visibility;
 use std::sync::Arc;
 
 use conduit::{
+    check,
     ids::RoomNo,
-    rooms::{self, Draft, Event, Rooms, append, build, event},
+    media::files::Files,
+    rooms::{Draft, Event, Rooms, append, build, event},
     store::Store,
 };
 use ruma::{
@@ -25,14 +27,16 @@ use tempfile::TempDir;
 /// A room engine of its own.
 pub struct World {
     pub rooms: Rooms,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What the rows say of rooms fits together after every test.
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(rooms::check::check(&self.rooms.store.read()).unwrap(), Vec::<String>::new());
+            let files = Files::existing(self.folder.path().join("media"));
+            let report = check::run(&self.rooms.store.read(), &files).unwrap();
+            assert!(report.is_clean(), "{report}");
         }
     }
 }
@@ -41,7 +45,7 @@ pub fn world() -> World {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(Store::open(folder.path(), server_name!("localhost"), 8 << 20).unwrap());
     let keys = store.signing_keys().unwrap();
-    World { rooms: Rooms::new(store, keys), _folder: folder }
+    World { rooms: Rooms::new(store, keys), folder: folder }
 }
 
 pub fn user(name: &str) -> OwnedUserId {

@@ -13,7 +13,6 @@
 //!
 //! Deliberately absent: sending to push gateways.
 
-mod check;
 mod list;
 mod roster;
 mod rules;
@@ -28,7 +27,6 @@ use ruma::{
 use serde::Deserialize;
 
 pub use self::{
-    check::check,
     list::{Notified, list},
     roster::Rosters,
     rules::{ruleset, set_ruleset},

@@ -1,0 +1,154 @@
+//! Events, the states around them, and the timelines they stand in.
+
+use std::collections::{HashMap, HashSet};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, RoomVersionId, events::StateEventType, room_version_rules::EventIdFormatVersion,
+};
+
+use super::Checker;
+use crate::{
+    error::Result,
+    ids::{EventNo, RoomNo, StateNo},
+    rooms::{canonical, deltas, event::Event, relations, state},
+    store::{
+        Direction,
+        records::Status,
+        trees::{EVENT_NOS, EVENTS, EXTREMITIES, RELATIONS, ROOMS, STATES, TIMELINE, WAITING_REDACTIONS},
+    },
+};
+
+/// What is looked up for every event of a room.
+struct RoomFacts {
+    id: OwnedRoomId,
+    version: RoomVersionId,
+    extremities: HashSet<OwnedEventId>,
+}
+
+pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
+    let rooms = rooms(checker)?;
+    checker.each(EVENTS, |checker, no, row| event(checker, &rooms, &Event::from_row(no, row)?))?;
+    checker.has(
+        TIMELINE,
+        EVENTS,
+        |_, no| *no,
+        |(room, order), _, event| event.room == *room && event.order == *order && event.status == Status::Accepted,
+    )?;
+    checker
+        .each(TIMELINE, |checker, (_, order), _| checker.given_out("position", u64::try_from(order).unwrap_or(0)))?;
+    checker.each(WAITING_REDACTIONS, |checker, target, redaction| {
+        let waits = !EVENTS.contains(checker.read, target)? && EVENTS.contains(checker.read, redaction)?;
+        checker.expect(waits, format_args!("redaction {redaction} waits for event {target}, wrongly"));
+        Ok(())
+    })
+}
+
+fn rooms(checker: &mut Checker<'_>) -> Result<HashMap<RoomNo, RoomFacts>> {
+    let mut rooms = HashMap::new();
+    checker.each(ROOMS, |checker, no, room| {
+        let mut extremities = HashSet::new();
+        for event in EXTREMITIES.get(checker.read, no)?.unwrap_or_default().0 {
+            extremities.extend(EVENTS.get(checker.read, event)?.map(|row| row.event_id));
+        }
+        rooms.insert(no, RoomFacts { id: room.id, version: room.version, extremities });
+        Ok(())
+    })?;
+    Ok(rooms)
+}
+
+fn event(checker: &mut Checker<'_>, rooms: &HashMap<RoomNo, RoomFacts>, event: &Event) -> Result<()> {
+    let id = &event.pdu.event_id;
+    checker.given_out("event", event.no.0)?;
+    let no = EVENT_NOS.get(checker.read, &**id)?;
+    checker.expect(no == Some(event.no), format_args!("event {id} is stored as {}, but EVENT_NOS differs", event.no));
+    let Some(room) = rooms.get(&event.room) else {
+        checker.fault(format_args!("event {id} is in room {}, which does not exist", event.room));
+        return Ok(());
+    };
+    checker.expect(event.pdu.room_id == room.id, format_args!("event {id} is not of its room {}", room.id));
+    own_hash(checker, room, event)?;
+    if event.order != 0 {
+        let place = TIMELINE.get(checker.read, (event.room, event.order))?;
+        checker.expect(place == Some(event.no), format_args!("event {id} is not at its place in the timeline"));
+    }
+    states(checker, event)?;
+    if let Some(redaction) = event.redacted_by {
+        let there = EVENTS.get(checker.read, redaction)?.is_some_and(|row| row.room == event.room);
+        checker.expect(there, format_args!("event {id} was redacted by event {redaction}, which is not there"));
+    }
+    if event.status == Status::Accepted {
+        let followed = event.pdu.prev_events.iter().find(|prev| room.extremities.contains(*prev));
+        let fault = format!("event {followed:?} is a forward extremity, but {id} follows it");
+        checker.expect(followed.is_none(), fault);
+        relation(checker, event)?;
+    }
+    Ok(())
+}
+
+/// The ID is the reference hash, also of what a redaction left. Room versions 1 and 2 have other IDs.
+fn own_hash(checker: &mut Checker<'_>, room: &RoomFacts, event: &Event) -> Result<()> {
+    let Some(rules) = room.version.rules() else {
+        checker.fault(format_args!("room {} has the unknown version {}", room.id, room.version));
+        return Ok(());
+    };
+    if rules.event_id_format == EventIdFormatVersion::V1 {
+        return Ok(());
+    }
+    let text = canonical::reference_text(&event.pdu.json, &rules.redaction)?;
+    let id = canonical::event_id(&text, rules.event_id_format);
+    checker.expect(event.pdu.event_id == id, format_args!("event {} hashes to {id}", event.pdu.event_id));
+    Ok(())
+}
+
+/// The states before and after are there, and differ by the event if it is an accepted state event.
+fn states(checker: &mut Checker<'_>, event: &Event) -> Result<()> {
+    let id = &event.pdu.event_id;
+    for state in [event.state_before, event.state_after] {
+        let there = state == deltas::EMPTY || STATES.contains(checker.read, state)?;
+        checker.expect(there, format_args!("event {id} names state {state}, which is not there"));
+    }
+    let holds = match &event.pdu.state_key {
+        Some(key) if event.status == Status::Accepted => {
+            let kind = StateEventType::from(event.pdu.kind.to_string());
+            state::at_key(checker.read, event.state_after, &kind, key)? == Some(event.no)
+                && is_only_change(checker, event.state_before, event.state_after, event.no)?
+        }
+        _ => event.state_after == event.state_before,
+    };
+    checker.expect(holds, format_args!("the state after event {id} is not the one before with the event"));
+    Ok(())
+}
+
+fn is_only_change(checker: &Checker<'_>, before: StateNo, after: StateNo, event: EventNo) -> Result<bool> {
+    let changes = state::diff(checker.read, before, after)?;
+    Ok(matches!(changes[..], [(_, _, Some(to))] if to == event))
+}
+
+/// What an event relates to has it in its list, unless that is an event of another room.
+fn relation(checker: &mut Checker<'_>, event: &Event) -> Result<()> {
+    let id = &event.pdu.event_id;
+    let relation = relations::relation(&event.pdu.content).filter(|relation| relation.event_id != *id);
+    let Some(relation) = relation else { return Ok(()) };
+    let target = EVENT_NOS.get(checker.read, &*relation.event_id)?;
+    let Some(target) = target else {
+        checker.fault(format_args!("event {id} relates to {}, which has no number", relation.event_id));
+        return Ok(());
+    };
+    let listed = RELATIONS.get(checker.read, (target, event.order, event.no))?;
+    let here = EVENTS.get(checker.read, target)?.is_none_or(|row| row.room == event.room);
+    let expected = here.then_some(relation.rel_type);
+    checker.expect(listed == expected, format_args!("event {id} is listed as {listed:?}, not as {expected:?}"));
+    Ok(())
+}
+
+/// The senders of the events in a thread, and so on: the children of `target` with a relation type.
+pub(super) fn children(checker: &Checker<'_>, target: EventNo, rel_type: &str) -> Result<Vec<Event>> {
+    let mut children = Vec::new();
+    for row in relations::of(checker.read, target, Direction::Forward) {
+        let (_, child, found) = row?;
+        if found == rel_type {
+            children.extend(crate::rooms::event::get(checker.read, child)?);
+        }
+    }
+    Ok(children)
+}

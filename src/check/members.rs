@@ -1,0 +1,108 @@
+//! Members: the three indexes over the rooms' member events, and the counts.
+
+use std::collections::HashMap;
+
+use ruma::{
+    OwnedUserId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::Value;
+
+use super::{Checker, any};
+use crate::{
+    error::Result,
+    ids::RoomNo,
+    rooms::{event, state},
+    store::{
+        records::Member,
+        trees::{CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOMS, USER_ROOMS},
+    },
+};
+
+/// How many users of a room are joined, invited, and joined and of this server.
+type Counts = (u64, u64, u64);
+
+pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
+    let mut counts: HashMap<RoomNo, Counts> = HashMap::new();
+    checker.has(MEMBERS, ROOMS, |(room, _), _| *room, any)?;
+    checker.each(MEMBERS, |checker, (room, user), member| {
+        let local = user.server_name() == checker.server_name;
+        let counts = counts.entry(room).or_default();
+        counts.0 += u64::from(member.membership == MembershipState::Join);
+        counts.1 += u64::from(member.membership == MembershipState::Invite);
+        counts.2 += u64::from(member.membership == MembershipState::Join && local);
+        self::member(checker, room, &user, &member)?;
+        if local { local_member(checker, room, &user, &member) } else { Ok(()) }
+    })?;
+    checker.each(ROOMS, |checker, no, room| {
+        let counted = counts.get(&no).copied().unwrap_or_default();
+        let noted = (room.joined, room.invited, room.local_joined);
+        checker.expect(counted == noted, format_args!("room {} counts {noted:?} members, not {counted:?}", room.id));
+        Ok(())
+    })?;
+    checker.each(CURRENT_STATE, |checker, (room, key), _| {
+        if !key.is_member() {
+            return Ok(());
+        }
+        let (_, user) = state::key_of(checker.read, key)?;
+        let Ok(user) = UserId::parse(user) else { return Ok(()) };
+        let there = MEMBERS.contains(checker.read, (room, &*user))?;
+        checker.expect(there, format_args!("{user} is in the state of room {room}, but not in MEMBERS"));
+        Ok(())
+    })?;
+    checker.has(
+        LOCAL_MEMBERS,
+        MEMBERS,
+        |key, ()| key.clone(),
+        |_, (), member| member.membership == MembershipState::Join,
+    )?;
+    checker.has(
+        USER_ROOMS,
+        MEMBERS,
+        |(user, room), _| (*room, user.clone()),
+        |_, own, member| own.membership == member.membership && own.event == member.event,
+    )?;
+    changes(checker)
+}
+
+/// A row says what the member event in the room's current state says.
+fn member(checker: &mut Checker<'_>, room: RoomNo, user: &UserId, member: &Member) -> Result<()> {
+    let no = state::event_no(checker.read, room, &StateEventType::RoomMember, user.as_str())?;
+    checker.expect(
+        no == Some(member.event),
+        format_args!("MEMBERS of room {room} has event {} for {user}, the state {no:?}", member.event),
+    );
+    let event = event::require(checker.read, member.event)?;
+    let content: Value = event.pdu.content_as().unwrap_or_default();
+    let text = |field: &str| content.get(field).and_then(Value::as_str);
+    let membership = text("membership").map_or(MembershipState::Leave, MembershipState::from);
+    let same = member.membership == membership
+        && member.displayname.as_deref() == text("displayname")
+        && member.avatar_url.as_deref() == text("avatar_url");
+    checker.expect(same, format_args!("MEMBERS of room {room} does not say of {user} what their event does"));
+    Ok(())
+}
+
+fn local_member(checker: &mut Checker<'_>, room: RoomNo, user: &UserId, member: &Member) -> Result<()> {
+    let own = USER_ROOMS.contains(checker.read, (user, room))?;
+    checker.expect(own, format_args!("{user} is in MEMBERS of room {room}, but not in USER_ROOMS"));
+    let listed = LOCAL_MEMBERS.contains(checker.read, (room, user))?;
+    let joined = member.membership == MembershipState::Join;
+    checker.expect(listed == joined, format_args!("LOCAL_MEMBERS of room {room} is wrong about {user}"));
+    Ok(())
+}
+
+/// The last change that is noted for somebody is how it is.
+fn changes(checker: &mut Checker<'_>) -> Result<()> {
+    let mut last: HashMap<(RoomNo, OwnedUserId), bool> = HashMap::new();
+    checker.each(MEMBERSHIP_CHANGES, |checker, position, change| {
+        last.insert((change.room, change.user), change.joined);
+        checker.given_out("position", position.0)
+    })?;
+    for ((room, user), joined) in last {
+        let member = MEMBERS.get(checker.read, (room, &*user))?;
+        let is_joined = member.is_some_and(|member| member.membership == MembershipState::Join);
+        checker.expect(joined == is_joined, format_args!("MEMBERSHIP_CHANGES ends wrongly for {user} in room {room}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Accounts, their devices and tokens, and what users keep here.
+
+use ruma::{OwnedDeviceId, OwnedUserId};
+
+use super::{Checker, any, room_exists};
+use crate::{
+    error::Result,
+    store::{
+        records::{Account, Device, TokenPair},
+        trees::{
+            ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEVICES, FILTERS,
+            LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, PUSHERS, PUSHKEYS, REFRESH_TOKENS, THREEPIDS,
+            TRANSACTION_TIMES, TRANSACTIONS,
+        },
+    },
+};
+
+pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
+    checker.each(ACCOUNTS, account)?;
+    checker.has(
+        THREEPIDS,
+        ACCOUNTS,
+        |_, user| user.clone(),
+        |(medium, address), _, account| {
+            account.threepids.iter().any(|own| own.medium == *medium && own.address == *address)
+        },
+    )?;
+    checker.has(DEVICES, ACCOUNTS, |(user, _), _| user.clone(), |_, _, account| !account.deactivated)?;
+    tokens(checker)?;
+    checker.has(PROFILES, ACCOUNTS, |user, _| user.clone(), any)?;
+    checker.has(PROFILE_UPDATES, ACCOUNTS, |user, _| user.clone(), any)?;
+    checker.has(DEACTIVATED_USERS, ACCOUNTS, |user, ()| user.clone(), |_, (), account| account.deactivated)?;
+    checker.has(FILTERS, ACCOUNTS, |(user, _), _| user.clone(), any)?;
+    checker.has(LOGIN_TOKENS, ACCOUNTS, |_, user| user.clone(), any)?;
+    checker.has(OPENID_TOKENS, ACCOUNTS, |_, user| user.clone(), any)?;
+    account_data(checker)?;
+    checker.has(PUSHERS, DEVICES, |(user, ..), row| (user.clone(), row.device.clone()), any)?;
+    let swapped = |(a, b, c): &(String, String, OwnedUserId)| (c.clone(), a.clone(), b.clone());
+    checker.has(PUSHKEYS, PUSHERS, |key, ()| swapped(key), any)?;
+    checker.has(PUSHERS, PUSHKEYS, |(user, app, key), _| (app.clone(), key.clone(), user.clone()), any)?;
+    checker.has(TRANSACTIONS, TRANSACTION_TIMES, |key, row| (row.at, key.clone()), any)
+}
+
+fn account(checker: &mut Checker<'_>, user: OwnedUserId, account: Account) -> Result<()> {
+    let local = user.server_name() == checker.server_name;
+    checker.expect(local, format_args!("{user} has an account here, but is of another server"));
+    for own in &account.threepids {
+        let owner = THREEPIDS.get(checker.read, (&own.medium, &own.address))?;
+        checker.expect(owner.as_ref() == Some(&user), format_args!("an address of {user} is not in THREEPIDS"));
+    }
+    Ok(())
+}
+
+/// Every token is that of a device, and every device has the tokens that it names.
+fn tokens(checker: &mut Checker<'_>) -> Result<()> {
+    fn pair(device: &Device, next: bool) -> Option<&TokenPair> {
+        if next { device.next_tokens.as_ref() } else { device.tokens.as_ref() }
+    }
+    checker.has(
+        ACCESS_TOKENS,
+        DEVICES,
+        |_, token| (token.user.clone(), token.device.clone()),
+        |hash, token, device| pair(device, token.next).is_some_and(|pair| pair.access == *hash),
+    )?;
+    checker.has(
+        REFRESH_TOKENS,
+        DEVICES,
+        |_, token| (token.user.clone(), token.device.clone()),
+        |hash, token, device| pair(device, token.next).is_some_and(|pair| pair.refresh.as_ref() == Some(hash)),
+    )?;
+    checker.each(DEVICES, |checker, (user, id): (OwnedUserId, OwnedDeviceId), device| {
+        for own in [&device.tokens, &device.next_tokens].into_iter().flatten() {
+            let access = ACCESS_TOKENS.contains(checker.read, &own.access)?;
+            let refresh = match &own.refresh {
+                Some(hash) => REFRESH_TOKENS.contains(checker.read, hash)?,
+                None => true,
+            };
+            checker.expect(access && refresh, format_args!("a token of device {id} of {user} is not there"));
+        }
+        Ok(())
+    })
+}
+
+fn account_data(checker: &mut Checker<'_>) -> Result<()> {
+    checker.has(ACCOUNT_DATA, ACCOUNTS, |(user, ..), _| user.clone(), any)?;
+    checker.each(ACCOUNT_DATA, |checker, (user, room, kind), data| {
+        checker.given_out("position", data.position.0)?;
+        let there = room.map_or(Ok(true), |room| room_exists(checker, room))?;
+        checker.expect(there, format_args!("{user} has {kind} for room {room:?}, which does not exist"));
+        Ok(())
+    })?;
+    checker.has(
+        ACCOUNT_DATA,
+        ACCOUNT_DATA_CHANGES,
+        |(user, ..), data| (user.clone(), data.position),
+        |(_, room, kind), _, (of_room, of_kind)| (room, kind) == (of_room, of_kind),
+    )?;
+    checker.has(
+        ACCOUNT_DATA_CHANGES,
+        ACCOUNT_DATA,
+        |(user, _), (room, kind)| (user.clone(), *room, kind.clone()),
+        |(_, position), _, data| data.position == *position,
+    )
+}
