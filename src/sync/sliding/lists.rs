@@ -131,7 +131,8 @@ impl RoomList {
 
     /// The room changed at `changed`; `own` is what the user has to do with it now.
     fn set(&mut self, view: &View<'_>, room: RoomNo, own: Option<UserRoom>, changed: Position) -> Result<()> {
-        let Some(own) = own.filter(|own| !own.forgotten) else {
+        // A client that knows a room is to be told that the user left it, although they forgot it right after that.
+        let Some(own) = own.filter(|own| !own.forgotten || self.rooms.contains_key(&room)) else {
             self.rooms.remove(&room);
             return Ok(());
         };
@@ -154,11 +155,11 @@ impl RoomList {
                 known.encrypted = known.encrypted.filter(|encrypted| *encrypted);
                 (known.changed, known.place) = (changed, changed);
                 if membership == KnownAs::Left {
-                    known.removed = is_removed(view, &own)?;
+                    known.removed = !own.forgotten && is_removed(view, &own)?;
                 }
             }
             entry => {
-                let removed = membership == KnownAs::Left && is_removed(view, &own)?;
+                let removed = membership == KnownAs::Left && !own.forgotten && is_removed(view, &own)?;
                 entry.insert_entry(Facts {
                     membership,
                     removed,
