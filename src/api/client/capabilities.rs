@@ -31,8 +31,8 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             "m.set_avatar_url": { "enabled": !user.guest },
             "m.3pid_changes": { "enabled": false },
             "m.get_login_token": { "enabled": has_password },
+            // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,
-            "uk.tcpip.msc4133.profile_fields": profile_fields,
         }
     })))
 }
