@@ -205,6 +205,9 @@ async fn rooms_that_the_user_is_out_of_are_told_once() {
     assert_eq!(third["lists"]["all"]["count"], json!(1), "kicked ones stay listed");
     let anew = sliding(&bob, None, 0, &body).await;
     assert_eq!(rooms(&anew), [&kicked], "who starts anew need not hear of what they left themselves");
+    room_action(&bob, &kicked, "forget", json!({})).await;
+    let anew = sliding(&bob, None, 0, &body).await;
+    assert!(rooms(&anew).is_empty());
     // Back in: as new.
     bob.join(&left).await;
     let again = sliding(&bob, Some(&pos(&anew)), 0, &body).await;
@@ -443,5 +446,21 @@ async fn what_others_do_is_for_members_only() {
         assert!(!answer.to_string().contains("secret"), "{answer}");
     }
     assert!(rooms(&again).is_empty(), "{again}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_room_left_and_forgotten_is_still_told_as_left() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = named_room(&alice, "room").await;
+    bob.join(&room).await;
+    let body = list([0, 9], 5, json!([["m.room.member", "$ME"]]));
+    let first = sliding(&bob, None, 0, &body).await;
+    room_action(&bob, &room, "leave", json!({})).await;
+    room_action(&bob, &room, "forget", json!({})).await;
+    let second = sliding(&bob, Some(&pos(&first)), 0, &body).await;
+    assert_eq!(second["rooms"][&room]["required_state"][0]["content"]["membership"], json!("leave"), "{second}");
+    assert!(rooms(&sliding(&bob, Some(&pos(&second)), 0, &body).await).is_empty());
     server.stop().await;
 }

@@ -191,11 +191,6 @@ impl Connections {
             }
         }
     }
-
-    /// Forgets the connections of a device that is gone.
-    pub fn forget_device(&self, user: &ruma::UserId, device: &ruma::DeviceId) {
-        self.by_key.lock().retain(|key, _| key.0 != user || key.1 != device);
-    }
 }
 
 impl Slot {

@@ -16,6 +16,7 @@ mod extensions;
 mod lists;
 mod required_state;
 mod room;
+mod room_state;
 
 use std::{collections::HashMap, sync::Arc};
 
