@@ -50,6 +50,8 @@ pub struct Server {
     pub image_work: Semaphore,
     /// Told when there is more to do in the background (`rooms/chores.rs`).
     pub chores: Notify,
+    /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.
+    pub whole_syncs: Semaphore,
     /// What sliding sync remembers of its clients.
     pub sliding: Connections,
     /// How much each caller may still do.

@@ -31,6 +31,10 @@ use std::{
 };
 
 use ruma::{DeviceId, OwnedUserId, UserId};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Semaphore,
+};
 
 use crate::{
     clock,
@@ -110,6 +114,26 @@ pub async fn long_poll<T>(
             return Err(Error::unknown_token(false, "This device was logged out."));
         }
     }
+}
+
+/// Builds an answer for a client that knows nothing: that takes long where there are many rooms, so it waits for one of
+/// `turns`, and lets other tasks of the thread go on elsewhere.
+///
+/// # Errors
+/// What `build` returns.
+pub async fn at_once<T>(
+    turns: &Semaphore,
+    store: &Store,
+    build: impl FnOnce(&Snapshot<'_>) -> Result<(T, bool)>,
+) -> Result<T> {
+    let turn = turns.acquire().await.map_err(Error::internal)?;
+    let build = || build(&store.read());
+    let answer = match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(build),
+        _ => build(),
+    };
+    drop(turn);
+    answer.map(|(answer, _)| answer)
 }
 
 async fn wait(subscription: &crate::store::Subscription<'_>, deadline: Instant) {

@@ -24,6 +24,7 @@ use crate::{
     rooms::point::Point,
     server::Server,
     stands_in_for,
+    store::Snapshot,
     sync::{
         self as syncing, Live, View,
         sliding::{
@@ -111,12 +112,15 @@ async fn answer(server: &Server, user: &User, mut request: Request) -> Result<Js
     let pos = request.pos.take().filter(|pos| !pos.is_empty());
     let hold = server.sliding.begin(key, pos.as_deref())?;
     let live = Live { typing: &server.typing, presence: &server.presence };
-    let (position, built) = syncing::long_poll(&server.store, &user.id, &user.device, request.timeout, |snapshot| {
+    let build = |snapshot: &Snapshot<'_>| {
         let view = View::new(snapshot, live, &user.id, &user.device)?;
         let (built, has_news) = sliding::build(&view, &request, &mut *hold.connection()?)?;
         Ok(((view.now, built), has_news))
-    })
-    .await?;
+    };
+    let (position, built) = match pos {
+        None => syncing::at_once(&server.whole_syncs, &server.store, build).await?,
+        Some(_) => syncing::long_poll(&server.store, &user.id, &user.device, request.timeout, build).await?,
+    };
     let mut response = built.response;
     response.pos = server.sliding.answered(&hold, position, built.sent)?;
     Ok(Json(response))

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     server::Server,
     stands_in_for,
-    store::Store,
+    store::{Snapshot, Store},
     sync::{
         self as syncing, Live, View,
         response::Response,
@@ -80,10 +80,13 @@ pub async fn sync(server: &Server, user: User, request: Request) -> Result<Json<
     }
     let live = Live { typing: &server.typing, presence: &server.presence };
     let timeout = Duration::from_millis(request.timeout);
-    let response = syncing::long_poll(&server.store, &user.id, &user.device, timeout, |snapshot| {
-        v3::build(&View::new(snapshot, live, &user.id, &user.device)?, &query)
-    });
-    response.await.map(Json)
+    let build = |snapshot: &Snapshot<'_>| v3::build(&View::new(snapshot, live, &user.id, &user.device)?, &query);
+    let response = if query.since.is_none() || query.full_state {
+        syncing::at_once(&server.whole_syncs, &server.store, build).await?
+    } else {
+        syncing::long_poll(&server.store, &user.id, &user.device, timeout, build).await?
+    };
+    Ok(Json(response))
 }
 
 /// The definition that the `filter` parameter gives or names: JSON if it begins with a brace.
