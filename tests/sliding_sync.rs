@@ -58,7 +58,7 @@ async fn room_action(client: &Client, room: &str, action: &str, body: Value) {
     client.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/{action}", encode(room)), body).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // as the server runs
 async fn a_window_has_all_its_rooms_and_grows() {
     let server = TestServer::start().await;
     let alice = server.register("alice").await;

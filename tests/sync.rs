@@ -49,7 +49,7 @@ async fn public_room(client: &Client) -> String {
     client.create_room(json!({ "preset": "public_chat" })).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // as the server runs
 async fn a_message_comes_once_and_its_transaction_id_to_its_sender_alone() {
     let server = TestServer::start().await;
     let alice = server.register("alice").await;
