@@ -45,7 +45,7 @@ pub fn world() -> World {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(Store::open(folder.path(), server_name!("localhost"), 8 << 20).unwrap());
     let keys = store.signing_keys().unwrap();
-    World { rooms: Rooms::new(store, keys), folder: folder }
+    World { rooms: Rooms::new(store, keys), folder }
 }
 
 pub fn user(name: &str) -> OwnedUserId {
