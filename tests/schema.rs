@@ -16,6 +16,7 @@ use conduit::{
         trees::{self, *},
     },
 };
+use proptest::prelude::*;
 use ruma::{
     OwnedDeviceId, OwnedUserId, RoomVersionId, device_id, events::room::member::MembershipState, owned_event_id,
     owned_room_alias_id, owned_room_id, owned_server_name, owned_user_id,
@@ -101,6 +102,30 @@ fn rows_keep_their_bytes() {
         let row = line.strip_prefix("was ").unwrap_or(line);
         let [name, key, value] = row.split(' ').collect::<Vec<_>>()[..] else { panic!("not a row: {line}") };
         assert!((samples[name].decodes)(&unhex(key)[1..], &unhex(value)), "does not decode to the sample: {line}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever bytes a row has, it is a row or it is damaged; nothing breaks.
+    #[test]
+    fn no_bytes_break_decoding(
+        noise in prop::collection::vec(any::<u8>(), 0..64),
+        at: prop::sample::Index,
+        put: u8,
+    ) {
+        for sample in samples().0.values() {
+            let (key, value) = (unhex(&sample.key), unhex(&sample.value));
+            prop_assert!((sample.decodes)(&key[1..], &value));
+            (sample.decodes)(&noise, &noise);
+            for bytes in [&key[1..], &value[..]].into_iter().filter(|bytes| !bytes.is_empty()) {
+                let mut changed = bytes.to_vec();
+                changed[at.index(bytes.len())] = put;
+                (sample.decodes)(&changed, &changed);
+                (sample.decodes)(&bytes[..at.index(bytes.len())], &bytes[at.index(bytes.len())..]);
+            }
+        }
     }
 }
 

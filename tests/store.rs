@@ -50,6 +50,10 @@ proptest! {
         let _ = <(String, Option<u64>, bool, Vec<u8>)>::decode(&mut input.as_slice());
         let _ = ruma::OwnedUserId::decode(&mut input.as_slice());
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))] // each opens a database
 
     /// What a transaction reads is what the database reads after it.
     #[test]

@@ -74,7 +74,8 @@ impl Class {
             subject => subject,
         };
         match subject {
-            "register" if route.method == Method::POST || route.path.ends_with("/validity") => Class::Registration,
+            _ if route.method == Method::POST && route.path.ends_with("/register") => Class::Registration,
+            "register" if route.path.ends_with("/validity") => Class::Registration,
             _ if route.method == Method::GET => Class::Other,
             "login" | "account" => Class::Login,
             "send" | "state" | "redact" => Class::Send,
@@ -271,6 +272,8 @@ mod tests {
             (Method::GET, "/_matrix/client/v3/register/available", Class::Other),
             (Method::GET, "/_matrix/client/v1/register/m.login.registration_token/validity", Class::Registration),
             (Method::POST, "/_synapse/admin/v1/register", Class::Registration),
+            (Method::POST, "/register", Class::Registration),
+            (Method::GET, "/register", Class::Other),
             (Method::POST, "/_matrix/client/v3/rooms/{room_id}/join", Class::Join),
             (Method::POST, "/_matrix/client/v3/join/{room_id_or_alias}", Class::Join),
             (Method::PUT, "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}", Class::Send),

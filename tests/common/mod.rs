@@ -13,6 +13,7 @@
 pub mod generated;
 
 use std::{
+    error::Error,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Weak},
@@ -38,7 +39,7 @@ pub struct TestServer {
     pub handle: start::Handle,
     pub address: SocketAddr,
     pub directory: Arc<TempDir>,
-    http: HttpClient,
+    anyone: Client,
 }
 
 /// Checks the invariants of a server's database when it is dropped, unless the test failed before.
@@ -101,8 +102,8 @@ impl TestServer {
         change(&mut config);
         let handle = start::start(config).await.unwrap();
         let address = handle.addresses()[0];
-        let http = legacy::Client::builder(TokioExecutor::new()).build_http();
-        Self { checked: CheckedAtEnd(Arc::downgrade(handle.server())), handle, address, directory, http }
+        let anyone = Client::new(format!("http://{address}"));
+        Self { checked: CheckedAtEnd(Arc::downgrade(handle.server())), handle, address, directory, anyone }
     }
 
     /// Stops the server; gives the folder of its database, to start again in.
@@ -120,32 +121,12 @@ impl TestServer {
 
     /// A client that is not logged in.
     pub fn anyone(&self) -> Client {
-        Client {
-            base: format!("http://{}", self.address),
-            user_id: String::new(),
-            device_id: String::new(),
-            token: String::new(),
-            http: self.http.clone(),
-        }
+        self.anyone.clone()
     }
 
     /// Registers `name` with the password "secret-" + `name`.
     pub async fn register(&self, name: &str) -> Client {
-        let body = json!({
-            "username": name,
-            "password": format!("secret-{name}"),
-            "auth": { "type": "m.login.registration_token", "token": TOKEN },
-        });
-        let anyone = self.anyone();
-        let (status, challenge) = anyone.post("/_matrix/client/v3/register", body.clone()).await;
-        let answer = if status == StatusCode::OK {
-            challenge
-        } else {
-            let mut body = body;
-            body["auth"]["session"] = challenge["session"].clone();
-            anyone.post("/_matrix/client/v3/register", body).await.1
-        };
-        anyone.logged_in(&answer)
+        self.anyone.register(name).await
     }
 
     /// Logs another device of `name` in.
@@ -163,6 +144,30 @@ impl TestServer {
 }
 
 impl Client {
+    /// A client that is not logged in, of the server at the URL `base`.
+    pub fn new(base: String) -> Self {
+        let http = legacy::Client::builder(TokioExecutor::new()).build_http();
+        Self { base, user_id: String::new(), device_id: String::new(), token: String::new(), http }
+    }
+
+    /// Registers `name` with the password "secret-" + `name`; gives its first device.
+    pub async fn register(&self, name: &str) -> Self {
+        let body = json!({
+            "username": name,
+            "password": format!("secret-{name}"),
+            "auth": { "type": "m.login.registration_token", "token": TOKEN },
+        });
+        let (status, challenge) = self.post("/_matrix/client/v3/register", body.clone()).await;
+        let answer = if status == StatusCode::OK {
+            challenge
+        } else {
+            let mut body = body;
+            body["auth"]["session"] = challenge["session"].clone();
+            self.post("/_matrix/client/v3/register", body).await.1
+        };
+        self.logged_in(&answer)
+    }
+
     /// The client that the answer of a login or registration makes.
     pub fn logged_in(&self, answer: &Value) -> Self {
         let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("no {key} in {answer}")).to_owned();
@@ -177,7 +182,12 @@ impl Client {
 
     /// The same device at another server over the same database.
     pub fn at(&self, server: &TestServer) -> Self {
-        Self { base: server.anyone().base, ..self.clone() }
+        self.moved(&server.anyone.base)
+    }
+
+    /// The same device at a server with another URL.
+    pub fn moved(&self, base: &str) -> Self {
+        Self { base: base.to_owned(), ..self.clone() }
     }
 
     pub async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -229,6 +239,23 @@ impl Client {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> (StatusCode, HeaderMap, Bytes) {
+        self.try_exchange(method, path, headers, body).await.unwrap()
+    }
+
+    /// A request to a server that may die; gives the body of its answer with status 200, or nothing if none came.
+    pub async fn attempt(&self, method: Method, path: &str, body: Vec<u8>) -> Option<Bytes> {
+        let (status, _, body) = self.try_exchange(method, path, &[], body).await.ok()?;
+        assert_eq!(status, StatusCode::OK, "{path}: {body:?}");
+        Some(body)
+    }
+
+    async fn try_exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Box<dyn Error + Send + Sync>> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -237,9 +264,9 @@ impl Client {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
-        let answer = tokio::time::timeout(Duration::from_secs(60), self.http.request(request)).await.unwrap().unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(60), self.http.request(request)).await??;
         let (parts, body) = answer.into_parts();
-        (parts.status, parts.headers, body.collect().await.unwrap().to_bytes())
+        Ok((parts.status, parts.headers, body.collect().await?.to_bytes()))
     }
 
     /// Creates a room; gives its ID.

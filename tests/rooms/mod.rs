@@ -72,33 +72,38 @@ pub fn message(content: Value) -> Draft {
     Draft::message(TimelineEventType::RoomMessage, to_raw_value(&content).unwrap())
 }
 
+/// A public room by alice, with what every room has.
+pub fn make_room(rooms: &Rooms, number: u8) -> OwnedRoomId {
+    let alice = user("alice");
+    let version = version(number);
+    let mut users = json!({alice.as_str(): 100});
+    if number >= 12 {
+        users = json!({});
+    }
+    let drafts = [
+        member("join", &alice),
+        state(StateEventType::RoomPowerLevels, "", json!({"users": users})),
+        state(StateEventType::RoomJoinRules, "", json!({"join_rule": "public"})),
+        state(StateEventType::RoomHistoryVisibility, "", json!({"history_visibility": "shared"})),
+    ];
+    rooms
+        .store
+        .write(|tx| {
+            let content = to_raw_value(&json!({})).unwrap();
+            let (no, create) = build::create(rooms, tx, &version, &alice, &content)?;
+            for draft in drafts {
+                let authorized = build::prepare(rooms, tx, no, &alice, draft)?;
+                append::append(tx, rooms, authorized)?;
+            }
+            Ok(create.pdu.room_id)
+        })
+        .unwrap()
+}
+
 impl World {
     /// A public room by alice, with what every room has.
     pub fn room(&self, number: u8) -> OwnedRoomId {
-        let alice = user("alice");
-        let version = version(number);
-        let mut users = json!({alice.as_str(): 100});
-        if number >= 12 {
-            users = json!({});
-        }
-        let drafts = [
-            member("join", &alice),
-            state(StateEventType::RoomPowerLevels, "", json!({"users": users})),
-            state(StateEventType::RoomJoinRules, "", json!({"join_rule": "public"})),
-            state(StateEventType::RoomHistoryVisibility, "", json!({"history_visibility": "shared"})),
-        ];
-        self.rooms
-            .store
-            .write(|tx| {
-                let content = to_raw_value(&json!({})).unwrap();
-                let (no, create) = build::create(&self.rooms, tx, &version, &alice, &content)?;
-                for draft in drafts {
-                    let authorized = build::prepare(&self.rooms, tx, no, &alice, draft)?;
-                    append::append(tx, &self.rooms, authorized)?;
-                }
-                Ok(create.pdu.room_id)
-            })
-            .unwrap()
+        make_room(&self.rooms, number)
     }
 
     pub async fn send(&self, room: &OwnedRoomId, sender: &UserId, draft: Draft) -> conduit::error::Result<Event> {
