@@ -9,7 +9,7 @@ ifeq ($(shell uname -m),aarch64)
 export JEMALLOC_SYS_WITH_LG_PAGE := 16
 endif
 
-.PHONY: run test lint release docs bench
+.PHONY: run test lint release deb docs bench
 
 run: setup
 	cargo run
@@ -24,6 +24,11 @@ lint: setup
 # The small, fast binary that packages ship.
 release: setup
 	cargo build --release
+
+# A Debian package, in the folder above.
+deb:
+	@.ci/setup dpkg-dev debhelper
+	dpkg-buildpackage --build=binary --no-sign --no-check-builddeps
 
 # The figures of docs/performance.md.
 bench: setup
