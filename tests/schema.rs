@@ -325,6 +325,7 @@ fn keys(s: &mut Samples) {
 fn notifications(s: &mut Samples) {
     let receipt = Receipt { event: owned_event_id!("$e"), order: 21, ts: 5, position: Position(22) };
     s.add(RECEIPTS, (RoomNo(1), alice(), text("main"), text("m.read")), receipt);
+    s.add(ROOM_SERVERS, (RoomNo(1), owned_server_name!("example.org")), 2);
     s.add(RECEIPT_CHANGES, (RoomNo(1), Position(22)), (alice(), (text("main"), text("m.read"))));
     let marks = ReadMarks { joined: 20, unthreaded: 21, main: 22, classes: vec![(20, text("c"))] };
     s.add(READ_MARKS, (RoomNo(1), alice()), marks);

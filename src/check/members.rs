@@ -1,9 +1,9 @@
 //! Members: the three indexes over the rooms' member events, and the counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ruma::{
-    OwnedUserId, UserId,
+    OwnedServerName, OwnedUserId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::Value;
@@ -15,15 +15,19 @@ use crate::{
     rooms::{event, state},
     store::{
         records::Member,
-        trees::{CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOMS, USER_ROOMS},
+        trees::{CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS, USER_ROOMS},
     },
 };
+
+/// How many users of each server are joined to each room.
+type Servers = BTreeMap<(RoomNo, OwnedServerName), u64>;
 
 /// How many users of a room are joined, invited, and joined and of this server.
 type Counts = (u64, u64, u64);
 
 pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     let mut counts: HashMap<RoomNo, Counts> = HashMap::new();
+    let mut servers = Servers::new();
     checker.has(MEMBERS, ROOMS, |(room, _), _| *room, any)?;
     checker.each(MEMBERS, |checker, (room, user), member| {
         let local = user.server_name() == checker.server_name;
@@ -31,6 +35,9 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         counts.0 += u64::from(member.membership == MembershipState::Join);
         counts.1 += u64::from(member.membership == MembershipState::Invite);
         counts.2 += u64::from(member.membership == MembershipState::Join && local);
+        if member.membership == MembershipState::Join {
+            *servers.entry((room, user.server_name().to_owned())).or_default() += 1;
+        }
         self::member(checker, room, &user, &member)?;
         if local { local_member(checker, room, &user, &member) } else { Ok(()) }
     })?;
@@ -62,6 +69,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         |(user, room), _| (*room, user.clone()),
         |_, own, member| own.membership == member.membership && own.event == member.event,
     )?;
+    self::servers(checker, servers)?;
     changes(checker)
 }
 
@@ -89,6 +97,19 @@ fn local_member(checker: &mut Checker<'_>, room: RoomNo, user: &UserId, member: 
     let listed = LOCAL_MEMBERS.contains(checker.read, (room, user))?;
     let joined = member.membership == MembershipState::Join;
     checker.expect(listed == joined, format_args!("LOCAL_MEMBERS of room {room} is wrong about {user}"));
+    Ok(())
+}
+
+/// The servers of each room are those of its joined members.
+fn servers(checker: &mut Checker<'_>, mut counted: Servers) -> Result<()> {
+    checker.each(ROOM_SERVERS, |checker, key, users| {
+        let found = counted.remove(&key).unwrap_or(0);
+        checker.expect(found == users, format_args!("ROOM_SERVERS has {users} users for {key:?}, not {found}"));
+        Ok(())
+    })?;
+    for key in counted.keys() {
+        checker.fault(format_args!("ROOM_SERVERS has no row for {key:?}"));
+    }
     Ok(())
 }
 

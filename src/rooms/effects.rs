@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, event::Event, notifications, redaction, relations, state, timeline,
+    Room, Rooms, carry_over, client_event, event::Event, notifications, redaction, relations, servers, state, timeline,
 };
 use crate::{
     error::Result,
@@ -119,6 +119,7 @@ fn member_changed(
             let caches = rooms.caches.clone();
             tx.on_commit(move || drop(caches.local_members.remove(&room_no)));
         }
+        servers::user_changed(tx, room_no, user.server_name(), joined)?;
         notifications::membership_changed(tx, rooms, room_no, room, user, joined, timeline::order_of(position))?;
     }
     if !local {

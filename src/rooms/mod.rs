@@ -3,6 +3,7 @@
 //! - A client's event: [`Rooms::lock`] the room, then [`Rooms::send`] (`build.rs` makes and checks it, `append.rs`
 //!   stores it, `effects.rs` updates what follows from it).
 //! - Stored: `event.rs`, `state.rs` over `deltas.rs`, `timeline.rs`, `members.rs`, `relations.rs`.
+//! - Other servers: `servers.rs` knows which are in a room, `acl.rs` which the room lets take part.
 //! - Shown: `visibility.rs` decides who may see an event, `client_event.rs` how it looks.
 //!
 //! Invariants: an event gets into the database through `append` only, and only once it is [`Authorized`]; everything
@@ -10,6 +11,7 @@
 //! I/O. What is missing is said to the caller, who fetches it and asks again.
 
 pub mod access;
+pub mod acl;
 pub mod aliases;
 pub mod append;
 pub mod build;
@@ -34,6 +36,7 @@ pub mod redaction;
 pub mod relations;
 pub mod resolve;
 pub mod search;
+pub mod servers;
 pub mod spaces;
 pub mod state;
 pub mod summary;

@@ -202,6 +202,8 @@ trees! {
     ROSTER_STAMPS = Lookup 88: RoomNo => u64;
     /// Who joined and left which room when.
     MEMBERSHIP_CHANGES = Scan 92: Position => MembershipChange;
+    /// The servers that are in each room, with how many of their users are joined.
+    ROOM_SERVERS = Scan 170: (RoomNo, OwnedServerName) => u64;
 
     /// Files by the server name and media ID of their URI.
     MEDIA = Lookup 130: (OwnedServerName, String) => MediaFile;

@@ -1,0 +1,49 @@
+//! Which servers are in which room.
+//!
+//! A server is in a room as long as one of its users is joined to it. The index counts these users for each server,
+//! this one included, so that neither a change of a member nor a question needs a look at all members. `effects.rs`
+//! alone writes it.
+
+use ruma::{OwnedServerName, ServerName};
+
+use crate::{
+    error::Result,
+    ids::RoomNo,
+    store::{Direction, Read, Tx, trees},
+};
+
+/// Whether a user of the server is joined to the room.
+///
+/// # Errors
+/// When the database fails or a row is damaged; so for all functions here.
+pub fn is_in(read: &dyn Read, room: RoomNo, server: &ServerName) -> Result<bool> {
+    trees::ROOM_SERVERS.contains(read, (room, server))
+}
+
+/// The servers that are in the room, by name, each with the number of its joined users (at least 1).
+pub fn joined(read: &dyn Read, room: RoomNo) -> impl Iterator<Item = Result<(OwnedServerName, u64)>> + '_ {
+    trees::ROOM_SERVERS
+        .scan(read, (room,), Direction::Forward)
+        .map(|row| row.map(|((_, server), users)| (server, users)))
+}
+
+/// How many servers are in the room.
+///
+/// # Errors
+/// As [`is_in`].
+pub fn count(read: &dyn Read, room: RoomNo) -> Result<usize> {
+    joined(read, room).try_fold(0, |count, row| row.map(|_| count + 1))
+}
+
+/// Notes that a user of the server joined the room, or is joined no more.
+///
+/// # Errors
+/// As [`is_in`].
+pub(super) fn user_changed(tx: &mut Tx<'_>, room: RoomNo, server: &ServerName, joined: bool) -> Result<()> {
+    let users = trees::ROOM_SERVERS.get(tx, (room, server))?.unwrap_or(0);
+    match if joined { users + 1 } else { users.saturating_sub(1) } {
+        0 => trees::ROOM_SERVERS.delete(tx, (room, server)),
+        users => trees::ROOM_SERVERS.put(tx, (room, server), &users),
+    }
+    Ok(())
+}
