@@ -23,6 +23,7 @@ use super::{
     Room, Rooms, append, canonical,
     event::{self, Event},
     pdu::Pdu,
+    receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV_EVENTS},
     redaction, state,
     text::{Parts, Reference},
 };
@@ -33,19 +34,6 @@ use crate::{
     signing::SigningKeys,
     store::{Read, Tx, trees},
 };
-
-/// The largest event in federation format, in bytes
-/// ([Size limits](https://spec.matrix.org/latest/client-server-api/#size-limits)).
-const MAX_EVENT: usize = 65_536;
-
-/// The longest type, state key, sender and room ID, in bytes.
-const MAX_FIELD: usize = 255;
-
-/// The most events that an event can follow.
-const MAX_PREV_EVENTS: usize = 20;
-
-/// The deepest that an event can be: what canonical JSON can hold.
-const MAX_DEPTH: u64 = (1 << 53) - 1;
 
 /// What a client wants to say.
 #[derive(Clone, Debug)]
@@ -115,12 +103,6 @@ pub fn rules(version: &RoomVersionId) -> Result<RoomVersionRules> {
     version.rules().ok_or_else(|| Error::internal(format_args!("a room has the unknown version {version}")))
 }
 
-/// A signed event that is not checked yet.
-struct Signed {
-    pdu: Pdu,
-    follows: Vec<EventNo>,
-}
-
 /// Makes, signs and checks the event that `draft` describes, as the next one of the room.
 ///
 /// The room's lock is held since before `read` was made, which is a snapshot or the transaction that the event is going
@@ -148,16 +130,16 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     for (kind, key) in keys {
         auth_events.extend(context.state(room_no, &kind, &key)?);
     }
-    let signed = sign(context, room_no, &room, &rules, sender, &draft, (&content, &raw_content), &auth_events)?;
-    authorize(context, room_no, &room, &rules, &signed.pdu, &auth_events)?;
-    redaction::check_local(context.read, room_no, &room, &signed.pdu)?;
+    let (pdu, follows) = sign(context, room_no, &room, &rules, sender, &draft, (&content, &raw_content), &auth_events)?;
+    authorize(context, room_no, &room, &rules, &pdu, &auth_events)?;
+    redaction::check_local(context.read, room_no, &room, &pdu)?;
     Ok(Authorized {
         room: room_no,
-        pdu: signed.pdu,
+        pdu,
         state_before: room.state,
         redacts_in_content: rules.redaction.content_field_redacts,
         transaction: draft.transaction,
-        follows: signed.follows,
+        follows,
     })
 }
 
@@ -217,7 +199,7 @@ fn sign(
     draft: &Draft,
     content: (&Map<String, Value>, &RawValue),
     auth_events: &[Arc<Event>],
-) -> Result<Signed> {
+) -> Result<(Pdu, Vec<EventNo>)> {
     let mut follows = trees::EXTREMITIES.get(context.read, room_no)?.unwrap_or_default().0;
     // Numbers grow with time, so these are the newest.
     follows.sort_unstable_by(|a, b| b.cmp(a));
@@ -240,7 +222,7 @@ fn sign(
         redacts: redacts.map(EventId::as_str),
     };
     let pdu = sign_parts(&context.rooms.keys, &parts, rules)?;
-    Ok(Signed { pdu, follows })
+    Ok((pdu, follows))
 }
 
 /// References to events, as the room's version writes them.

@@ -36,7 +36,8 @@ pub fn content(raw: &RawValue, strict: bool) -> Result<Map<String, Value>> {
     Ok(map)
 }
 
-fn is_canonical(value: &Value) -> bool {
+/// Whether every number in the value is one that canonical JSON can hold.
+pub fn is_canonical(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_i64().is_some_and(|number| (-MAX_INTEGER..=MAX_INTEGER).contains(&number)),
         Value::Array(values) => values.iter().all(is_canonical),

@@ -32,6 +32,7 @@ pub mod pdu;
 pub mod point;
 pub mod power_levels;
 pub mod receipts;
+pub mod receive;
 pub mod redaction;
 pub mod relations;
 pub mod resolve;
@@ -61,6 +62,7 @@ pub use self::{
     event::Event,
     lock::RoomGuard,
     pdu::Pdu,
+    receive::{Outcome, Received, Signed},
 };
 use self::{caches::Caches, lock::Locks, notifications::Rosters};
 pub use crate::store::records::Room;
