@@ -43,6 +43,11 @@ number! {
     Position
 }
 
+impl StateNo {
+    /// Stands for a state that is not known: that around an event whose place in the graph is not known.
+    pub const UNKNOWN: Self = Self(u64::MAX);
+}
+
 impl StateKeyNo {
     /// The least number of an `m.room.member` key.
     pub const MEMBERS: Self = Self(1 << 63);

@@ -176,7 +176,7 @@ fn rooms(s: &mut Samples) {
     let room = Room {
         id: owned_room_id!("!r:example.org"),
         version: RoomVersionId::V12,
-        create: EventNo(1),
+        create: Some(EventNo(1)),
         state: StateNo(7),
         joined: 3,
         invited: 2,

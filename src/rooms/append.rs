@@ -96,7 +96,7 @@ pub(super) fn create(
     let create = event::intern(tx, &pdu.event_id)?;
     let id = pdu.room_id.clone();
     trees::ROOM_NOS.put(tx, &*id, &room_no);
-    let room = Room { id, version, create, state: deltas::EMPTY, joined: 0, invited: 0, local_joined: 0 };
+    let room = Room { id, version, create: Some(create), state: deltas::EMPTY, joined: 0, invited: 0, local_joined: 0 };
     trees::ROOMS.put(tx, room_no, &room);
     let authorized = Authorized {
         room: room_no,

@@ -264,7 +264,7 @@ fn authorize(
     pdu: &Pdu,
     auth_events: &[Arc<Event>],
 ) -> Result<()> {
-    let create = context.event(room.create)?;
+    let create = context.event(room.create.ok_or_else(super::unknown_room)?)?;
     let by_id = |id: &EventId| {
         auth_events.iter().find(|event| event.pdu.event_id == id).or((create.pdu.event_id == id).then_some(&create))
     };

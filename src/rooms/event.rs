@@ -27,9 +27,9 @@ pub struct Event {
     /// Its place in the room's timeline: a live event's position, something negative for earlier history, 0 if it is
     /// in no timeline.
     pub order: i64,
-    /// The room's state before it.
+    /// The room's state before it; `StateNo::UNKNOWN` if where it stands in the graph is not known.
     pub state_before: StateNo,
-    /// The room's state after it: the same, but for an accepted state event.
+    /// The room's state after it: the same, but for a state event that was not rejected.
     pub state_after: StateNo,
     /// What the checks said of it.
     pub status: Status,
@@ -145,6 +145,11 @@ impl Event {
             transaction: self.transaction.clone(),
             json: self.pdu.json.clone(),
         }
+    }
+
+    /// Whether it has its place in the graph, and so the states around it are known.
+    pub fn is_placed(&self) -> bool {
+        self.state_before != StateNo::UNKNOWN
     }
 
     /// Whether it is a state event.

@@ -162,6 +162,14 @@ pub fn require(read: &dyn Read, id: &RoomId) -> Result<(RoomNo, Room)> {
     Ok((no, get(read, no)?))
 }
 
+/// The room's `m.room.create` event.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when this server has no part in the room; else as [`find`].
+pub fn create_event(read: &dyn Read, room: &Room) -> Result<Event> {
+    event::require(read, room.create.ok_or_else(unknown_room)?)
+}
+
 fn unknown_room() -> Error {
     Error::not_found("This server does not know the room.")
 }

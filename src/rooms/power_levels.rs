@@ -9,7 +9,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::{Room, build, event, state};
+use super::{Room, build, state};
 use crate::{error::Result, ids::RoomNo, store::Read};
 
 /// The current power levels of a room.
@@ -35,7 +35,7 @@ pub fn creators(read: &dyn Read, room: &Room) -> Result<Vec<OwnedUserId>> {
         additional_creators: Vec<OwnedUserId>,
     }
     let rules = build::rules(&room.version)?.authorization;
-    let create = event::require(read, room.create)?;
+    let create = super::create_event(read, room)?;
     let content: Content = create.pdu.content_as().unwrap_or_default();
     let first = content.creator.filter(|_| !rules.use_room_create_sender).unwrap_or(create.pdu.sender);
     let others = if rules.additional_room_creators { content.additional_creators } else { Vec::new() };

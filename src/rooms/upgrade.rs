@@ -149,7 +149,7 @@ impl Upgrade {
 
     /// What the create event says beyond creator and version: the type and reach of the old room, and where it is.
     fn create_content(&self, read: &dyn Read, no: RoomNo, room: &Room) -> Result<Content> {
-        let old: Content = event::require(read, room.create)?.pdu.content_as().unwrap_or_default();
+        let old: Content = super::create_event(read, room)?.pdu.content_as().unwrap_or_default();
         let mut content: Content = ["type", "m.federate"]
             .into_iter()
             .filter_map(|key| Some((key.to_owned(), old.get(key)?.clone())))
@@ -265,7 +265,7 @@ fn highest_level(levels: &Content) -> i64 {
 /// # Errors
 /// When the store fails.
 pub fn predecessor(read: &dyn Read, room: &Room) -> Result<Option<OwnedRoomId>> {
-    let content: Option<Value> = event::require(read, room.create)?.pdu.content_as();
+    let content: Option<Value> = super::create_event(read, room)?.pdu.content_as();
     let id = content.as_ref().and_then(|content| content.get("predecessor")?.get("room_id")?.as_str());
     Ok(id.and_then(|id| id.try_into().ok()))
 }

@@ -1,16 +1,20 @@
-//! THE gate: which events of a room a user may see.
+//! THE gate: which events of a room a user may see, and another server.
 //!
 //! Every event that leaves for a client passes [`Gate::may_see`], whatever endpoint asks. The rules are those of
 //! [Room History Visibility](https://spec.matrix.org/latest/client-server-api/#server-behaviour-7): they look at the
 //! room's state *at the event*, which every event names. Neighbouring events share their state, so a [`Gate`], made for
-//! one request, remembers what it found.
+//! one request, remembers what it found. For servers the same rules hold with any of their users in the user's place
+//! ([`ServerGate`]); what they may not see they get redacted, since the room's graph must stay whole.
 //!
 //! Deliberately absent: what a user does not want to see (ignored users, filters).
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use ruma::{
-    OwnedUserId, UserId,
+    OwnedUserId, ServerName, UserId,
     events::{
         StateEventType, TimelineEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
@@ -26,7 +30,7 @@ use super::{
 use crate::{
     error::Result,
     ids::{EventNo, RoomNo, StateKeyNo, StateNo},
-    store::{Read, records::UserRoom, trees::ERASED_USERS},
+    store::{Direction, Read, records::UserRoom, trees::ERASED_USERS, trees::MEMBERS},
 };
 
 /// Whether the user may see the event.
@@ -159,10 +163,8 @@ impl<'a> Gate<'a> {
     fn joined_later(&self, event: &Event) -> Result<bool> {
         let mut known = self.known.borrow_mut();
         let row = match known.user_rooms.entry(event.room) {
-            std::collections::hash_map::Entry::Occupied(row) => row.into_mut(),
-            std::collections::hash_map::Entry::Vacant(empty) => {
-                empty.insert(members::user_room(self.read, self.user, event.room)?)
-            }
+            Entry::Occupied(row) => row.into_mut(),
+            Entry::Vacant(empty) => empty.insert(members::user_room(self.read, self.user, event.room)?),
         };
         Ok(row.as_ref().is_some_and(|row| {
             row.membership == MembershipState::Join || row.left.is_some_and(|left| event.order < left)
@@ -236,5 +238,132 @@ impl<'a> Gate<'a> {
         let membership = content.map_or(MembershipState::Leave, |content| content.membership);
         self.known.borrow_mut().membership_events.insert(no, membership.clone());
         Ok(membership)
+    }
+}
+
+/// How much of an event another server may see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sight {
+    /// All of it.
+    Whole,
+    /// What a redaction would leave.
+    Redacted,
+    /// Nothing: the event was rejected.
+    Nothing,
+}
+
+/// How much of the event the server may see. Whether it may ask about the room at all is the caller's question.
+///
+/// # Errors
+/// As [`may_see_event`].
+pub fn may_server_see(read: &dyn Read, server: &ServerName, event: &Event) -> Result<Sight> {
+    ServerGate::new(read, server).may_see(event)
+}
+
+/// The gate for one server during one request.
+pub struct ServerGate<'a> {
+    read: &'a dyn Read,
+    server: &'a ServerName,
+    known: RefCell<KnownOfServer>,
+}
+
+/// What the gate found so far.
+#[derive(Default)]
+struct KnownOfServer {
+    visibility_key: Option<Option<StateKeyNo>>,
+    visibility: HashMap<StateNo, HistoryVisibility>,
+    members: HashMap<RoomNo, Vec<StateKeyNo>>,
+    memberships: HashMap<EventNo, MembershipState>,
+}
+
+impl<'a> ServerGate<'a> {
+    /// The gate for `server`.
+    pub fn new(read: &'a dyn Read, server: &'a ServerName) -> Self {
+        Self { read, server, known: RefCell::default() }
+    }
+
+    /// How much of the event the server may see.
+    ///
+    /// Soft-failed events are shown, since a server that accepted them asks others for what came before. State whose place
+    /// in the graph is not known is shown as well: whoever may read the room's state may read it.
+    ///
+    /// # Errors
+    /// As [`may_see_event`].
+    pub fn may_see(&self, event: &Event) -> Result<Sight> {
+        if event.status == Status::Rejected {
+            return Ok(Sight::Nothing);
+        }
+        if !event.is_placed() {
+            return Ok(if event.is_state() { Sight::Whole } else { Sight::Redacted });
+        }
+        let of_its_own =
+            event.pdu.state_key_of(&TimelineEventType::RoomMember).and_then(|user| UserId::parse(user).ok());
+        if of_its_own.is_some_and(|user| user.server_name() == self.server) {
+            return Ok(Sight::Whole);
+        }
+        let erased = event.pdu.state_key.is_none() && ERASED_USERS.contains(self.read, &*event.pdu.sender)?;
+        let seen = match self.visibility_at(event.state_before)? {
+            _ if erased => self.has_member(event, &[MembershipState::Join])?,
+            HistoryVisibility::Invited => self.has_member(event, &[MembershipState::Join, MembershipState::Invite])?,
+            HistoryVisibility::Joined => self.has_member(event, &[MembershipState::Join])?,
+            _ => true,
+        };
+        Ok(if seen { Sight::Whole } else { Sight::Redacted })
+    }
+
+    /// The history visibility that is set in a state.
+    fn visibility_at(&self, state: StateNo) -> Result<HistoryVisibility> {
+        let mut known = self.known.borrow_mut();
+        if let Some(visibility) = known.visibility.get(&state) {
+            return Ok(visibility.clone());
+        }
+        let key = match known.visibility_key {
+            Some(key) => key,
+            None => *known.visibility_key.insert(state::key_no(self.read, &StateEventType::RoomHistoryVisibility, "")?),
+        };
+        let set = key.map(|key| deltas::lookup(self.read, state, key)).transpose()?.flatten();
+        let content: Option<Content> = match set {
+            Some(no) => event::require(self.read, no)?.pdu.content_as(),
+            None => None,
+        };
+        let visibility = content.map_or(HistoryVisibility::Shared, |content| understood(content.history_visibility));
+        known.visibility.insert(state, visibility.clone());
+        Ok(visibility)
+    }
+
+    /// Whether a user of the server had one of these memberships before the event or after it.
+    fn has_member(&self, event: &Event, memberships: &[MembershipState]) -> Result<bool> {
+        let mut known = self.known.borrow_mut();
+        let known = &mut *known;
+        let members = match known.members.entry(event.room) {
+            Entry::Occupied(members) => members.into_mut(),
+            Entry::Vacant(empty) => empty.insert(self.members(event.room)?),
+        };
+        for key in members {
+            let Some(no) = deltas::lookup(self.read, event.state_before, *key)? else { continue };
+            let membership = match known.memberships.entry(no) {
+                Entry::Occupied(membership) => membership.into_mut(),
+                Entry::Vacant(empty) => {
+                    let content: Option<MemberContent> = event::require(self.read, no)?.pdu.content_as();
+                    empty.insert(content.map_or(MembershipState::Leave, |content| content.membership))
+                }
+            };
+            if memberships.contains(membership) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The state keys of all users of the server who have or had to do with the room.
+    fn members(&self, room: RoomNo) -> Result<Vec<StateKeyNo>> {
+        let mut keys = Vec::new();
+        for row in MEMBERS.scan(self.read, (room,), Direction::Forward) {
+            let ((_, user), _) = row?;
+            if user.server_name() == self.server {
+                keys.extend(state::key_no(self.read, &StateEventType::RoomMember, user.as_str())?);
+            }
+        }
+        Ok(keys)
     }
 }

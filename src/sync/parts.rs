@@ -130,7 +130,8 @@ pub fn room_type(view: &View<'_>, room: RoomNo) -> Result<Option<String>> {
         kind: Option<String>,
     }
     let create = rooms::get(view.read, room)?.create;
-    let content = event::get(view.read, create)?.and_then(|event| event.pdu.content_as::<Content>());
+    let create = create.map(|no| event::get(view.read, no)).transpose()?.flatten();
+    let content = create.and_then(|event| event.pdu.content_as::<Content>());
     Ok(content.and_then(|content| content.kind))
 }
 

@@ -25,8 +25,9 @@ pub struct Room {
     pub id: OwnedRoomId,
     /// The version that its rules come from.
     pub version: RoomVersionId,
-    /// Its `m.room.create` event.
-    pub create: EventNo,
+    /// Its `m.room.create` event. None while this server has no part in the room: it knows it by an invitation or a knock
+    /// alone, or is still taking in its state.
+    pub create: Option<EventNo>,
     /// The current state, as a complete state.
     pub state: StateNo,
     /// How many users are joined.
@@ -51,6 +52,9 @@ pub enum Status {
     SoftFailed,
     /// The authorization rules refuse it.
     Rejected,
+    /// It is here for what it allows, or as part of a state: where it stands in the graph is not known, and so neither are
+    /// the states around it.
+    Outlier,
 }
 
 /// An event as it is stored.
@@ -62,9 +66,9 @@ pub struct EventRow {
     pub room: RoomNo,
     /// Its place in the room's timeline; 0 if it has none.
     pub order: i64,
-    /// The room's state before it.
+    /// The room's state before it; `StateNo::UNKNOWN` if where it stands in the graph is not known.
     pub state_before: StateNo,
-    /// The room's state after it: the same, but for an accepted state event.
+    /// The room's state after it: the same, but for a state event that was not rejected.
     pub state_after: StateNo,
     /// What the checks said.
     pub status: Status,
@@ -91,6 +95,7 @@ impl Value for EventRow {
             Status::Accepted => 0,
             Status::SoftFailed => 1,
             Status::Rejected => 2,
+            Status::Outlier => 3,
         };
         out.push(status);
         (self.redacts_in_content, self.redacted_by, self.received_ts).encode(&mut out);
@@ -108,6 +113,7 @@ impl Value for EventRow {
             0 => Status::Accepted,
             1 => Status::SoftFailed,
             2 => Status::Rejected,
+            3 => Status::Outlier,
             _ => return None,
         };
         let (redacts_in_content, redacted_by, received_ts) = Key::decode(&mut input)?;
