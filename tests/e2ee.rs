@@ -14,17 +14,17 @@ use serde_json::{Value, json};
 
 use crate::common::{Client, TestServer, encode};
 
-const KEYS: &str = "/_matrix/client/v3/keys";
+pub const KEYS: &str = "/_matrix/client/v3/keys";
 const ROOM_KEYS: &str = "/_matrix/client/v3/room_keys";
 
 /// An ed25519 key of a client.
-struct Key {
+pub struct Key {
     pair: Ed25519KeyPair,
-    public: String,
+    pub public: String,
 }
 
 impl Key {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
         let public = Base64::<Standard, _>::new(pair.public_key().as_ref()).encode();
@@ -32,7 +32,7 @@ impl Key {
     }
 
     /// Adds a signature by `user` under the key ID `ed25519:{name}`.
-    fn sign(&self, object: &mut Value, user: &str, name: &str) {
+    pub fn sign(&self, object: &mut Value, user: &str, name: &str) {
         let canonical: CanonicalJsonObject = serde_json::from_value(object.clone()).unwrap();
         let text = to_canonical_json_string_for_signing(&canonical).unwrap();
         let signature = Base64::<Standard, _>::new(self.pair.sign(text.as_bytes()).as_ref().to_vec()).encode();
@@ -46,13 +46,13 @@ impl Key {
     }
 
     /// The public key of a user's cross-signing key.
-    fn cross_signing(&self, user: &str, usage: &str) -> Value {
+    pub fn cross_signing(&self, user: &str, usage: &str) -> Value {
         json!({ "user_id": user, "usage": [usage], "keys": { format!("ed25519:{}", self.public): self.public } })
     }
 }
 
 /// The identity keys of a client's device, signed by itself.
-fn device_keys(client: &Client, key: &Key) -> Value {
+pub fn device_keys(client: &Client, key: &Key) -> Value {
     let device = &client.device_id;
     let mut keys = json!({
         "user_id": client.user_id,
@@ -64,11 +64,11 @@ fn device_keys(client: &Client, key: &Key) -> Value {
     keys
 }
 
-async fn upload(client: &Client, body: Value) -> Value {
+pub async fn upload(client: &Client, body: Value) -> Value {
     client.ok(Method::POST, &format!("{KEYS}/upload"), body).await
 }
 
-async fn query(client: &Client, user: &str) -> Value {
+pub async fn query(client: &Client, user: &str) -> Value {
     client.ok(Method::POST, &format!("{KEYS}/query"), json!({ "device_keys": { user: [] } })).await
 }
 
@@ -142,13 +142,13 @@ async fn one_time_keys_are_handed_out_once_and_in_order() {
 }
 
 /// Uploads three cross-signing keys; gives them, the master key first.
-async fn bootstrap(client: &Client) -> [Key; 3] {
+pub async fn bootstrap(client: &Client) -> [Key; 3] {
     let keys = [Key::new(), Key::new(), Key::new()];
     client.ok(Method::POST, &format!("{KEYS}/device_signing/upload"), signing_keys(client, &keys)).await;
     keys
 }
 
-fn signing_keys(client: &Client, [master, self_signing, user_signing]: &[Key; 3]) -> Value {
+pub fn signing_keys(client: &Client, [master, self_signing, user_signing]: &[Key; 3]) -> Value {
     let user = &client.user_id;
     let mut others =
         [self_signing.cross_signing(user, "self_signing"), user_signing.cross_signing(user, "user_signing")];

@@ -313,7 +313,7 @@ impl World {
         };
         let kind = if private { ReceiptType::ReadPrivate } else { ReceiptType::Read };
         let rooms = &self.rooms;
-        rooms.store.write(|tx| receipts::set(tx, rooms, &user(reader), &kind, &event, &thread)).unwrap();
+        rooms.store.write(|tx| receipts::set(tx, rooms, &user(reader), &kind, &event, &thread, None)).unwrap();
         let marks = &mut self.marks[reader];
         let mark = match (&thread, own_thread) {
             (ReceiptThread::Unthreaded, _) => &mut marks.unthreaded,

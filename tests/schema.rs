@@ -320,12 +320,17 @@ fn keys(s: &mut Samples) {
     let backup = KeyBackup { algorithm: text("m.x"), auth_data: raw(json!({})), count: 2, etag: 3, deleted: true };
     s.add(KEY_BACKUPS, (alice(), 1), backup);
     s.add(BACKED_UP_KEYS, (alice(), 1, owned_room_id!("!r:example.org"), text("session")), key());
+    let list = DeviceList { stream_id: Some(8), earlier: vec![6, 7], asked: Position(21) };
+    s.add(DEVICE_LISTS, alice(), list);
+    s.add(DEVICE_LIST_RESYNCS, alice(), Resync { wanted: Position(21), failures: 1, retry_at: 9 });
+    s.add(RECEIVED_MESSAGES, (owned_server_name!("example.org"), text("message")), 4);
 }
 
 fn notifications(s: &mut Samples) {
     let receipt = Receipt { event: owned_event_id!("$e"), order: 21, ts: 5, position: Position(22) };
     s.add(RECEIPTS, (RoomNo(1), alice(), text("main"), text("m.read")), receipt);
     s.add(ROOM_SERVERS, (RoomNo(1), owned_server_name!("example.org")), 2);
+    s.add(SERVER_ROOMS, (owned_server_name!("example.org"), RoomNo(1)), ());
     s.add(RECEIPT_CHANGES, (RoomNo(1), Position(22)), (alice(), (text("main"), text("m.read"))));
     let marks = ReadMarks { joined: 20, unthreaded: 21, main: 22, classes: vec![(20, text("c"))] };
     s.add(READ_MARKS, (RoomNo(1), alice()), marks);

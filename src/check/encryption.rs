@@ -8,21 +8,43 @@ use crate::{
     store::{
         Direction,
         trees::{
-            ACCOUNTS, BACKED_UP_KEYS, CLAIMED_KEYS, CROSS_SIGNING_KEYS, DEVICE_KEYS, DEVICES, FALLBACK_KEYS,
-            KEY_BACKUPS, KEY_CHANGES, KEY_SUPPLIES, KEYS_CHANGED, ONE_TIME_KEYS, TO_DEVICE, TO_DEVICE_WAITING,
+            ACCOUNTS, BACKED_UP_KEYS, CLAIMED_KEYS, CROSS_SIGNING_KEYS, DEVICE_KEYS, DEVICE_LIST_RESYNCS, DEVICE_LISTS,
+            DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_CHANGES, KEY_SUPPLIES, KEYS_CHANGED, ONE_TIME_KEYS,
+            RECEIVED_MESSAGES, TO_DEVICE, TO_DEVICE_WAITING,
         },
     },
 };
 
 pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
-    checker.has(DEVICE_KEYS, DEVICES, |key, _| key.clone(), any)?;
-    checker.has(CROSS_SIGNING_KEYS, ACCOUNTS, |(user, _), _| user.clone(), any)?;
+    keys(checker)?;
     checker.has(KEYS_CHANGED, KEY_CHANGES, |_, at| *at, |user, _, changed| changed == user)?;
     checker.has(KEY_CHANGES, KEYS_CHANGED, |_, user| user.clone(), |at, _, latest| latest == at)?;
     checker.each(KEY_CHANGES, |checker, position, _| checker.given_out("position", position.0))?;
     supplies(checker)?;
     to_device(checker)?;
     backups(checker)
+}
+
+/// Keys belong to a device or an account of this server, or to a user of another whose list is kept.
+fn keys(checker: &mut Checker<'_>) -> Result<()> {
+    checker.each(DEVICE_KEYS, |checker, (user, device), _| {
+        let own = DEVICES.contains(checker.read, (&user, &device))?;
+        let kept = own || DEVICE_LISTS.contains(checker.read, &user)?;
+        checker.expect(kept, format_args!("DEVICE_KEYS has keys of {device} of {user}, which is nobody's here"));
+        Ok(())
+    })?;
+    checker.each(CROSS_SIGNING_KEYS, |checker, (user, usage), _| {
+        let kept = ACCOUNTS.contains(checker.read, &user)? || DEVICE_LISTS.contains(checker.read, &user)?;
+        checker.expect(kept, format_args!("CROSS_SIGNING_KEYS has a {usage} key of {user}, who is nobody here"));
+        Ok(())
+    })?;
+    checker.each(DEVICE_LISTS, |checker, user, list| {
+        let foreign = user.server_name() != checker.server_name;
+        checker.expect(foreign, format_args!("{user} of this server is in DEVICE_LISTS"));
+        checker.given_out("position", list.asked.0)
+    })?;
+    checker.each(DEVICE_LIST_RESYNCS, |checker, _, resync| checker.given_out("position", resync.wanted.0))?;
+    checker.each(RECEIVED_MESSAGES, |checker, _, number| checker.given_out("received_messages", number))
 }
 
 /// A device is told the numbers of the keys that it has here.

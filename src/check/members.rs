@@ -15,7 +15,9 @@ use crate::{
     rooms::{event, state},
     store::{
         records::Member,
-        trees::{CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS, USER_ROOMS},
+        trees::{
+            CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS, SERVER_ROOMS, USER_ROOMS,
+        },
     },
 };
 
@@ -110,7 +112,8 @@ fn servers(checker: &mut Checker<'_>, mut counted: Servers) -> Result<()> {
     for key in counted.keys() {
         checker.fault(format_args!("ROOM_SERVERS has no row for {key:?}"));
     }
-    Ok(())
+    checker.has(ROOM_SERVERS, SERVER_ROOMS, |(room, server), _| (server.clone(), *room), any)?;
+    checker.has(SERVER_ROOMS, ROOM_SERVERS, |(server, room), ()| (*room, server.clone()), any)
 }
 
 /// The last change that is noted for somebody is how it is.

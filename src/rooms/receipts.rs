@@ -48,8 +48,9 @@ fn thread_key(thread: &ReceiptThread) -> &str {
     thread.as_str().unwrap_or(UNTHREADED)
 }
 
-/// Moves the receipt of a user of this server to an event, and notes that the user has read so far. A receipt that is
-/// further on already stays; tells whether it moved.
+/// Moves the receipt of a user to an event; a user of this server has read so far then. `ts` is when it was sent, in
+/// milliseconds since the Unix epoch; now, if nobody says. A receipt that is further on already stays; tells whether it
+/// moved.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM` when the event is not in the thread.
@@ -60,6 +61,7 @@ pub fn set(
     kind: &ReceiptType,
     event: &Event,
     thread: &ReceiptThread,
+    ts: Option<u64>,
 ) -> Result<bool> {
     if thread.as_str().is_some_and(|thread| thread.is_empty() || thread.len() > MAX_THREAD) {
         return Err(Error::invalid_param("thread_id must be \"main\" or the ID of an event."));
@@ -70,11 +72,14 @@ pub fn set(
     let receipt = Receipt {
         event: event.pdu.event_id.clone(),
         order: event.order,
-        ts: clock::now_ms(),
+        ts: ts.unwrap_or_else(clock::now_ms),
         position: Position::default(),
     };
     if !put(tx, rooms, event.room, user, kind, thread_key(thread), receipt)? {
         return Ok(false);
+    }
+    if user.server_name() != rooms.server_name {
+        return Ok(true);
     }
     let read_in = match thread {
         ReceiptThread::Unthreaded => None,

@@ -1,8 +1,8 @@
 //! Which servers are in which room.
 //!
 //! A server is in a room as long as one of its users is joined to it. The index counts these users for each server,
-//! this one included, so that neither a change of a member nor a question needs a look at all members. `effects.rs`
-//! alone writes it.
+//! this one included, so that neither a change of a member nor a question needs a look at all members. A second index
+//! has the rooms of each server. `effects.rs` alone writes them.
 
 use ruma::{OwnedServerName, ServerName};
 
@@ -35,6 +35,11 @@ pub fn count(read: &dyn Read, room: RoomNo) -> Result<usize> {
     joined(read, room).try_fold(0, |count, row| row.map(|_| count + 1))
 }
 
+/// The rooms that the server is in, as far as this server knows.
+pub fn rooms_of<'a>(read: &'a dyn Read, server: &ServerName) -> impl Iterator<Item = Result<RoomNo>> + use<'a> {
+    trees::SERVER_ROOMS.scan(read, (server.to_owned(),), Direction::Forward).map(|row| row.map(|((_, room), ())| room))
+}
+
 /// Notes that a user of the server joined the room, or is joined no more.
 ///
 /// # Errors
@@ -42,8 +47,16 @@ pub fn count(read: &dyn Read, room: RoomNo) -> Result<usize> {
 pub(super) fn user_changed(tx: &mut Tx<'_>, room: RoomNo, server: &ServerName, joined: bool) -> Result<()> {
     let users = trees::ROOM_SERVERS.get(tx, (room, server))?.unwrap_or(0);
     match if joined { users + 1 } else { users.saturating_sub(1) } {
-        0 => trees::ROOM_SERVERS.delete(tx, (room, server)),
-        users => trees::ROOM_SERVERS.put(tx, (room, server), &users),
+        0 => {
+            trees::ROOM_SERVERS.delete(tx, (room, server));
+            trees::SERVER_ROOMS.delete(tx, (server, room));
+        }
+        now => {
+            trees::ROOM_SERVERS.put(tx, (room, server), &now);
+            if users == 0 {
+                trees::SERVER_ROOMS.put(tx, (server, room), &());
+            }
+        }
     }
     Ok(())
 }

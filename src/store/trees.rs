@@ -152,12 +152,12 @@ trees! {
     TRANSACTION_TIMES = Queue 141: (u64, (OwnedUserId, OwnedDeviceId, String, String)) => ();
     /// What each room's current state was, from each position on at which it changed.
     ROOM_STATES = Scan 120: (RoomNo, Position) => StateNo;
-    /// The identity keys of devices as they sent them.
+    /// The identity keys of devices as they sent them; those of other servers' users as far as DEVICE_LISTS has them.
     DEVICE_KEYS = Scan 80: (OwnedUserId, OwnedDeviceId) => Box<RawValue>;
     /// Signatures that were uploaded later than the key they sign: by the key's owner, the device ID or public key,
     /// who signed, and the ID of the key that signed.
     KEY_SIGNATURES = Scan 81: (OwnedUserId, String, OwnedUserId, String) => String;
-    /// Cross-signing keys as they were uploaded, by usage.
+    /// Cross-signing keys as they were uploaded, by usage; those of other servers' users as far as DEVICE_LISTS has them.
     CROSS_SIGNING_KEYS = Lookup 80: (OwnedUserId, String) => Box<RawValue>;
     /// Whose device or cross-signing keys changed when; each user once, at the latest change.
     KEY_CHANGES = Scan 82: Position => OwnedUserId;
@@ -204,6 +204,16 @@ trees! {
     MEMBERSHIP_CHANGES = Scan 92: Position => MembershipChange;
     /// The servers that are in each room, with how many of their users are joined.
     ROOM_SERVERS = Scan 170: (RoomNo, OwnedServerName) => u64;
+    /// The rooms that each server is in: ROOM_SERVERS the other way round.
+    SERVER_ROOMS = Scan 200: (OwnedServerName, RoomNo) => ();
+
+    /// Users of other servers whose device lists and cross-signing keys are kept here, in DEVICE_KEYS and
+    /// CROSS_SIGNING_KEYS.
+    DEVICE_LISTS = Lookup 200: OwnedUserId => DeviceList;
+    /// Users of other servers whose device lists must be asked for, because an update was lost or a request failed.
+    DEVICE_LIST_RESYNCS = Queue 200: OwnedUserId => Resync;
+    /// The IDs of messages to devices that other servers sent lately, in the order of arrival.
+    RECEIVED_MESSAGES = Queue 201: (OwnedServerName, String) => u64;
 
     /// Files by the server name and media ID of their URI.
     MEDIA = Lookup 130: (OwnedServerName, String) => MediaFile;

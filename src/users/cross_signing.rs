@@ -110,11 +110,17 @@ impl Upload {
         Ok(())
     }
 
-    /// Keeps the keys. A new master key voids the other two unless they came with it, and whatever signed the old one.
+    /// Keeps the keys, and tells those who share a room with the user if they changed.
     ///
     /// # Errors
     /// As [`check`](Self::check), which it does once more under the writer's lock.
     pub fn store(self, tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
+        if self.keep(tx, user)? { device_keys::changed(tx, user) } else { Ok(()) }
+    }
+
+    /// Keeps the keys; gives whether they are others than before. A new master key voids the other two unless they came
+    /// with it, and whatever signed the old one.
+    fn keep(self, tx: &mut Tx<'_>, user: &UserId) -> Result<bool> {
         self.check(tx, user)?;
         let mut any = false;
         for mut key in self.0 {
@@ -135,8 +141,46 @@ impl Upload {
                 any = true;
             }
         }
-        if any { device_keys::changed(tx, user) } else { Ok(()) }
+        Ok(any)
     }
+}
+
+/// Keeps the cross-signing keys that the server of a user of another server names, in place of those kept so far; gives
+/// whether they are others than before. Keys that are not what they should be count as absent.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub(super) fn replace(
+    tx: &mut Tx<'_>,
+    user: &UserId,
+    master: Option<&RawValue>,
+    self_signing: Option<&RawValue>,
+) -> Result<bool> {
+    let valid = |tx: &Tx<'_>, self_signing| {
+        let upload = Upload::parse(user, [Some(master?), self_signing, None]).ok()?;
+        upload.check(tx, user).is_ok().then_some(upload)
+    };
+    let both = self_signing.and_then(|key| valid(tx, Some(key)));
+    let keeps_self_signing = both.is_some();
+    let Some(upload) = both.or_else(|| valid(tx, None)) else { return drop_all(tx, user) };
+    let mut changed = upload.keep(tx, user)?;
+    let key = (user, Usage::SelfSigning.name());
+    if !keeps_self_signing && trees::CROSS_SIGNING_KEYS.contains(tx, key)? {
+        trees::CROSS_SIGNING_KEYS.delete(tx, key);
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// Drops the keys that are kept of a user of another server; gives whether there were any. What users of this server
+/// signed stays: it is valid again when the keys come back.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub(super) fn drop_all(tx: &mut Tx<'_>, user: &UserId) -> Result<bool> {
+    let any = trees::CROSS_SIGNING_KEYS.scan(tx, (user,), Direction::Forward).next().transpose()?.is_some();
+    trees::CROSS_SIGNING_KEYS.delete_all(tx, (user,))?;
+    Ok(any)
 }
 
 impl NewKey {
@@ -148,7 +192,7 @@ impl NewKey {
         }
         let object = signed_json::parse(json, "A cross-signing key")?;
         if signed_json::text(&object, "user_id") != Some(user.as_str()) {
-            return Err(wrong("must name you as user_id"));
+            return Err(wrong("must name the user as user_id"));
         }
         let usages = object.get("usage").and_then(CanonicalJsonValue::as_array);
         if !usages.is_some_and(|usages| usages.iter().any(|usage| usage.as_str() == Some(name))) {
@@ -210,6 +254,17 @@ pub fn shown(read: &dyn Read, user: &UserId, usage: Usage, viewer: &UserId) -> R
         lay_on_signatures(read, &mut key, user, &public_key, viewer)?;
     }
     signed_json::to_raw(&key).map(Some)
+}
+
+/// A master key that another server showed, with the signatures that `viewer` made of it.
+///
+/// # Errors
+/// As [`public_key`].
+pub fn shown_by_others(read: &dyn Read, user: &UserId, key: Box<RawValue>, viewer: &UserId) -> Result<Box<RawValue>> {
+    let Ok(mut object) = signed_json::parse(&key, "A cross-signing key") else { return Ok(key) };
+    let Some(public_key) = public_key_of(&object).map(str::to_owned) else { return Ok(key) };
+    lay_on_signatures(read, &mut object, user, &public_key, viewer)?;
+    signed_json::to_raw(&object)
 }
 
 /// Lays onto a key of `user` the signatures that `viewer` may see: those by its owner and those by the viewer. Other

@@ -4,6 +4,9 @@
 //! own (`cross_signing.rs`), laid on when the keys are shown. The log has one row per user, which moves to the end with
 //! each change, so it is as long as there are users, and what changed since a position is a scan from there.
 //!
+//! Keys of other servers' users stand in the same rows, and their changes in the same log; `device_lists.rs` says which
+//! are kept and how they stay right.
+//!
 //! Deliberately absent: who may hear of whose changes. That depends on rooms (`sync/device_lists.rs`).
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -17,7 +20,7 @@ use crate::{
 };
 
 /// The longest device keys that are kept, in bytes of JSON. Those of today's clients take about 700.
-const MAX_BYTES: usize = 16 * 1024;
+pub(super) const MAX_BYTES: usize = 16 * 1024;
 
 /// Keeps the identity keys of a device, which replace its earlier ones. Tells those who share a room with the user if
 /// they changed.
@@ -50,13 +53,13 @@ pub fn upload(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, keys: &RawValue
     changed(tx, user)
 }
 
-/// Checks what `/keys/upload` requires of `device_keys`.
-fn check(keys: &CanonicalJsonObject, user: &UserId, device: &DeviceId) -> Result<()> {
+/// Checks what `/keys/upload` requires of `device_keys`, by whatever user.
+pub(super) fn check(keys: &CanonicalJsonObject, user: &UserId, device: &DeviceId) -> Result<()> {
     if signed_json::text(keys, "user_id") != Some(user.as_str()) {
-        return Err(Error::bad_json("device_keys must name you as user_id."));
+        return Err(Error::bad_json("device_keys must name the user as user_id."));
     }
     if signed_json::text(keys, "device_id") != Some(device.as_str()) {
-        return Err(Error::bad_json("device_keys must name the device of your access token as device_id."));
+        return Err(Error::bad_json("device_keys must name the device as device_id."));
     }
     let algorithms = keys.get("algorithms").and_then(CanonicalJsonValue::as_array);
     if !algorithms.is_some_and(|list| list.iter().all(CanonicalJsonValue::is_string)) {
@@ -83,14 +86,38 @@ fn check(keys: &CanonicalJsonObject, user: &UserId, device: &DeviceId) -> Result
 /// # Errors
 /// When the database fails or a row is damaged; so for all functions below.
 pub fn shown(read: &dyn Read, user: &UserId, device: &DeviceId, viewer: &UserId) -> Result<Option<Box<RawValue>>> {
+    let Some(mut keys) = signed(read, user, device, viewer)? else { return Ok(None) };
+    if let Some(name) = trees::DEVICES.get(read, (user, device))?.and_then(|device| device.display_name) {
+        put_name(&mut keys, name);
+    }
+    signed_json::to_raw(&keys).map(Some)
+}
+
+/// The keys of a device of this server as other servers may see them: with its user's own signatures. What the user
+/// calls the device is nobody's business there.
+///
+/// # Errors
+/// As [`shown`].
+pub fn published(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Option<Box<RawValue>>> {
+    signed(read, user, device, user)?.map(|keys| signed_json::to_raw(&keys)).transpose()
+}
+
+fn signed(
+    read: &dyn Read,
+    user: &UserId,
+    device: &DeviceId,
+    viewer: &UserId,
+) -> Result<Option<CanonicalJsonObject>> {
     let Some(row) = trees::DEVICE_KEYS.get(read, (user, device))? else { return Ok(None) };
     let mut keys = signed_json::stored(&row);
     cross_signing::lay_on_signatures(read, &mut keys, user, device.as_str(), viewer)?;
-    if let Some(name) = trees::DEVICES.get(read, (user, device))?.and_then(|device| device.display_name) {
-        let unsigned = [("device_display_name".to_owned(), CanonicalJsonValue::String(name))].into();
-        keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(unsigned));
-    }
-    signed_json::to_raw(&keys).map(Some)
+    Ok(Some(keys))
+}
+
+/// Lays a device's name onto its keys.
+pub(super) fn put_name(keys: &mut CanonicalJsonObject, name: String) {
+    let unsigned = [("device_display_name".to_owned(), CanonicalJsonValue::String(name))].into();
+    keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(unsigned));
 }
 
 /// The devices of `user` that have identity keys.

@@ -7,7 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{DeviceId, OneTimeKeyAlgorithm, OneTimeKeyId, UInt, UserId, api::error::ErrorKind};
+use ruma::{
+    DeviceId, OneTimeKeyAlgorithm, OneTimeKeyId, UInt, UserId,
+    api::{
+        error::ErrorKind,
+        federation::keys::claim_keys::v1::{OneTimeKeyClaims, OneTimeKeys},
+    },
+    serde::Raw,
+};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -154,6 +161,23 @@ pub fn claim(
         put_supply(tx, user, device, supply)?;
     }
     Ok(Some((fallback.id, fallback.key)))
+}
+
+/// Hands out a key of each of many devices; those that have none are left out.
+///
+/// # Errors
+/// As [`claim`].
+pub fn claim_all(tx: &mut Tx<'_>, wanted: &OneTimeKeyClaims) -> Result<OneTimeKeys> {
+    let mut claimed = OneTimeKeys::new();
+    for (user, devices) in wanted {
+        for (device, algorithm) in devices {
+            let Some((id, key)) = claim(tx, user, device, algorithm)? else { continue };
+            let Ok(id) = id.try_into() else { continue };
+            let keys = claimed.entry(user.clone()).or_default().entry(device.clone()).or_default();
+            keys.insert(id, Raw::from_json(key));
+        }
+    }
+    Ok(claimed)
 }
 
 /// Remembers that a key was handed out, and forgets those handed out long ago.

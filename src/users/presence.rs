@@ -1,8 +1,11 @@
 //! Presence: who is online (spec: client-server API, "Presence").
 //!
 //! In memory only, and bounded: after a restart everybody is offline until they are seen. A change takes a position of
-//! the stream like everything else, and wakes those who share a room with the user. A client that merely goes on being online changes nothing and wakes nobody: `currently_active` is told with
-//! `online` and withdrawn with the next state, as the specification allows.
+//! the stream like everything else, and wakes those who share a room with the user. A client that merely goes on being
+//! online changes nothing and wakes nobody: `currently_active` is told with `online` and withdrawn with the next state,
+//! as the specification allows.
+//!
+//! Of other servers' users the presence is what their servers say ([`Presence::told`]), until they say nothing for long.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,8 +28,21 @@ const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
 /// How long after the last request of a client a user counts as offline: longer than a long poll.
 const OFFLINE_AFTER: Duration = Duration::from_secs(75);
 
+/// How long after the last word of their server a user of another server counts as offline.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 60);
+
 /// How many users are remembered; those that changed longest ago go first.
 const MAX_USERS: usize = 10_000;
+
+/// What another server says of the presence of one of its users.
+pub struct Told {
+    /// `online`, `unavailable` or `offline`.
+    pub state: PresenceState,
+    /// The user's words.
+    pub status_msg: Option<String>,
+    /// How long ago the user did something.
+    pub last_active_ago: Duration,
+}
 
 /// Everybody's presence.
 pub struct Presence {
@@ -48,8 +64,12 @@ struct Entry {
     status_msg: Option<String>,
     /// The last pro-active event, in milliseconds since the Unix epoch.
     last_active: u64,
-    /// The last request of a client that waits for events.
+    /// The last request of a client that waits for events, or the last word of the user's server.
     last_seen: Instant,
+    /// How long after that the user counts as offline.
+    offline_after: Duration,
+    /// Whether time alone makes the user idle.
+    idles: bool,
     position: Position,
 }
 
@@ -109,6 +129,32 @@ impl Presence {
             // One who was never seen waiting (a bot) or asked not to be noticed does not come online by speaking.
             entry.state == PresenceState::Unavailable
                 && std::mem::replace(&mut entry.state, PresenceState::Online) != PresenceState::Online
+        })
+    }
+
+    /// The server of `user`, another than this, says how it is. That of users who share no room with anybody here is not
+    /// kept.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn told(&self, store: &Store, user: &UserId, told: Told) -> Result<()> {
+        if !self.enabled || sharing_a_room(&store.read(), user)?.is_empty() {
+            return Ok(());
+        }
+        self.change(store, user, |entry| {
+            let ago = u64::try_from(told.last_active_ago.as_millis()).unwrap_or(u64::MAX);
+            let changed = entry.state != told.state || entry.status_msg != told.status_msg;
+            *entry = Entry {
+                state: told.state.clone(),
+                requested: told.state,
+                status_msg: told.status_msg,
+                last_active: clock::now_ms().saturating_sub(ago),
+                last_seen: clock::instant(),
+                offline_after: FORGOTTEN_AFTER,
+                idles: false,
+                position: entry.position,
+            };
+            changed
         })
     }
 
@@ -207,6 +253,8 @@ impl Entry {
             status_msg: None,
             last_active: clock::now_ms(),
             last_seen: clock::instant(),
+            offline_after: OFFLINE_AFTER,
+            idles: true,
             position: Position(0),
         }
     }
@@ -216,11 +264,11 @@ impl Entry {
         if self.state == PresenceState::Offline {
             return None;
         }
-        if self.last_seen.elapsed() > OFFLINE_AFTER {
+        if self.last_seen.elapsed() > self.offline_after {
             return Some(PresenceState::Offline);
         }
         let idle = Duration::from_millis(clock::now_ms().saturating_sub(self.last_active)) > IDLE_AFTER;
-        (idle && self.state == PresenceState::Online).then_some(PresenceState::Unavailable)
+        (idle && self.idles && self.state == PresenceState::Online).then_some(PresenceState::Unavailable)
     }
 
     fn event(&self, user: &UserId) -> PresenceEvent {

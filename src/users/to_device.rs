@@ -8,7 +8,7 @@
 //! A queue holds at most [`MAX_WAITING`] messages; then the oldest go. That is a year's worth for a device in busy
 //! rooms, and a device that was away for so long has lost its sessions anyway.
 
-use ruma::{DeviceId, OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, ServerName, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -23,6 +23,9 @@ pub const MAX_WAITING: u64 = 20_000;
 
 /// How many messages one response shows, as the specification recommends.
 pub const MAX_SHOWN: usize = 100;
+
+/// How many messages of one server are remembered by their IDs, at least: more than two transactions of it hold.
+const REMEMBERED: usize = 512;
 
 #[derive(Serialize)]
 struct ToDeviceEvent<'a> {
@@ -68,6 +71,33 @@ pub fn send(
         tx.wake_device(user, device);
     }
     Ok(())
+}
+
+/// Remembers a message of another server by its ID; gives whether it is new. The IDs of the last [`REMEMBERED`] messages
+/// of each server are kept: servers repeat what they sent last, when they did not hear that it arrived.
+///
+/// # Errors
+/// As [`send`].
+pub fn is_new(tx: &mut Tx<'_>, origin: &ServerName, message_id: &str) -> Result<bool> {
+    if trees::RECEIVED_MESSAGES.contains(tx, (origin, message_id))? {
+        return Ok(false);
+    }
+    let number = tx.next("received_messages")?;
+    trees::RECEIVED_MESSAGES.put(tx, (origin, message_id), &number);
+    if number % 64 != 0 {
+        return Ok(true);
+    }
+    let mut numbers = Vec::new();
+    for row in trees::RECEIVED_MESSAGES.scan(tx, (origin,), Direction::Forward) {
+        let ((_, id), number) = row?;
+        numbers.push((number, id));
+    }
+    numbers.sort_unstable();
+    let superfluous = numbers.len().saturating_sub(REMEMBERED);
+    for (_, id) in numbers.iter().take(superfluous) {
+        trees::RECEIVED_MESSAGES.delete(tx, (origin, id.as_str()));
+    }
+    Ok(true)
 }
 
 /// What came for a device after `since`, and up to what position that is complete.

@@ -20,7 +20,7 @@ pub async fn set_read_marker(server: &Server, user: User, req: Request) -> Resul
         for (kind, id) in marks {
             if let Some(id) = id {
                 let event = event_in(tx, &user, room, id)?;
-                receipts::set(tx, &server.rooms, &user.id, &kind, &event, &ReceiptThread::Unthreaded)?;
+                receipts::set(tx, &server.rooms, &user.id, &kind, &event, &ReceiptThread::Unthreaded, None)?;
             }
         }
         Ok(())

@@ -29,7 +29,7 @@ pub async fn post_receipt(server: &Server, user: User, req: Request) -> Result<R
             Kind::Read | Kind::ReadPrivate => {
                 let kind = ReceiptType::from(req.receipt_type.as_str());
                 let event = event_in(tx, &user, room, &req.event_id)?;
-                receipts::set(tx, &server.rooms, &user.id, &kind, &event, &req.thread).map(|_| ())
+                receipts::set(tx, &server.rooms, &user.id, &kind, &event, &req.thread, None).map(|_| ())
             }
             Kind::FullyRead if req.thread == ReceiptThread::Unthreaded => {
                 set_fully_read(tx, &user, room, &req.event_id)

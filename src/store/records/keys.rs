@@ -1,4 +1,4 @@
-//! End-to-end encryption: one-time and fallback keys, key backups.
+//! End-to-end encryption: one-time and fallback keys, key backups, device lists of other servers' users.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,3 +52,31 @@ pub struct KeyBackup {
     pub deleted: bool,
 }
 record!(KeyBackup, 1);
+
+/// The device list of a user of another server, as far as it is not in the devices' own rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceList {
+    /// The `stream_id` of the newest update that it includes; none if the answer that it came from did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_id: Option<u64>,
+    /// Those of updates before, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<u64>,
+    /// The position at which the user's server was asked for it.
+    pub asked: Position,
+}
+record!(DeviceList, 1);
+
+/// A device list that must be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// The position of the latest cause. What was asked for before does not answer it.
+    pub wanted: Position,
+    /// How often in a row the user's server could not be asked.
+    #[serde(default)]
+    pub failures: u32,
+    /// When to ask next, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub retry_at: u64,
+}
+record!(Resync, 1);
