@@ -64,7 +64,7 @@ const BREAKS: &[Break] = &[
     ("disagrees with its row in EVENTS", |tx, _, _| change!(TIMELINE, tx, row => row.0 += 1)),
     ("is not the one before with the event", |tx, _, _| change!(EVENTS, tx, row => row.state_after = StateNo(0))),
     ("CURRENT_STATE of room", |tx, _, _| change!(CURRENT_STATE, tx, row => row.0 += 1)),
-    ("has no forward extremities", |tx, room, _| {
+    ("has 0 forward extremities", |tx, room, _| {
         EXTREMITIES.put(tx, room, &EventList::default());
         Ok(())
     }),
