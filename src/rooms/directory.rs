@@ -5,6 +5,7 @@
 //! page that is asked for, and for all rooms only when there is something to search for.
 
 use ruma::directory::{Filter, RoomTypeFilter};
+use serde::Serialize;
 
 use super::summary::{self, Summary};
 use crate::{
@@ -16,16 +17,21 @@ use crate::{
 /// A page of the directory holds at most so many rooms.
 const PAGE: usize = 500;
 
-/// A page of the directory.
+/// A page of the directory, as it is answered.
+#[derive(Clone, Debug, Serialize)]
 pub struct Page {
     /// Its rooms.
+    #[serde(rename = "chunk")]
     pub rooms: Vec<Summary>,
     /// The token of the page after it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_batch: Option<String>,
     /// The token of the page before it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_batch: Option<String>,
-    /// How many rooms there are on all pages.
-    pub total: usize,
+    /// How many rooms there are on all pages, if it is known.
+    #[serde(rename = "total_room_count_estimate", skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// Whether the room is published.
@@ -70,7 +76,7 @@ pub fn page(read: &dyn Read, filter: &Filter, since: Option<&str>, limit: Option
         rooms,
         next_batch: (start.saturating_add(limit) < total).then(|| token(start + limit)),
         prev_batch: (start > 0).then(|| token(start.saturating_sub(limit))),
-        total,
+        total: Some(total as u64),
     })
 }
 

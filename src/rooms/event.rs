@@ -83,6 +83,14 @@ pub fn no_of(read: &dyn Read, id: &EventId) -> Result<Option<EventNo>> {
     trees::EVENT_NOS.get(read, id)
 }
 
+/// The ID of the event with number `no`, which another row says is here.
+///
+/// # Errors
+/// `Corrupt` if it is not.
+pub fn id_of(read: &dyn Read, no: EventNo) -> Result<OwnedEventId> {
+    Ok(trees::EVENTS.get(read, no)?.ok_or_else(|| corrupt(no))?.event_id)
+}
+
 /// The number of the event with this ID; a new one if it has none.
 ///
 /// # Errors

@@ -205,8 +205,8 @@ pub fn senders<'e>(read: &dyn Read, events: impl Iterator<Item = &'e Event>) -> 
     Ok(members)
 }
 
-/// The visible event nearest to `time` (milliseconds since the Unix epoch) in the given direction, `time` included
-/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event)).
+/// The event nearest to `time` (milliseconds since the Unix epoch) in the given direction, `time` included, of those
+/// that `may_see` lets through ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event)).
 ///
 /// Times grow along a timeline but for events whose server's clock was wrong, so a binary search leads near, and a look
 /// around there to the event.
@@ -215,7 +215,7 @@ pub fn senders<'e>(read: &dyn Read, events: impl Iterator<Item = &'e Event>) -> 
 /// When the store fails.
 pub fn nearest(
     read: &dyn Read,
-    gate: &Gate<'_>,
+    may_see: &dyn Fn(&Event) -> Result<bool>,
     room: RoomNo,
     time: u64,
     direction: Direction,
@@ -243,7 +243,7 @@ pub fn nearest(
         since_best += 1;
         if let Some(distance) = distance
             && best.as_ref().is_none_or(|(found, _)| distance < *found)
-            && gate.may_see(&event)?
+            && may_see(&event)?
         {
             best = Some((distance, event));
             since_best = 0;

@@ -4,13 +4,13 @@
 //! Join rules are read leniently: a condition that makes no sense is met by nobody, and the others still count.
 
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UserId,
+    OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
     room::JoinRuleKind,
 };
 use serde::Deserialize;
 
-use super::{members, power_levels, state};
+use super::{members, power_levels, servers, state, summary::Viewer};
 use crate::{
     error::Result,
     ids::RoomNo,
@@ -74,20 +74,37 @@ impl JoinRules {
         Ok(false)
     }
 
-    /// Whether the user may join without anyone's doing, or knock: what
+    /// Whether the server is in one of the rooms whose members may join.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn allow_server(&self, read: &dyn Read, server: &ServerName) -> Result<bool> {
+        for id in &self.allowed_rooms {
+            if let Some(room) = super::find(read, id)?
+                && servers::is_in(read, room, server)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the viewer may join without anyone's doing, or knock: what
     /// [room listings](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidhierarchy) show.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn invite_everyone(&self, read: &dyn Read, room: &Room, user: Option<&UserId>) -> Result<bool> {
+    pub fn invite_everyone(&self, read: &dyn Read, room: &Room, viewer: Viewer<'_>) -> Result<bool> {
         let Some(rules) = room.version.rules() else { return Ok(false) };
-        Ok(match (&self.kind, user) {
-            (JoinRuleKind::Public, _) => true,
-            (JoinRuleKind::Knock, _) => rules.authorization.knocking,
-            (JoinRuleKind::KnockRestricted, _) => rules.authorization.knock_restricted_join_rule,
-            (JoinRuleKind::Restricted, Some(user)) => {
-                rules.authorization.restricted_join_rule && self.allow(read, user)?
-            }
+        Ok(match &self.kind {
+            JoinRuleKind::Public => true,
+            JoinRuleKind::Knock => rules.authorization.knocking,
+            JoinRuleKind::KnockRestricted => rules.authorization.knock_restricted_join_rule,
+            JoinRuleKind::Restricted if rules.authorization.restricted_join_rule => match viewer {
+                Viewer::Anyone => false,
+                Viewer::User(user) => self.allow(read, user)?,
+                Viewer::Server(server) => self.allow_server(read, server)?,
+            },
             _ => false,
         })
     }

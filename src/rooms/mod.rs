@@ -13,6 +13,7 @@
 pub mod access;
 pub mod acl;
 pub mod aliases;
+pub mod ancestors;
 pub mod append;
 pub mod build;
 pub mod canonical;
@@ -31,6 +32,7 @@ pub mod notifications;
 pub mod pdu;
 pub mod point;
 pub mod power_levels;
+pub mod reader;
 pub mod receipts;
 pub mod receive;
 pub mod redaction;

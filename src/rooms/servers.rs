@@ -4,13 +4,17 @@
 //! this one included, so that neither a change of a member nor a question needs a look at all members. A second index
 //! has the rooms of each server. `effects.rs` alone writes them.
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 
+use super::{Room, members};
 use crate::{
     error::Result,
     ids::RoomNo,
     store::{Direction, Read, Tx, trees},
 };
+
+/// How many servers of a room are named to whom asks for some.
+const CANDIDATES: usize = 50;
 
 /// Whether a user of the server is joined to the room.
 ///
@@ -27,6 +31,15 @@ pub fn joined(read: &dyn Read, room: RoomNo) -> impl Iterator<Item = Result<(Own
         .map(|row| row.map(|((_, server), users)| (server, users)))
 }
 
+/// Whether this server knows how the room is now: it is in it, or nobody is in it any more. Rooms that its users left,
+/// or are only invited to, go on without it.
+///
+/// # Errors
+/// As [`is_in`].
+pub fn is_current(read: &dyn Read, no: RoomNo, room: &Room) -> Result<bool> {
+    Ok(room.create.is_some() && (room.local_joined > 0 || joined(read, no).next().transpose()?.is_none()))
+}
+
 /// How many servers are in the room.
 ///
 /// # Errors
@@ -38,6 +51,37 @@ pub fn count(read: &dyn Read, room: RoomNo) -> Result<usize> {
 /// The rooms that the server is in, as far as this server knows.
 pub fn rooms_of<'a>(read: &'a dyn Read, server: &ServerName) -> impl Iterator<Item = Result<RoomNo>> + use<'a> {
     trees::SERVER_ROOMS.scan(read, (server.to_owned(),), Direction::Forward).map(|row| row.map(|((_, room), ())| room))
+}
+
+/// Whether a user of the server is invited to the room.
+///
+/// # Errors
+/// As [`is_in`].
+pub fn is_invited(read: &dyn Read, no: RoomNo, room: &Room, server: &ServerName) -> Result<bool> {
+    if room.invited == 0 {
+        return Ok(false);
+    }
+    for row in members::all(read, no) {
+        let (user, member) = row?;
+        if member.membership == MembershipState::Invite && user.server_name() == server {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The servers through which the room can be joined, or that can be asked about it: `own` first if it is in the room,
+/// then those with the most users; at most [`CANDIDATES`].
+///
+/// # Errors
+/// As [`is_in`].
+pub fn to_join_through(read: &dyn Read, room: RoomNo, own: &ServerName) -> Result<Vec<OwnedServerName>> {
+    let mut servers = joined(read, room).collect::<Result<Vec<_>>>()?;
+    servers.sort_by(|(a, a_users), (b, b_users)| {
+        (b == own).cmp(&(a == own)).then(b_users.cmp(a_users)).then_with(|| a.cmp(b))
+    });
+    servers.truncate(CANDIDATES);
+    Ok(servers.into_iter().map(|(server, _)| server).collect())
 }
 
 /// Notes that a user of the server joined the room, or is joined no more.

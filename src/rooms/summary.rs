@@ -4,15 +4,16 @@
 //! It is a type of our own because `join_rule` must be written out always.
 
 use ruma::{
-    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomVersionId, UserId,
+    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomVersionId, ServerName, UserId,
     events::{
         StateEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
     },
+    room::{JoinRuleSummary, RoomSummary},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{join_rules, members, state};
+use super::{acl, join_rules, members, servers, state};
 use crate::{
     error::Result,
     ids::RoomNo,
@@ -53,8 +54,70 @@ pub struct Summary {
     /// The algorithm its messages are encrypted with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
-    /// Its version.
-    pub room_version: RoomVersionId,
+    /// Its version; other servers may not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_version: Option<RoomVersionId>,
+}
+
+impl From<RoomSummary> for Summary {
+    /// A room as another server describes it.
+    fn from(room: RoomSummary) -> Self {
+        let join_rule = room.join_rule.as_str().to_owned();
+        let allowed_room_ids = match room.join_rule {
+            JoinRuleSummary::Restricted(rule) | JoinRuleSummary::KnockRestricted(rule) => Some(rule.allowed_room_ids),
+            _ => None,
+        };
+        Self {
+            room_id: room.room_id,
+            canonical_alias: room.canonical_alias,
+            name: room.name,
+            topic: room.topic,
+            avatar_url: room.avatar_url,
+            room_type: room.room_type.map(|kind| kind.to_string()),
+            num_joined_members: room.num_joined_members.into(),
+            join_rule,
+            allowed_room_ids,
+            world_readable: room.world_readable,
+            guest_can_join: room.guest_can_join,
+            encryption: room.encryption.map(|algorithm| algorithm.to_string()),
+            room_version: room.room_version,
+        }
+    }
+}
+
+impl Summary {
+    /// Whether the room is a space.
+    pub fn is_space(&self) -> bool {
+        self.room_type.as_deref() == Some(SPACE)
+    }
+
+    /// About how many bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        let texts = [&self.name, &self.topic, &self.room_type, &self.encryption].into_iter().flatten();
+        let allowed = self.allowed_room_ids.as_ref().map_or(0, Vec::len);
+        size_of::<Self>() + texts.map(String::len).sum::<usize>() + 64 * (3 + allowed)
+    }
+
+    /// Whether a room that another server described may be shown to a user of this server, for whom that server cannot
+    /// speak ([spec](https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1hierarchyroomid)).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn may_be_shown(&self, read: &dyn Read, viewer: Viewer<'_>) -> Result<bool> {
+        if self.world_readable || matches!(self.join_rule.as_str(), "public" | "knock" | "knock_restricted") {
+            return Ok(true);
+        }
+        let Viewer::User(user) = viewer else { return Ok(false) };
+        for id in self.allowed_room_ids.iter().flatten() {
+            if let Some(room) = super::find(read, id)?
+                && members::is_joined(read, room, user)?
+            {
+                return Ok(true);
+            }
+        }
+        let own = super::find(read, &self.room_id)?.map(|room| members::user_room(read, user, room)).transpose()?;
+        Ok(own.flatten().is_some_and(|own| own.membership == MembershipState::Invite))
+    }
 }
 
 /// The type of a space.
@@ -79,7 +142,7 @@ pub fn of(read: &dyn Read, no: RoomNo, room: &Room) -> Result<Summary> {
         world_readable: is_world_readable(read, no)?,
         guest_can_join: guests_can_join(read, no)?,
         encryption: text(StateEventType::RoomEncryption, "algorithm")?,
-        room_version: room.version.clone(),
+        room_version: Some(room.version.clone()),
         room_id: room.id.clone(),
     })
 }
@@ -121,18 +184,37 @@ pub fn is_world_readable(read: &dyn Read, room: RoomNo) -> Result<bool> {
     Ok(content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable))
 }
 
-/// Whether the room may be shown to the user, or to someone unknown: who is in it, may join it or knock, or could read
-/// it ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidhierarchy)).
+/// Who looks at a room from outside.
+#[derive(Clone, Copy)]
+pub enum Viewer<'a> {
+    /// Somebody unknown.
+    Anyone,
+    /// A user of this server.
+    User(&'a UserId),
+    /// Another server, for its users.
+    Server(&'a ServerName),
+}
+
+/// Whether the room may be shown to the viewer: who is in it or invited, may join it or knock, or could read it
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1roomsroomidhierarchy)).
 ///
 /// # Errors
 /// When the store fails.
-pub fn may_be_shown(read: &dyn Read, no: RoomNo, room: &Room, user: Option<&UserId>) -> Result<bool> {
-    let member = user.map(|user| members::get(read, no, user)).transpose()?.flatten();
-    match member.map(|member| member.membership) {
-        Some(MembershipState::Join | MembershipState::Invite) => return Ok(true),
-        Some(MembershipState::Ban) => {}
-        _ if join_rules::of_room(read, no)?.invite_everyone(read, room, user)? => return Ok(true),
-        _ => {}
+pub fn may_be_shown(read: &dyn Read, no: RoomNo, room: &Room, viewer: Viewer<'_>) -> Result<bool> {
+    let banned = match viewer {
+        Viewer::Anyone => false,
+        Viewer::User(user) => match members::get(read, no, user)?.map(|member| member.membership) {
+            Some(MembershipState::Join | MembershipState::Invite) => return Ok(true),
+            membership => membership == Some(MembershipState::Ban),
+        },
+        Viewer::Server(server) if !acl::allows(read, no, server)? => true,
+        Viewer::Server(server) if servers::is_in(read, no, server)? || servers::is_invited(read, no, room, server)? => {
+            return Ok(true);
+        }
+        Viewer::Server(_) => false,
+    };
+    if !banned && join_rules::of_room(read, no)?.invite_everyone(read, room, viewer)? {
+        return Ok(true);
     }
     is_world_readable(read, no)
 }

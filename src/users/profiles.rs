@@ -11,7 +11,7 @@ use crate::{
     store::{
         Read, Tx,
         records::Profile,
-        trees::{PROFILE_UPDATES, PROFILES},
+        trees::{ACCOUNTS, PROFILE_UPDATES, PROFILES},
     },
 };
 
@@ -45,6 +45,17 @@ impl Profile {
 /// When the row is corrupt or the database fails.
 pub fn get(read: &dyn Read, user: &UserId) -> Result<Profile> {
     Ok(PROFILES.get(read, user)?.unwrap_or_default())
+}
+
+/// The profile of a user of this server.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when there is no such user; else as [`get`].
+pub fn of_account(read: &dyn Read, user: &UserId) -> Result<Profile> {
+    if !ACCOUNTS.contains(read, user)? {
+        return Err(Error::not_found("There is no such user."));
+    }
+    get(read, user)
 }
 
 /// Whether membership events show the field.

@@ -5,6 +5,7 @@ mod events;
 mod members;
 mod relations;
 mod resolve;
+mod servers;
 mod visibility;
 
 use std::sync::Arc;

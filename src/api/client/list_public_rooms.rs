@@ -14,7 +14,7 @@ use ruma::{
     },
     directory::Filter,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::directory::may_curate;
 use crate::{
@@ -24,22 +24,14 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
-    rooms::{self, directory, summary::Summary},
+    rooms::{
+        self,
+        directory::{self, Page},
+    },
     server::Server,
     stands_in_for,
     users::accounts,
 };
-
-/// A page of the directory.
-#[derive(Serialize)]
-pub struct Page {
-    chunk: Vec<Summary>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_batch: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prev_batch: Option<String>,
-    total_room_count_estimate: usize,
-}
 
 answers_json! {
     /// A request for the directory, whose answer writes all join rules out. It may need a token.
@@ -82,13 +74,7 @@ fn page(
     if let Some(other) = of.filter(|of| *of != server.name()) {
         return Err(Error::not_found(format!("The room directory of {other} cannot be reached.")));
     }
-    let page = directory::page(&server.store.read(), filter, since, limit)?;
-    Ok(Json(Page {
-        chunk: page.rooms,
-        next_batch: page.next_batch,
-        prev_batch: page.prev_batch,
-        total_room_count_estimate: page.total,
-    }))
+    directory::page(&server.store.read(), filter, since, limit).map(Json)
 }
 
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`

@@ -23,7 +23,7 @@ pub async fn get_event_by_timestamp(server: &Server, user: User, req: Request) -
         Dir::Backward => Direction::Backward,
     };
     let gate = Gate::new(&snapshot, &user.id);
-    let event = history::nearest(&snapshot, &gate, readable.no, req.ts.get().into(), direction)?;
+    let event = history::nearest(&snapshot, &|event| gate.may_see(event), readable.no, req.ts.get().into(), direction)?;
     let event = event.ok_or_else(|| Error::not_found("There is no event from that time on in this direction."))?;
     Ok(Response::new(event.pdu.event_id, event.pdu.origin_server_ts))
 }

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     rooms::{
         self, members,
-        summary::{self, Summary},
+        summary::{self, Summary, Viewer},
     },
     server::Server,
 };
@@ -42,7 +42,7 @@ pub async fn get_room_summary(
     let no = rooms::find(&snapshot, &room_id)?.ok_or_else(not_found)?;
     let room = rooms::get(&snapshot, no)?;
     let user = user.as_ref().map(|user| &*user.id);
-    if !summary::may_be_shown(&snapshot, no, &room, user)? {
+    if !summary::may_be_shown(&snapshot, no, &room, user.map_or(Viewer::Anyone, Viewer::User))? {
         return Err(not_found());
     }
     let membership = match user {

@@ -1,0 +1,101 @@
+//! Walks along the references between events: the events that allow others, and those that came before.
+//!
+//! Every walk visits each event once, so circles that a server made up end it, and stays in one room.
+
+use std::collections::{BTreeSet, BinaryHeap, HashSet, VecDeque};
+
+use ruma::{EventId, OwnedEventId};
+use serde_json::value::RawValue;
+
+use super::{event, reader::Reader};
+use crate::{error::Result, ids::EventNo, store::Read};
+
+/// The auth chain of some events: the events that allow them, those that allow these, and so on. The events themselves
+/// are in it only where another of them needs them.
+///
+/// # Errors
+/// When a row is damaged or the database fails; so for all functions here.
+pub fn auth_chain(read: &dyn Read, of: impl IntoIterator<Item = EventNo>) -> Result<BTreeSet<EventNo>> {
+    let mut chain = BTreeSet::new();
+    let mut to_visit: Vec<_> = of.into_iter().collect();
+    let mut visited: HashSet<_> = to_visit.iter().copied().collect();
+    while let Some(no) = to_visit.pop() {
+        let Some(event) = event::get(read, no)? else { continue };
+        for id in &event.pdu.auth_events {
+            let Some(no) = event::no_of(read, id)? else { continue };
+            chain.insert(no);
+            if visited.insert(no) {
+                to_visit.push(no);
+            }
+        }
+    }
+    Ok(chain)
+}
+
+/// The events `from` and what came before them, the deepest first, as much of each as the reader may see.
+///
+/// # Errors
+/// As [`auth_chain`].
+pub fn backwards(reader: &Reader<'_>, from: &[OwnedEventId], limit: usize) -> Result<Vec<Box<RawValue>>> {
+    let mut seen = HashSet::new();
+    let mut next = BinaryHeap::new();
+    let mut reach = |next: &mut BinaryHeap<_>, id: &EventId| -> Result<()> {
+        if seen.insert(id.to_owned())
+            && let Some(event) = reader.event(id)?
+        {
+            next.push((event.pdu.depth, event.no));
+        }
+        Ok(())
+    };
+    for id in from {
+        reach(&mut next, id)?;
+    }
+    let mut shown = Vec::new();
+    while let Some((_, no)) = next.pop() {
+        let event = event::require(reader.read, no)?;
+        shown.extend(reader.shown(&event)?);
+        if shown.len() >= limit {
+            break;
+        }
+        for id in &event.pdu.prev_events {
+            reach(&mut next, id)?;
+        }
+    }
+    Ok(shown)
+}
+
+/// What lies between `earliest` and `latest`, both exclusive: the events before `latest`, the nearest first to be found
+/// and the last in the list, down to the depth `min_depth`.
+///
+/// # Errors
+/// As [`auth_chain`].
+pub fn between(
+    reader: &Reader<'_>,
+    earliest: &[OwnedEventId],
+    latest: &[OwnedEventId],
+    min_depth: u64,
+    limit: usize,
+) -> Result<Vec<Box<RawValue>>> {
+    let mut seen: HashSet<OwnedEventId> = earliest.iter().chain(latest).cloned().collect();
+    let mut next = VecDeque::new();
+    for id in latest {
+        next.extend(reader.event(id)?);
+    }
+    let mut shown = VecDeque::new();
+    while let Some(event) = next.pop_front() {
+        for id in event.pdu.prev_events {
+            if shown.len() >= limit {
+                return Ok(shown.into());
+            }
+            if seen.insert(id.clone())
+                && let Some(before) = reader.event(&id)?.filter(|before| before.pdu.depth >= min_depth)
+            {
+                if let Some(json) = reader.shown(&before)? {
+                    shown.push_front(json);
+                }
+                next.push_back(before);
+            }
+        }
+    }
+    Ok(shown.into())
+}
