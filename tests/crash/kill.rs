@@ -1,4 +1,5 @@
-//! The real program is killed by SIGKILL at random moments while clients write; then it starts again over what is there.
+//! The real program is killed by SIGKILL at random moments while clients write, or the power fails; then it starts again
+//! over what is there.
 //!
 //! Each worker knows what was acknowledged to it and what it was waiting for when the server died: the former must be
 //! there, the latter may be. A request that was not answered is sent again with the same transaction ID, as clients
@@ -19,7 +20,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{assert_sound, below, copy_files, rounds};
+use super::{assert_sound, below, copy_files, power::Power, rounds};
 use crate::common::{Client, config, encode};
 
 /// The program, serving.
@@ -30,8 +31,11 @@ struct Process {
 
 impl Process {
     /// Starts the program over `directory`; returns when it answers.
-    fn start(directory: &Path) -> Self {
+    fn start(directory: &Path, power: Option<&Power>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_conduit"));
+        if let Some(power) = power {
+            power.watch(&mut command);
+        }
         let mut child = command.arg("-c").arg(directory.join("conduit.toml")).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut log = Vec::new();
@@ -321,11 +325,11 @@ async fn workers(base: &str) -> Vec<Worker> {
     workers
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_kills() {
+/// Kills the program again and again, without or with the power, and looks at what is left.
+async fn survives(power: Option<Power>) {
     let directory = TempDir::new().unwrap();
     let config = config(directory.path());
-    let mut process = Process::start(directory.path());
+    let mut process = Process::start(directory.path(), power.as_ref());
     let mut workers = workers(&process.base).await;
     for _ in 0..rounds(8) {
         let running: Vec<_> =
@@ -336,6 +340,9 @@ async fn what_was_acknowledged_survives_kills() {
         for worker in running {
             workers.push(worker.await.unwrap());
         }
+        if let Some(power) = &power {
+            power.cut(&config.database_path);
+        }
         // The program is to start over what the dead one left: the check looks at a copy.
         let copy = TempDir::new().unwrap();
         let folder = start::database_folder(copy.path());
@@ -343,9 +350,19 @@ async fn what_was_acknowledged_survives_kills() {
         let copied = conduit::config::Config { database_path: copy.path().to_owned(), ..config.clone() };
         assert_sound(&start::open_store(&copied).unwrap(), &config.media_path());
 
-        process = Process::start(directory.path());
+        process = Process::start(directory.path(), power.as_ref());
         for worker in &mut workers {
             worker.verify(&process.base).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kills() {
+    survives(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_power_cuts() {
+    survives(Some(Power::new())).await;
 }

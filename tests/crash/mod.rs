@@ -1,8 +1,10 @@
-//! Nothing that was acknowledged is lost when the process is killed (`kill.rs`). `docs/durability.md` says how this is tested.
+//! Nothing that was acknowledged is lost when the process is killed or the power fails (`kill.rs`, `power.rs`).
+//! `docs/durability.md` says how this is tested.
 //!
 //! The environment variable `CONDUIT_CRASH_ROUNDS` makes it crash more often than the few times of a usual test run.
 
 mod kill;
+mod power;
 
 use std::{fs, path::Path};
 
