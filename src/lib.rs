@@ -19,6 +19,7 @@
 //! cli           its subcommands
 //! start         start, graceful stop
 //! api  web      operations of the specification; pages for people
+//! delivery      what leaves the server by itself
 //! server        the state that handlers share
 //! sync          what changed for a client since it last asked
 //! check         the invariants of the database
@@ -47,6 +48,7 @@ pub mod api;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod error;
 pub mod http;
 pub mod ids;

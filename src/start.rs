@@ -177,7 +177,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
         last_seen: LastSeen::default(),
-        presence: Presence::new(config.allow_presence),
+        presence: Presence::new(config.allow_presence, config.allow_outgoing_presence),
         typing: Typing::default(),
         media: Files::open(config.media_path())?,
         image_work: Semaphore::new(1),

@@ -76,7 +76,7 @@ const BREAKS: &[Break] = &[
     ("the thread of event", |tx, _, _| change!(AGGREGATES, tx, row => row.thread = None)),
     ("what their event does", |tx, _, _| change!(MEMBERS, tx, row => row.displayname = Some("X".to_owned()))),
     ("members, not", |tx, _, _| change!(ROOMS, tx, row => row.joined += 1)),
-    ("ROOM_SERVERS has 3 users", |tx, _, _| change!(ROOM_SERVERS, tx, row => row += 1)),
+    ("ROOM_SERVERS has 3 users", |tx, _, _| change!(ROOM_SERVERS, tx, row => row.0 += 1)),
     ("ROOM_SERVERS has no row", |tx, _, _| remove!(ROOM_SERVERS, tx)),
     ("LOCAL_MEMBERS of room", |tx, _, _| remove!(LOCAL_MEMBERS, tx)),
     ("USER_ROOMS", |tx, _, _| change!(USER_ROOMS, tx, row => row.membership = MembershipState::Ban)),

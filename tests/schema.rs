@@ -154,6 +154,7 @@ fn samples() -> Samples {
     account_data(&mut samples);
     keys(&mut samples);
     notifications(&mut samples);
+    delivery(&mut samples);
     media(&mut samples);
     samples
 }
@@ -329,7 +330,7 @@ fn keys(s: &mut Samples) {
 fn notifications(s: &mut Samples) {
     let receipt = Receipt { event: owned_event_id!("$e"), order: 21, ts: 5, position: Position(22) };
     s.add(RECEIPTS, (RoomNo(1), alice(), text("main"), text("m.read")), receipt);
-    s.add(ROOM_SERVERS, (RoomNo(1), owned_server_name!("example.org")), 2);
+    s.add(ROOM_SERVERS, (RoomNo(1), owned_server_name!("example.org")), (2, Position(7)));
     s.add(SERVER_ROOMS, (owned_server_name!("example.org"), RoomNo(1)), ());
     s.add(RECEIPT_CHANGES, (RoomNo(1), Position(22)), (alice(), (text("main"), text("m.read"))));
     let marks = ReadMarks { joined: 20, unthreaded: 21, main: 22, classes: vec![(20, text("c"))] };
@@ -340,6 +341,19 @@ fn notifications(s: &mut Samples) {
     s.add(NOTIFYING_THREADS, (RoomNo(1), 21), EventNo(9));
     s.add(THREAD_NOTIFIED, (RoomNo(1), EventNo(9)), 21);
     s.add(ROSTER_STAMPS, RoomNo(1), 8);
+}
+
+fn delivery(s: &mut Samples) {
+    let server = || owned_server_name!("example.org");
+    let outgoing =
+        Outgoing::Event { room: RoomNo(1), event: EventNo(9), target: Some(server()), from: Some(server()) };
+    s.add(OUTGOING, Position(21), outgoing);
+    s.add(OUTGOING_LATEST, RoomNo(1), Position(21));
+    let failures = Failures { since: 5, count: 2, retry_at: 9 };
+    let unreached = UnreachedServer { has: Position(20), failures: Some(failures), why: text("it answered 502") };
+    s.add(UNREACHED_SERVERS, server(), unreached);
+    s.add(TO_SERVERS, (server(), Position(21)), raw(json!({ "type": "m.dummy" })));
+    s.add(TO_SERVERS_WAITING, server(), 1);
 }
 
 fn media(s: &mut Samples) {

@@ -104,7 +104,7 @@ fn local_member(checker: &mut Checker<'_>, room: RoomNo, user: &UserId, member: 
 
 /// The servers of each room are those of its joined members.
 fn servers(checker: &mut Checker<'_>, mut counted: Servers) -> Result<()> {
-    checker.each(ROOM_SERVERS, |checker, key, users| {
+    checker.each(ROOM_SERVERS, |checker, key, (users, _)| {
         let found = counted.remove(&key).unwrap_or(0);
         checker.expect(found == users, format_args!("ROOM_SERVERS has {users} users for {key:?}, not {found}"));
         Ok(())

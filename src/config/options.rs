@@ -117,6 +117,10 @@ options! {
         /// Whether users see who is online of those they share a room with.
         allow_presence: bool = true;
 
+        /// Whether other servers are told who of this server's users is online. This costs a request to every server that
+        /// they share rooms with at every change.
+        allow_outgoing_presence: bool = false;
+
         /// Whether users find all users of this server in the directory, not only those they share a room with or who are
         /// in public rooms.
         user_directory_all_users: bool = true;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, event::Event, notifications, redaction, relations, servers, state, timeline,
+    Room, Rooms, carry_over, client_event, event::Event, notifications, outbox, redaction, relations, servers, state, timeline,
 };
 use crate::{
     error::Result,
@@ -119,7 +119,7 @@ fn member_changed(
             let caches = rooms.caches.clone();
             tx.on_commit(move || drop(caches.local_members.remove(&room_no)));
         }
-        servers::user_changed(tx, room_no, user.server_name(), joined)?;
+        servers::user_changed(tx, room_no, user.server_name(), joined, position)?;
         notifications::membership_changed(tx, rooms, room_no, room, user, joined, timeline::order_of(position))?;
     }
     if !local {
@@ -194,6 +194,7 @@ pub(super) fn appended(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event
     redaction::apply(tx, rooms, room, &event)?;
     let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
     notifications::on_event(tx, rooms, room, &event)?;
+    outbox::event(tx, rooms, room, &event)?;
     let members = local_members(tx, rooms, event.room)?;
     tx.wake_all(members);
     Ok(event)

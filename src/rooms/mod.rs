@@ -29,6 +29,7 @@ pub mod join_rules;
 pub mod members;
 pub mod membership;
 pub mod notifications;
+pub mod outbox;
 pub mod pdu;
 pub mod point;
 pub mod power_levels;

@@ -12,7 +12,7 @@ use ruma::{
 };
 use serde::Serialize;
 
-use super::{Event, Rooms, effects, event, notifications, timeline};
+use super::{Event, Rooms, effects, event, notifications, outbox, timeline};
 use crate::{
     clock,
     error::{Error, Result},
@@ -101,13 +101,15 @@ fn put(
     mut receipt: Receipt,
 ) -> Result<bool> {
     let key = (room, user, thread, kind.as_str());
-    if let Some(earlier) = RECEIPTS.get(tx, key)? {
+    let earlier = RECEIPTS.get(tx, key)?;
+    if let Some(earlier) = &earlier {
         if earlier.order >= receipt.order {
             return Ok(false);
         }
         RECEIPT_CHANGES.delete(tx, (room, earlier.position));
     }
     let position = tx.next_position()?;
+    outbox::receipt(tx, rooms, room, (user, kind, thread), position, earlier.map(|receipt| receipt.position))?;
     receipt.position = position;
     RECEIPTS.put(tx, key, &receipt);
     RECEIPT_CHANGES.put(tx, (room, position), &(user.to_owned(), (thread.to_owned(), kind.to_string())));

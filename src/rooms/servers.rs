@@ -9,7 +9,7 @@ use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use super::{Room, members};
 use crate::{
     error::Result,
-    ids::RoomNo,
+    ids::{Position, RoomNo},
     store::{Direction, Read, Tx, trees},
 };
 
@@ -28,7 +28,15 @@ pub fn is_in(read: &dyn Read, room: RoomNo, server: &ServerName) -> Result<bool>
 pub fn joined(read: &dyn Read, room: RoomNo) -> impl Iterator<Item = Result<(OwnedServerName, u64)>> + '_ {
     trees::ROOM_SERVERS
         .scan(read, (room,), Direction::Forward)
-        .map(|row| row.map(|((_, server), users)| (server, users)))
+        .map(|row| row.map(|((_, server), (users, _))| (server, users)))
+}
+
+/// Since when the server has been in the room without a break; none if it is not in it.
+///
+/// # Errors
+/// As [`is_in`].
+pub fn since(read: &dyn Read, room: RoomNo, server: &ServerName) -> Result<Option<Position>> {
+    Ok(trees::ROOM_SERVERS.get(read, (room, server))?.map(|(_, since)| since))
 }
 
 /// Whether this server knows how the room is now: it is in it, or nobody is in it any more. Rooms that its users left,
@@ -84,19 +92,25 @@ pub fn to_join_through(read: &dyn Read, room: RoomNo, own: &ServerName) -> Resul
     Ok(servers.into_iter().map(|(server, _)| server).collect())
 }
 
-/// Notes that a user of the server joined the room, or is joined no more.
+/// Notes that a user of the server joined the room at `position`, or is joined no more.
 ///
 /// # Errors
 /// As [`is_in`].
-pub(super) fn user_changed(tx: &mut Tx<'_>, room: RoomNo, server: &ServerName, joined: bool) -> Result<()> {
-    let users = trees::ROOM_SERVERS.get(tx, (room, server))?.unwrap_or(0);
+pub(super) fn user_changed(
+    tx: &mut Tx<'_>,
+    room: RoomNo,
+    server: &ServerName,
+    joined: bool,
+    position: Position,
+) -> Result<()> {
+    let (users, since) = trees::ROOM_SERVERS.get(tx, (room, server))?.unwrap_or((0, position));
     match if joined { users + 1 } else { users.saturating_sub(1) } {
         0 => {
             trees::ROOM_SERVERS.delete(tx, (room, server));
             trees::SERVER_ROOMS.delete(tx, (server, room));
         }
         now => {
-            trees::ROOM_SERVERS.put(tx, (room, server), &now);
+            trees::ROOM_SERVERS.put(tx, (room, server), &(now, since));
             if users == 0 {
                 trees::SERVER_ROOMS.put(tx, (server, room), &());
             }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 
-use super::{Rooms, effects, timeline};
+use super::{Rooms, effects, outbox, timeline};
 use crate::{
     clock,
     error::Result,
@@ -64,7 +64,8 @@ impl Typing {
         if timeout.is_some() {
             self.0.started.notify_one();
         }
-        if news { self.announce(rooms, room) } else { Ok(()) }
+        let typists = [(user.to_owned(), timeout.is_some())];
+        if news { self.announce(rooms, room, &typists) } else { Ok(()) }
     }
 
     /// Puts a user among those who type; tells whether that is new. The position follows in `announce`.
@@ -86,10 +87,14 @@ impl Typing {
         !known && !is_full
     }
 
-    /// Gives the room's change a position and wakes its members.
-    fn announce(&self, rooms: &Rooms, room: RoomNo) -> Result<()> {
+    /// Gives the room's change a position and wakes its members. `typists` are those who started or stopped.
+    fn announce(&self, rooms: &Rooms, room: RoomNo, typists: &[(OwnedUserId, bool)]) -> Result<()> {
         rooms.store.write(|tx| {
-            let position = tx.next_position()?;
+            let mut position = Position::default();
+            for (user, typing) in typists {
+                position = tx.next_position()?;
+                outbox::typing(tx, rooms, room, user, *typing, position)?;
+            }
             timeline::changed(tx, room, position)?;
             let members = effects::local_members(tx, rooms, room)?;
             tx.wake_all(members);
@@ -124,8 +129,8 @@ impl Typing {
                     }
                 }
             }
-            for room in self.end_timed_out() {
-                if let Err(error) = self.announce(rooms, room) {
+            for (room, typists) in self.end_timed_out() {
+                if let Err(error) = self.announce(rooms, room, &typists) {
                     tracing::error!("that somebody stopped typing could not be noted: {error}");
                 }
             }
@@ -136,18 +141,19 @@ impl Typing {
         self.0.rooms.lock().values().flat_map(|room| room.users.values()).min().copied()
     }
 
-    /// Removes who has timed out; gives the rooms in which somebody has. Forgets rooms in which nothing happened for
+    /// Removes who has timed out; gives them by room, as no longer typing. Forgets rooms in which nothing happened for
     /// long.
-    fn end_timed_out(&self) -> Vec<RoomNo> {
+    fn end_timed_out(&self) -> Vec<(RoomNo, Vec<(OwnedUserId, bool)>)> {
         let now = clock::instant();
         let mut changed = Vec::new();
         self.0.rooms.lock().retain(|room, state| {
-            let before = state.users.len();
-            state.users.retain(|_, until| *until > now);
-            if state.users.len() < before {
-                changed.push(*room);
+            let is_used = !state.users.is_empty();
+            let ended: Vec<_> =
+                state.users.extract_if(.., |_, until| *until <= now).map(|(user, _)| (user, false)).collect();
+            if !ended.is_empty() {
+                changed.push((*room, ended));
             }
-            before > 0 || now.duration_since(state.changed_at) < REMEMBERED
+            is_used || now.duration_since(state.changed_at) < REMEMBERED
         });
         changed
     }

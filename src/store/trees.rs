@@ -202,8 +202,9 @@ trees! {
     ROSTER_STAMPS = Lookup 88: RoomNo => u64;
     /// Who joined and left which room when.
     MEMBERSHIP_CHANGES = Scan 92: Position => MembershipChange;
-    /// The servers that are in each room, with how many of their users are joined.
-    ROOM_SERVERS = Scan 170: (RoomNo, OwnedServerName) => u64;
+    /// The servers that are in each room, with how many of their users are joined, and since
+    /// when one has been without a break.
+    ROOM_SERVERS = Scan 170: (RoomNo, OwnedServerName) => (u64, Position);
     /// The rooms that each server is in: ROOM_SERVERS the other way round.
     SERVER_ROOMS = Scan 200: (OwnedServerName, RoomNo) => ();
 
@@ -214,6 +215,18 @@ trees! {
     DEVICE_LIST_RESYNCS = Queue 200: OwnedUserId => Resync;
     /// The IDs of messages to devices that other servers sent lately, in the order of arrival.
     RECEIVED_MESSAGES = Queue 201: (OwnedServerName, String) => u64;
+
+    /// What other servers are to be told, at the position of each change; of what all have that can be reached, the
+    /// newest event of each room and each user's keys stay (`delivery/servers.rs`).
+    OUTGOING = Queue 190: Position => Outgoing;
+    /// The newest event of each room in OUTGOING.
+    OUTGOING_LATEST = Lookup 190: RoomNo => Position;
+    /// The servers that did not take what was sent to them last.
+    UNREACHED_SERVERS = Scan 190: OwnedServerName => UnreachedServer;
+    /// Messages to devices of other servers' users, by server: the content of `m.direct_to_device`.
+    TO_SERVERS = Queue 191: (OwnedServerName, Position) => Box<RawValue>;
+    /// How many of them wait for a server; no row for none.
+    TO_SERVERS_WAITING = Lookup 191: OwnedServerName => u64;
 
     /// Files by the server name and media ID of their URI.
     MEDIA = Lookup 130: (OwnedServerName, String) => MediaFile;

@@ -115,7 +115,7 @@ impl Upload {
     /// # Errors
     /// As [`check`](Self::check), which it does once more under the writer's lock.
     pub fn store(self, tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
-        if self.keep(tx, user)? { device_keys::changed(tx, user) } else { Ok(()) }
+        if self.keep(tx, user)? { device_keys::changed(tx, user, None) } else { Ok(()) }
     }
 
     /// Keeps the keys; gives whether they are others than before. A new master key voids the other two unless they came
@@ -335,7 +335,7 @@ pub fn add_signatures(
     }
     match any {
         false => Ok(()),
-        true if user == signer => device_keys::changed(tx, user),
+        true if user == signer => device_keys::changed(tx, user, is_device.then_some(<&DeviceId>::from(key_name))),
         true => note_own_change(tx, signer, user),
     }
 }
@@ -384,7 +384,7 @@ pub fn forget(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
     trees::CROSS_SIGNING_KEYS.delete_all(tx, (user,))?;
     trees::KEY_SIGNATURES.delete_all(tx, (user,))?;
     trees::OWN_KEY_CHANGES.delete_all(tx, (user,))?;
-    device_keys::changed(tx, user)
+    device_keys::changed(tx, user, None)
 }
 
 /// What `/keys/signatures/upload` says under `failures` of a key whose signature was not added.

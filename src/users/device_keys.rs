@@ -16,11 +16,18 @@ use super::{cross_signing, one_time_keys, sharing_a_room, signed_json, to_device
 use crate::{
     error::{Error, Result},
     ids::Position,
-    store::{Direction, Read, Tx, trees},
+    store::{
+        Direction, Read, Tx,
+        records::{KeyChange, Outgoing},
+        trees,
+    },
 };
 
 /// The longest device keys that are kept, in bytes of JSON. Those of today's clients take about 700.
 pub(super) const MAX_BYTES: usize = 16 * 1024;
+
+/// How many changes of a user's keys are told to other servers one by one; who missed more asks for the whole list.
+const MAX_CHANGES: usize = 20;
 
 /// Keeps the identity keys of a device, which replace its earlier ones. Tells those who share a room with the user if
 /// they changed.
@@ -50,7 +57,7 @@ pub fn upload(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, keys: &RawValue
         trees::KEY_SIGNATURES.delete_all(tx, (user, device.as_str()))?;
     }
     trees::DEVICE_KEYS.put(tx, (user, device), &signed_json::to_raw(&keys)?);
-    changed(tx, user)
+    changed(tx, user, Some(device))
 }
 
 /// Checks what `/keys/upload` requires of `device_keys`, by whatever user.
@@ -140,16 +147,19 @@ pub fn fingerprint(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<
     Ok(keys.and_then(key))
 }
 
-/// Notes that what others may see of `user`'s keys changed: identity keys, a device with such keys or its name,
-/// cross-signing keys, signatures. Wakes the user and all users of this server who share a room with them.
+/// Notes that what others may see of `user`'s keys changed: the identity keys of `device`, their signatures, its name
+/// or that it is gone; or with none, the cross-signing keys. Wakes the user and all users of this server who share a
+/// room with them; other servers are told, too.
 ///
 /// # Errors
 /// As [`shown`].
-pub fn changed(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
-    if let Some(earlier) = trees::KEYS_CHANGED.get(tx, user)? {
+pub fn changed(tx: &mut Tx<'_>, user: &UserId, device: Option<&DeviceId>) -> Result<()> {
+    let earlier = trees::KEYS_CHANGED.get(tx, user)?;
+    if let Some(earlier) = earlier {
         trees::KEY_CHANGES.delete(tx, earlier);
     }
     let position = tx.next_position()?;
+    tell_servers(tx, user, device, position, earlier)?;
     trees::KEYS_CHANGED.put(tx, user, &position);
     trees::KEY_CHANGES.put(tx, position, &user.to_owned());
     tx.wake(user);
@@ -157,6 +167,51 @@ pub fn changed(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
         tx.wake(&other);
     }
     Ok(())
+}
+
+/// Puts the change among what other servers are to be told, if the user is of this server.
+fn tell_servers(
+    tx: &mut Tx<'_>,
+    user: &UserId,
+    device: Option<&DeviceId>,
+    at: Position,
+    earlier: Option<Position>,
+) -> Result<()> {
+    if !trees::ACCOUNTS.contains(tx, user)? {
+        return Ok(());
+    }
+    let mut changes = told_to_servers(tx, user)?;
+    if let Some(earlier) = earlier.filter(|_| !changes.is_empty()) {
+        trees::OUTGOING.delete(tx, earlier);
+    }
+    let previous = changes.iter().rev().find(|change| change.device.is_some()).map(|change| change.at);
+    changes.push(KeyChange { at, device: device.map(ToOwned::to_owned), previous });
+    let superfluous = changes.len().saturating_sub(MAX_CHANGES);
+    changes.drain(..superfluous);
+    trees::OUTGOING.put(tx, at, &Outgoing::Keys { user: user.to_owned(), changes });
+    tx.wake_delivery();
+    Ok(())
+}
+
+/// The latest changes of the keys of a user of this server, in their order.
+fn told_to_servers(read: &dyn Read, user: &UserId) -> Result<Vec<KeyChange>> {
+    let Some(latest) = trees::KEYS_CHANGED.get(read, user)? else { return Ok(Vec::new()) };
+    match trees::OUTGOING.get(read, latest)? {
+        Some(Outgoing::Keys { changes, .. }) => Ok(changes),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The `stream_id` by which other servers know the latest change of the devices of a user of this server; 0 before
+/// the first ([spec](https://spec.matrix.org/latest/server-server-api/#device-management)).
+///
+/// # Errors
+/// As [`shown`].
+pub fn stream_id(read: &dyn Read, user: &UserId) -> Result<Position> {
+    let changes = told_to_servers(read, user)?;
+    let latest =
+        changes.iter().rev().find_map(|change| if change.device.is_some() { Some(change.at) } else { change.previous });
+    Ok(latest.unwrap_or_default())
 }
 
 /// Whose keys changed after `since`, each user once, up to the end of what `read` shows.
@@ -180,7 +235,7 @@ pub fn own_changes(
 /// # Errors
 /// As [`shown`].
 pub fn renamed(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
-    if trees::DEVICE_KEYS.contains(tx, (user, device))? { changed(tx, user) } else { Ok(()) }
+    if trees::DEVICE_KEYS.contains(tx, (user, device))? { changed(tx, user, Some(device)) } else { Ok(()) }
 }
 
 /// Forgets all that has to do with the encryption of a device that is being deleted: its keys, their signatures, its
@@ -194,7 +249,7 @@ pub fn forget(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
     if trees::DEVICE_KEYS.contains(tx, (user, device))? {
         trees::DEVICE_KEYS.delete(tx, (user, device));
         trees::KEY_SIGNATURES.delete_all(tx, (user, device.as_str()))?;
-        changed(tx, user)?;
+        changed(tx, user, Some(device))?;
     }
     Ok(())
 }

@@ -140,7 +140,7 @@ pub fn keep(tx: &mut Tx<'_>, user: &UserId, asked: &Asked, told: &Told) -> Resul
     let list = DeviceList { stream_id: told.stream_id, earlier: Vec::new(), asked: asked.at };
     DEVICE_LISTS.put(tx, user, &list);
     if changed && told_before {
-        device_keys::changed(tx, user)?;
+        device_keys::changed(tx, user, None)?;
     }
     Ok(true)
 }
@@ -216,7 +216,7 @@ pub fn update(tx: &mut Tx<'_>, update: &DeviceListUpdateContent) -> Result<Updat
         return Ok(Updated::Ignored);
     }
     let Some(mut list) = DEVICE_LISTS.get(tx, user)? else {
-        device_keys::changed(tx, user)?;
+        device_keys::changed(tx, user, None)?;
         return Ok(Updated::Noted);
     };
     let stream_id = u64::from(update.stream_id);
@@ -236,7 +236,7 @@ pub fn update(tx: &mut Tx<'_>, update: &DeviceListUpdateContent) -> Result<Updat
     let superfluous = list.earlier.len().saturating_sub(REMEMBERED);
     list.earlier.drain(..superfluous);
     DEVICE_LISTS.put(tx, user, &list);
-    device_keys::changed(tx, user)?;
+    device_keys::changed(tx, user, None)?;
     Ok(Updated::Noted)
 }
 
@@ -270,7 +270,7 @@ pub fn signing_keys_updated(tx: &mut Tx<'_>, update: &SigningKeyUpdateContent) -
         return Ok(Updated::Ignored);
     }
     if !DEVICE_LISTS.contains(tx, user)? {
-        device_keys::changed(tx, user)?;
+        device_keys::changed(tx, user, None)?;
         return Ok(Updated::Noted);
     }
     let (master, self_signing) = (update.master_key.as_ref(), update.self_signing_key.as_ref());

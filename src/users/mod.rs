@@ -5,7 +5,7 @@
 //! - A *token* (`tokens.rs`) stands for a device. The store knows hashes of tokens only.
 //! - *Account data* (`account_data.rs`) is what clients keep on the server for themselves, globally and by room.
 //! - End-to-end encryption: `device_keys.rs`, `one_time_keys.rs`, `cross_signing.rs` (over `signed_json.rs`),
-//!   `device_lists.rs` (of other servers' users), `to_device.rs`, `key_backup.rs`.
+//!   `device_lists.rs` (of other servers' users), `to_device.rs`, `to_servers.rs`, `key_backup.rs`.
 //! - `auth_sessions.rs` and `presence.rs` live in memory.
 //!
 //! Nothing here knows of room events; of rooms only who is a member ([`sharing_a_room`]).
@@ -28,6 +28,8 @@ pub mod pushers;
 pub mod registration_tokens;
 pub mod signed_json;
 pub mod to_device;
+pub mod to_servers;
+pub mod to_servers;
 pub mod tokens;
 pub mod transactions;
 

@@ -20,7 +20,12 @@ use ruma::{
 };
 
 use super::sharing_a_room;
-use crate::{clock, error::Result, ids::Position, store::Store};
+use crate::{
+    clock,
+    error::Result,
+    ids::Position,
+    store::{Store, records::Outgoing, trees},
+};
 
 /// How long after the last activity a user counts as idle.
 const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -47,6 +52,7 @@ pub struct Told {
 /// Everybody's presence.
 pub struct Presence {
     enabled: bool,
+    tells_servers: bool,
     inner: Mutex<Inner>,
 }
 
@@ -74,9 +80,10 @@ struct Entry {
 }
 
 impl Presence {
-    /// Nobody is online yet. If not `enabled`, nobody ever is.
-    pub fn new(enabled: bool) -> Self {
-        Self { enabled, inner: Mutex::default() }
+    /// Nobody is online yet. If not `enabled`, nobody ever is. Whether other servers are told of this server's users
+    /// is `tells_servers`.
+    pub fn new(enabled: bool, tells_servers: bool) -> Self {
+        Self { enabled, tells_servers, inner: Mutex::default() }
     }
 
     /// The user sets their presence.
@@ -195,7 +202,12 @@ impl Presence {
         store.write(|tx| {
             // Kept before the commit: a snapshot that shows this position must find the change.
             entry.position = tx.next_position()?;
+            let position = entry.position;
             self.inner.lock().keep(user, entry);
+            if self.tells_servers && trees::ACCOUNTS.contains(tx, user)? {
+                trees::OUTGOING.put(tx, position, &Outgoing::Presence { user: user.to_owned() });
+                tx.wake_delivery();
+            }
             for other in sharing_a_room(tx, user)? {
                 tx.wake(&other);
             }

@@ -4,6 +4,7 @@
 //! version (`record!`). Rules about records live in the domain modules, not here.
 
 mod accounts;
+mod delivery;
 mod directory;
 mod keys;
 mod media;
@@ -12,4 +13,4 @@ mod rooms;
 mod signing_keys;
 mod transactions;
 
-pub use self::{accounts::*, directory::*, keys::*, media::*, push::*, rooms::*, signing_keys::*, transactions::*};
+pub use self::{accounts::*, delivery::*, directory::*, keys::*, media::*, push::*, rooms::*, signing_keys::*, transactions::*};

@@ -1,0 +1,114 @@
+//! What other servers are to be told of a room.
+//!
+//! Each change is one row of `OUTGOING`, written in the change's own transaction, however many servers are in the room;
+//! `delivery/servers.rs` finds out which and sends it. A room that only this server is in has no rows.
+
+use ruma::{
+    UserId,
+    events::{TimelineEventType, receipt::ReceiptType},
+};
+
+use super::{Event, Room, Rooms, event::Status};
+use crate::{
+    clock,
+    error::Result,
+    ids::{Position, RoomNo},
+    store::{Tx, records::Outgoing, trees},
+};
+
+/// The counter that says up to where `OUTGOING` holds no more than what stays.
+pub const TRIMMED: &str = "outgoing_trimmed";
+
+/// Notes an event that was appended, if a user of this server sent it.
+///
+/// # Errors
+/// When a row is damaged or the database fails; so for all functions here.
+pub(super) fn event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Result<()> {
+    if event.pdu.sender.server_name() == rooms.server_name { put_event(tx, rooms, room, event) } else { Ok(()) }
+}
+
+/// Notes an event of another server that this one passes on to the others in the room, as it does with memberships
+/// that came about through it ([spec](https://spec.matrix.org/latest/server-server-api/#joining-rooms)).
+///
+/// # Errors
+/// As for all functions here.
+pub fn pass_on(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Result<()> {
+    let room = super::get(tx, event.room)?;
+    put_event(tx, rooms, &room, event)
+}
+
+fn put_event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Result<()> {
+    let target = target(rooms, event);
+    if event.status != Status::Accepted || event.order <= 0 || (is_local(room) && target.is_none()) {
+        return Ok(());
+    }
+    let position = Position(event.order.unsigned_abs());
+    if let Some(earlier) = trees::OUTGOING_LATEST.get(tx, event.room)?
+        && earlier.0 <= trees::COUNTERS.get(tx, TRIMMED)?.unwrap_or(0)
+    {
+        trees::OUTGOING.delete(tx, earlier);
+    }
+    trees::OUTGOING_LATEST.put(tx, event.room, &position);
+    let target = target.map(|user| user.server_name().to_owned());
+    let sender = event.pdu.sender.server_name();
+    let from = (sender != rooms.server_name).then(|| sender.to_owned());
+    trees::OUTGOING.put(tx, position, &Outgoing::Event { room: event.room, event: event.no, target, from });
+    tx.wake_delivery();
+    Ok(())
+}
+
+/// The user of another server whose membership the event is.
+fn target<'a>(rooms: &Rooms, event: &'a Event) -> Option<&'a UserId> {
+    let is_member = event.pdu.kind == TimelineEventType::RoomMember;
+    let user = event.pdu.state_key.as_deref().filter(|_| is_member)?;
+    <&UserId>::try_from(user).ok().filter(|user| user.server_name() != rooms.server_name)
+}
+
+fn is_local(room: &Room) -> bool {
+    room.joined == room.local_joined
+}
+
+/// Notes at `position` that a user of this server types, or no longer does.
+///
+/// # Errors
+/// As for all functions here.
+pub(super) fn typing(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room: RoomNo,
+    user: &UserId,
+    typing: bool,
+    position: Position,
+) -> Result<()> {
+    if user.server_name() != rooms.server_name || is_local(&super::get(tx, room)?) {
+        return Ok(());
+    }
+    let row = Outgoing::Typing { room, user: user.to_owned(), typing, ts: clock::now_ms() };
+    trees::OUTGOING.put(tx, position, &row);
+    tx.wake_delivery();
+    Ok(())
+}
+
+/// Notes at `position` that a receipt moved: whose, of which type, in which thread. It came at `earlier` before.
+///
+/// # Errors
+/// As for all functions here.
+pub(super) fn receipt(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room: RoomNo,
+    (user, kind, thread): (&UserId, &ReceiptType, &str),
+    position: Position,
+    earlier: Option<Position>,
+) -> Result<()> {
+    let is_told = *kind == ReceiptType::Read && user.server_name() == rooms.server_name;
+    if !is_told || is_local(&super::get(tx, room)?) {
+        return Ok(());
+    }
+    if let Some(earlier) = earlier {
+        trees::OUTGOING.delete(tx, earlier);
+    }
+    trees::OUTGOING.put(tx, position, &Outgoing::Receipt { room, user: user.to_owned(), thread: thread.to_owned() });
+    tx.wake_delivery();
+    Ok(())
+}
