@@ -16,6 +16,9 @@ use crate::{
     store::{Tx, records::Outgoing, trees},
 };
 
+/// The counter that says up to where all servers have `OUTGOING` that can be reached.
+pub const DELIVERED: &str = "outgoing_delivered";
+
 /// The counter that says up to where `OUTGOING` holds no more than what stays.
 pub const TRIMMED: &str = "outgoing_trimmed";
 

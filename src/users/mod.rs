@@ -29,7 +29,6 @@ pub mod registration_tokens;
 pub mod signed_json;
 pub mod to_device;
 pub mod to_servers;
-pub mod to_servers;
 pub mod tokens;
 pub mod transactions;
 
