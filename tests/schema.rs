@@ -206,6 +206,7 @@ fn rooms(s: &mut Samples) {
         position: Position(20),
         left: Some(19),
         stripped: Some(vec![raw(json!({ "type": "m.room.create" }))]),
+        outside: Some(vec![owned_server_name!("example.org")]),
         forgotten: true,
     };
     s.add(USER_ROOMS, (alice(), RoomNo(1)), user_room);

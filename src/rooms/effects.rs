@@ -169,7 +169,7 @@ fn user_room(
         MembershipState::Invite | MembershipState::Knock => Some(stripped_state(tx, room_no, event)?),
         _ => None,
     };
-    let row = UserRoom { membership, event: member.event, position, left, stripped, forgotten };
+    let row = UserRoom { membership, event: member.event, position, left, stripped, outside: None, forgotten };
     trees::USER_ROOMS.put(tx, (user, room_no), &row);
     Ok(())
 }

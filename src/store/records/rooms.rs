@@ -4,7 +4,7 @@
 //! others are records.
 
 use ruma::{
-    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomVersionId, events::room::member::MembershipState,
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, RoomVersionId, events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -232,6 +232,10 @@ pub struct UserRoom {
     /// ([stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripped: Option<Vec<Box<RawValue>>>,
+    /// The servers to ask about the room, if one of them told of the membership while this server was not in the room:
+    /// the membership is no part of the room's state here then (`rooms/outside.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Vec<OwnedServerName>>,
     /// Whether the user forgot the room after leaving it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgotten: bool,
