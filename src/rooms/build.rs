@@ -95,6 +95,13 @@ pub struct Authorized {
     pub(super) follows: Vec<EventNo>,
 }
 
+impl Authorized {
+    /// The event alone, for who has it signed elsewhere before it goes into the room.
+    pub fn into_pdu(self) -> Pdu {
+        self.pdu
+    }
+}
+
 /// The rules of a room's version.
 ///
 /// # Errors

@@ -48,7 +48,7 @@ pub fn with_profile(read: &dyn Read, user: &UserId, membership: &MembershipState
     })))
 }
 
-fn fields(content: Value) -> Content {
+pub(super) fn fields(content: Value) -> Content {
     match content {
         Value::Object(fields) => fields,
         _ => Content::new(),

@@ -52,7 +52,9 @@ impl Wanted<'_> {
             && pdu.membership().as_ref() == Some(self.membership);
         let wanted = || {
             let Self { room, user, membership } = self;
-            Error::invalid_param(format!("The event must be the m.room.member event of {user} in {room}: {membership}."))
+            Error::invalid_param(format!(
+                "The event must be the m.room.member event of {user} in {room}: {membership}."
+            ))
         };
         if fits { Ok(()) } else { Err(wanted()) }
     }
