@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test ends in a panic when it fails
 
 mod account_data;
+mod administration;
 mod architecture;
 mod check;
 mod common;

@@ -251,6 +251,7 @@ fn accounts(s: &mut Samples) {
         guest: false,
         deactivated: false,
         locked: true,
+        suspended: false,
         created_ts: 5,
         threepids: vec![address],
     };

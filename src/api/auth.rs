@@ -93,6 +93,13 @@ anyone!(NoAuthentication: (), NoAccessToken: (), AccessTokenOptional: Option<Str
 
 fn user(server: &Server, token: &str, request: &Request<Bytes>, address: IpAddr) -> Result<User> {
     let session = tokens::authenticate(&server.store.read(), token)?;
+    if session.locked && !locked_may(request.uri().path()) {
+        return Err(tokens::locked());
+    }
+    if session.suspended && !suspended_may(request.method(), request.uri().path()) {
+        let message = "Your account is suspended by an administrator: you can read, but not write.";
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::UserSuspended, message));
+    }
     if session.guest && !guests_may(request.method(), request.uri().path()) {
         let message = "Guests cannot do this. Register an account first.";
         return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
@@ -109,17 +116,42 @@ fn user(server: &Server, token: &str, request: &Request<Bytes>, address: IpAddr)
     Ok(User { id: session.user, device: session.device, guest: session.guest })
 }
 
+/// The parts of a path of the client-server API behind its version; nothing for other paths.
+fn operation(path: &str) -> Vec<&str> {
+    let mut segments = path.trim_start_matches('/').split('/');
+    if (segments.next(), segments.next()) != (Some("_matrix"), Some("client")) {
+        return Vec::new();
+    }
+    match segments.next() {
+        Some("unstable") => segments.skip(1).collect(),
+        _ => segments.collect(),
+    }
+}
+
+/// What a locked account can still do (spec: "Account locking").
+fn locked_may(path: &str) -> bool {
+    matches!(operation(path).as_slice(), ["logout", ..])
+}
+
+/// What a suspended account can still do (spec: "Account suspension"): all but what others would see of it.
+fn suspended_may(method: &Method, path: &str) -> bool {
+    match (method.as_str(), operation(path).as_slice()) {
+        ("PUT", ["rooms", _, "send", kind, _]) => *kind == "m.room.redaction",
+        ("PUT", ["rooms", _, "state", ..]) => false,
+        ("PUT" | "DELETE", ["profile", _, _] | ["directory", ..]) => false,
+        ("POST", ["rooms", _, "join" | "invite" | "kick" | "ban" | "unban" | "upgrade"]) => false,
+        ("POST", ["join" | "knock", _] | ["createRoom"]) => false,
+        // Uploads, whose paths are not below `/client`.
+        ("POST" | "PUT", []) => false,
+        _ => true,
+    }
+}
+
 /// Whether the specification opens an operation to guests ("Guest Access", client behaviour), or it is one that they
 /// need to leave again or that tells nothing.
 fn guests_may(method: &Method, path: &str) -> bool {
-    let mut segments = path.trim_start_matches('/').split('/');
-    if (segments.next(), segments.next()) != (Some("_matrix"), Some("client")) {
-        return false;
-    }
-    let version = segments.next().unwrap_or_default();
-    let rest: Vec<_> = if version == "unstable" { segments.skip(1).collect() } else { segments.collect() };
     matches!(
-        (method.as_str(), rest.as_slice()),
+        (method.as_str(), operation(path).as_slice()),
         ("GET", ["rooms", _, "state", ..])
             | ("GET", ["rooms", _, "context" | "event", _])
             | ("GET", ["rooms", _, "messages" | "members" | "initialSync"])

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     store::{
         Read, Tx,
-        records::{Device, Token, TokenPair},
+        records::{Account, Device, Token, TokenPair},
         trees::{ACCESS_TOKENS, ACCOUNTS, DEVICES, REFRESH_TOKENS},
     },
 };
@@ -61,6 +61,10 @@ pub struct Session {
     pub device: OwnedDeviceId,
     /// Whether the account is a guest.
     pub guest: bool,
+    /// Whether the account is locked: nothing works but logging out.
+    pub locked: bool,
+    /// Whether the account is suspended: it can look, but say nothing.
+    pub suspended: bool,
     /// Whether this is the first use of a refreshed token: then [`confirm`] must be called.
     pub unconfirmed: bool,
     /// The hash of the token.
@@ -75,7 +79,7 @@ pub fn hash(token: &str) -> String {
 /// Whom `token` stands for: two point reads.
 ///
 /// # Errors
-/// 401 `M_UNKNOWN_TOKEN`, as a soft logout when the token has expired; 401 `M_USER_LOCKED`.
+/// 401 `M_UNKNOWN_TOKEN`, as a soft logout when the token has expired.
 pub fn authenticate(read: &dyn Read, token: &str) -> Result<Session> {
     let unknown = || Error::unknown_token(false, "This access token is not known. Log in again.");
     let hash = hash(token);
@@ -84,13 +88,12 @@ pub fn authenticate(read: &dyn Read, token: &str) -> Result<Session> {
     if account.deactivated {
         return Err(unknown());
     }
-    if account.locked {
-        return Err(locked());
-    }
     if has_expired(&token) {
         return Err(Error::unknown_token(true, "The access token has expired. Refresh it, or log in again."));
     }
-    Ok(Session { user: token.user, device: token.device, guest: account.guest, unconfirmed: token.next, hash })
+    let Account { guest, locked, suspended, .. } = account;
+    let Token { user, device, next: unconfirmed, .. } = token;
+    Ok(Session { user, device, guest, locked, suspended, unconfirmed, hash })
 }
 
 /// 401 `M_USER_LOCKED` (spec: "Account locking"), which is always a soft logout.

@@ -19,11 +19,12 @@ answers_json! {
 /// `GET /_matrix/client/v3/capabilities`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3capabilities))
 pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesRequest) -> Result<Json<JsonValue>> {
-    let has_password = accounts::require(&server.store.read(), &user.id)?.password_hash.is_some();
+    let account = accounts::require(&server.store.read(), &user.id)?;
+    let has_password = account.password_hash.is_some();
     let room_versions: Map<_, _> = (1..=12).map(|version| (version.to_string(), json!("stable"))).collect();
     let profile_fields =
         if user.guest { json!({ "enabled": true, "allowed": ["displayname"] }) } else { json!({ "enabled": true }) };
-    Ok(Json(json!({
+    let mut answer = json!({
         "capabilities": {
             "m.change_password": { "enabled": has_password },
             "m.room_versions": { "default": server.config.default_room_version, "available": room_versions },
@@ -34,5 +35,9 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,
         }
-    })))
+    });
+    if account.admin {
+        answer["capabilities"]["m.account_moderation"] = json!({ "lock": true, "suspend": true });
+    }
+    Ok(Json(answer))
 }

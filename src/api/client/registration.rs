@@ -182,7 +182,7 @@ fn guest_to_upgrade(server: &Server, req: &Request) -> Result<Option<OwnedUserId
     let Some(token) = &req.guest_access_token else { return Ok(None) };
     let session = tokens::authenticate(&server.store.read(), token)?;
     let name = req.username.as_deref().unwrap_or_default();
-    if !session.guest || session.user.localpart() != name {
+    if !session.guest || session.locked || session.suspended || session.user.localpart() != name {
         return Err(Error::forbidden("This access token is not the guest's of that name."));
     }
     Ok(Some(session.user))

@@ -25,6 +25,9 @@ pub struct Account {
     /// Whether the account is locked: nothing works until an administrator unlocks it.
     #[serde(default)]
     pub locked: bool,
+    /// Whether the account is suspended: until an administrator ends that, it can look, but say nothing.
+    #[serde(default)]
+    pub suspended: bool,
     /// When it was registered, in milliseconds since the Unix epoch.
     pub created_ts: u64,
     /// The e-mail addresses and phone numbers that are proven to be the user's.
