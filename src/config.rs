@@ -30,8 +30,8 @@ pub use self::{
     options::{Config, Media, Proxy, ProxyForAll, RateLimits, Support, Tls, Turn, UrlPreview, WellKnown},
     print::example,
     values::{
-        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, MediaBackend, MediaScope, Mode, ProxyRule, ProxyUrl,
-        RateLimit, Retention, Secret,
+        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MediaBackend, MediaScope, Mode, ProxyRule,
+        ProxyUrl, RateLimit, Retention, Secret, matches,
     },
 };
 

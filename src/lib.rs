@@ -23,8 +23,9 @@
 //! server        the state that handlers share
 //! sync          what changed for a client since it last asked
 //! check         the invariants of the database
+//! federation    other servers: finding them, signed requests, their keys
 //! rooms         the room engine: events, state, members, visibility. No network I/O
-//! users media push       accounts, devices and keys; files; push rules
+//! users media push outgoing   accounts, devices and keys; files; push rules; requests that we make
 //! store         trees, transactions, snapshots, wake-ups
 //! config signing http    options; the server's keys; sockets to handlers and back
 //! ids clock error        numbers and positions; time and chance; the one error
@@ -50,9 +51,11 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod error;
+pub mod federation;
 pub mod http;
 pub mod ids;
 pub mod media;
+pub mod outgoing;
 pub mod push;
 pub mod rooms;
 pub mod server;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::{
     config::{Config, IpAddressDetection},
     error::Result,
+    federation::Federation,
     http::{Info, State, limits::Limits},
     media::files::Files,
     rooms::{Rooms, typing::Typing},
@@ -33,7 +34,9 @@ pub struct Server {
     /// The keys that sign in the server's name.
     pub keys: Arc<SigningKeys>,
     /// The room engine.
-    pub rooms: Rooms,
+    pub rooms: Arc<Rooms>,
+    /// The other servers.
+    pub federation: Arc<Federation>,
     /// The hashing of passwords.
     pub passwords: Passwords,
     /// Clients on their way through user-interactive authentication.

@@ -21,12 +21,14 @@ use crate::{
     api::routes,
     config::{Config, RateLimit, RateLimits},
     error::{Error, Result},
+    federation::Federation,
     http::{
         Router,
         limits::{Allowance, Allowances, Limits},
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
     media::files::Files,
+    outgoing::{Network, Outgoing},
     rooms::{Rooms, chores, typing::Typing},
     server::Server,
     store::Store,
@@ -92,11 +94,19 @@ async fn close(server: Arc<Server>) -> Result<()> {
 /// # Errors
 /// When an address is taken, a certificate is missing, or the database cannot be opened.
 pub async fn start(config: Config) -> Result<Handle> {
+    start_in(config, Network::System).await
+}
+
+/// [`start`] where names are found as `network` says, which tests use.
+///
+/// # Errors
+/// As there.
+pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     let listeners = listen::bind(&listen_options(&config)).await?;
     let addresses = listeners.addresses();
     let router = router()?;
     let (stop, stopping) = watch::channel(false);
-    let server = Arc::new(open(config, stopping.clone())?);
+    let server = Arc::new(open(config, network, stopping.clone())?);
     if let Some(token) = registration_tokens::first_start(&server.store)? {
         let homeserver = server.homeserver_url(&addresses);
         // A warning, so that it is seen wherever logs are.
@@ -165,13 +175,15 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// The server's state over its database.
-fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
+fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
     if config.url_preview.enabled {
         tracing::warn!("url_preview.enabled is set, but this version makes no previews of web pages yet");
     }
     let keys = store.signing_keys()?;
-    let rooms = Rooms::new(store.clone(), keys.clone());
+    let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
+    let outgoing = Arc::new(Outgoing::new(&config, network)?);
+    let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
         passwords: Passwords::default(),
@@ -188,6 +200,7 @@ fn open(config: Config, stopping: watch::Receiver<bool>) -> Result<Server> {
         store,
         keys,
         rooms,
+        federation,
         limits,
         stopping,
     })

@@ -156,6 +156,7 @@ fn samples() -> Samples {
     notifications(&mut samples);
     delivery(&mut samples);
     media(&mut samples);
+    federation(&mut samples);
     samples
 }
 
@@ -206,12 +207,9 @@ fn rooms(s: &mut Samples) {
         position: Position(20),
         left: Some(19),
         stripped: Some(vec![raw(json!({ "type": "m.room.create" }))]),
-        outside: Some(vec![owned_server_name!("example.org")]),
         forgotten: true,
     };
     s.add(USER_ROOMS, (alice(), RoomNo(1)), user_room);
-    let departure = Departure { servers: vec![owned_server_name!("example.org")], since: 5, attempts: 2, next: 9 };
-    s.add(DEPARTURES, (owned_room_id!("!r:example.org"), alice()), departure);
     s.add(MEMBERSHIP_CHANGES, Position(20), MembershipChange { room: RoomNo(1), user: alice(), joined: true });
     s.add(ROOM_CHANGED, RoomNo(1), Position(21));
     s.add(ROOM_CHANGES, Position(21), RoomNo(1));
@@ -358,6 +356,13 @@ fn delivery(s: &mut Samples) {
     s.add(UNREACHED_SERVERS, server(), unreached);
     s.add(TO_SERVERS, (server(), Position(21)), raw(json!({ "type": "m.dummy" })));
     s.add(TO_SERVERS_WAITING, server(), 1);
+}
+
+fn federation(s: &mut Samples) {
+    let other = || owned_server_name!("other.example.org");
+    s.add(SERVER_KEYS, (other(), text("ed25519:a")), ServerKey { key: text("AAAA"), valid_until_ts: 9 });
+    let document = ServerKeyDocument { json: text("{}"), valid_until_ts: 9, fetched_ts: 5 };
+    s.add(SERVER_KEY_DOCUMENTS, other(), document);
 }
 
 fn media(s: &mut Samples) {

@@ -3,6 +3,7 @@
 //! - [`User`]: a device of an account, proven by an access token. Guests get no further than the operations that the
 //!   specification opens to them ("Guest Access").
 //! - `Option<User>`: the same where the token may be missing; a wrong one is still refused.
+//! - [`Origin`]: another server, proven by its signature.
 //! - [`Anyone`]: nobody in particular. What else a request carries is not looked at.
 //!
 //! A request notes, at most once a minute, when and from where its device was last seen.
@@ -12,15 +13,18 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use ruma::{
-    OwnedDeviceId, OwnedUserId, UserId,
+    OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::{
         auth_scheme::{AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication},
         error::ErrorKind,
+        federation::authentication::{ServerSignatures, XMatrix},
     },
 };
 
 use crate::{
+    clock,
     error::{Error, Result},
+    federation::keys::Needed,
     http::Caller,
     server::Server,
     users::{devices, tokens},
@@ -35,6 +39,13 @@ pub struct User {
     pub device: OwnedDeviceId,
     /// Whether the account is a guest.
     pub guest: bool,
+}
+
+/// Another server.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Its name.
+    pub server: OwnedServerName,
 }
 
 /// Nobody in particular.
@@ -73,6 +84,38 @@ impl Caller<Server, AccessTokenOptional> for Option<User> {
 
     fn name(&self) -> Option<&str> {
         self.as_ref().map(|user| user.id.as_str())
+    }
+}
+
+/// [Request authentication](https://spec.matrix.org/latest/server-server-api/#request-authentication): 401
+/// `M_UNAUTHORIZED` for a signature that is not right, or for another destination than this server; 403 `M_FORBIDDEN`
+/// for a server that the administrator does not want to deal with.
+impl Caller<Server, ServerSignatures> for Origin {
+    const COVERS_BODY: bool = true;
+
+    async fn authenticate(server: &Server, auth: XMatrix, request: &Request<Bytes>, _: IpAddr) -> Result<Self> {
+        let unauthorized = |message: String| Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, message);
+        let federation = &server.federation;
+        federation.require_admitted(&auth.origin)?;
+        // Looked at before the signature, so that nobody has us fetch keys for requests that are not for us.
+        if auth.destination.as_ref().is_some_and(|destination| destination != server.name()) {
+            return Err(unauthorized(format!("The request is for another server: this is {}.", server.name())));
+        }
+        if auth.origin == server.name() {
+            return Err(unauthorized("This server does not send requests to itself.".to_owned()));
+        }
+        let now = clock::now_ms();
+        let needed = Needed::from([(auth.origin.clone(), [(auth.key.clone(), now)].into())]);
+        let known = federation.keys.fetch(federation, &needed).await?;
+        let keys = known.valid_at([&*auth.origin], Some(now));
+        auth.verify_http_request(request, server.name(), &keys)
+            .map_err(|error| unauthorized(format!("The signature of {} is not right: {error}.", auth.origin)))?;
+        federation.heard_from(&auth.origin);
+        Ok(Self { server: auth.origin })
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(self.server.as_str())
     }
 }
 

@@ -10,6 +10,30 @@ use crate::{
 
 /// Every route of the server.
 pub fn routes() -> Vec<Route<Server>> {
+    let mut routes = client_server();
+    routes.extend(server_server());
+    routes
+}
+
+/// What other servers ask.
+fn server_server() -> Vec<Route<Server>> {
+    use crate::api::federation::*;
+    vec![
+        // Names and keys
+        on(wellknown::get_well_known),
+        on(version::get_version),
+        on(keys_server::get_server_key).also("/_matrix/key/v2/server/{key_id}"),
+        on(keys_query::perspectives_key_query),
+        on(keys_query::bulk_perspectives_key_query),
+        on(openid::exchange_open_id_token),
+        // Media
+        stream(content_repository::get_content),
+        stream(content_repository::get_content_thumbnail),
+    ]
+}
+
+/// What clients ask.
+fn client_server() -> Vec<Route<Server>> {
     vec![
         // Accounts
         on(versions::get_versions),

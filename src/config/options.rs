@@ -12,8 +12,8 @@ use ruma::{OwnedServerName, RoomVersionId, owned_server_name, serde::Base64};
 use super::{
     setting::options,
     values::{
-        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, MediaBackend, MediaScope, Mode, ProxyRule, ProxyUrl,
-        RateLimit, Retention, Secret,
+        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MediaBackend, MediaScope, Mode, ProxyRule,
+        ProxyUrl, RateLimit, Retention, Secret,
     },
 };
 
@@ -137,6 +137,24 @@ options! {
         /// Public signing keys of servers that are never accepted, because their private part was stolen. The default
         /// is one that many servers shared by mistake.
         ignored_keys: Vec<Base64> = Base64::parse("l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og").into_iter().collect();
+
+        /// The servers that messages are exchanged with: names, with "*" for any part, as in "*.example.org". An empty list
+        /// means all.
+        allowed_servers: Vec<String> = Vec::new();
+
+        /// Servers that no messages are exchanged with, in the same form.
+        denied_servers: Vec<String> = Vec::new();
+
+        /// Certificates of authorities, in PEM, that are trusted beside those of the system: for a private network whose
+        /// servers have certificates of its own authority.
+        ca_certificates: Vec<PathBuf> = Vec::new();
+
+        /// Networks that nothing is fetched from: no server, picture, page or push service there is reached. The default is
+        /// what is not part of the public internet, so that nobody can use this server to look into your network.
+        ip_range_denylist: Vec<IpRange> = IpRange::private();
+
+        /// Networks, or single addresses, that are reached all the same, such as "192.168.1.0/24" for servers at home.
+        ip_range_allowlist: Vec<IpRange> = Vec::new();
 
         /// How many requests to other servers run at the same time.
         max_concurrent_requests: u16 = 100;

@@ -1,6 +1,10 @@
 //! The types of options that only a configuration has.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use ring::digest::{SHA256, digest};
 use ruma::serde::Base64;
@@ -205,6 +209,103 @@ impl Scalar for ProxyUrl {
 fn is_url(text: &str, schemes: &[&str]) -> bool {
     text.parse::<http::Uri>()
         .is_ok_and(|uri| uri.host().is_some() && uri.scheme_str().is_some_and(|scheme| schemes.contains(&scheme)))
+}
+
+/// Whether `name` is what `pattern` stands for, in which each `*` is any text. Letters of either case are the same.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.to_ascii_lowercase(), name.to_ascii_lowercase());
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut pieces: Vec<_> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        match rest.split_once(piece) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// A network as in "192.168.0.0/16" or "fd00::/8", or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpRange {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl IpRange {
+    /// Whether the address is in the network. An IPv4 address that is written as an IPv6 one (mapped, or translated by
+    /// NAT64) counts as what it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let shared = |bits: u32, ours: u128, theirs: u128| {
+            let shift = bits - u32::from(self.prefix).min(bits);
+            ours.checked_shr(shift) == theirs.checked_shr(shift)
+        };
+        match (self.address, embedded_v4(address)) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => shared(32, ours.to_bits().into(), theirs.to_bits().into()),
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => shared(128, ours.to_bits(), theirs.to_bits()),
+            _ => false,
+        }
+    }
+
+    /// What is not part of the public internet
+    /// ([IPv4](https://www.iana.org/assignments/iana-ipv4-special-registry),
+    /// [IPv6](https://www.iana.org/assignments/iana-ipv6-special-registry)).
+    pub fn private() -> Vec<Self> {
+        const RANGES: [([u16; 8], u8); 6] = [
+            ([0, 0, 0, 0, 0, 0, 0, 0], 127), // unspecified and loopback
+            ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+            ([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+            ([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+            ([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
+            ([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+        ];
+        const RANGES_V4: [([u8; 4], u8); 15] = [
+            ([0, 0, 0, 0], 8),
+            ([10, 0, 0, 0], 8),
+            ([100, 64, 0, 0], 10),
+            ([127, 0, 0, 0], 8),
+            ([169, 254, 0, 0], 16),
+            ([172, 16, 0, 0], 12),
+            ([192, 0, 0, 0], 24),
+            ([192, 0, 2, 0], 24),
+            ([192, 88, 99, 0], 24),
+            ([192, 168, 0, 0], 16),
+            ([198, 18, 0, 0], 15),
+            ([198, 51, 100, 0], 24),
+            ([203, 0, 113, 0], 24),
+            ([224, 0, 0, 0], 4),
+            ([240, 0, 0, 0], 4),
+        ];
+        let v4 = RANGES_V4.into_iter().map(|(address, prefix)| Self { address: address.into(), prefix });
+        v4.chain(RANGES.into_iter().map(|(address, prefix)| Self { address: address.into(), prefix })).collect()
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for (`::ffff:0:0/96`, and `64:ff9b::/96` of NAT64), else the same one.
+fn embedded_v4(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if v6.to_bits() >> 32 == 0x0064_ff9b << 64 => Ipv4Addr::from_bits(v6.to_bits() as u32).into(),
+        other => other,
+    }
+}
+
+impl Scalar for IpRange {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let parsed = value.as_str().and_then(|text| {
+            let (address, prefix) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+            let address: IpAddr = address.parse().ok()?;
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
+            (prefix <= bits).then_some(Self { address, prefix })
+        });
+        parsed.map_or_else(|| unexpected("a network such as \"192.168.0.0/16\" or \"fd00::/8\"", value), Ok)
+    }
+
+    fn print(&self) -> String {
+        quote(&format!("{}/{}", self.address, self.prefix))
+    }
 }
 
 /// A proxy for some hosts.

@@ -11,6 +11,7 @@
 
 pub mod disposition;
 pub mod files;
+pub mod multipart;
 pub mod thumbnails;
 
 use ruma::{ServerName, UserId, api::error::ErrorKind};

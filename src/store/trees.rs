@@ -150,8 +150,6 @@ trees! {
     TRANSACTIONS = Queue 140: (OwnedUserId, OwnedDeviceId, String, String) => Transaction;
     /// The same in the order of time, to forget the oldest.
     TRANSACTION_TIMES = Queue 141: (u64, (OwnedUserId, OwnedDeviceId, String, String)) => ();
-    /// Rejected invitations and knocks taken back of which other servers are still to be told.
-    DEPARTURES = Queue 180: (OwnedRoomId, OwnedUserId) => Departure;
     /// What each room's current state was, from each position on at which it changed.
     ROOM_STATES = Scan 120: (RoomNo, Position) => StateNo;
     /// The identity keys of devices as they sent them; those of other servers' users as far as DEVICE_LISTS has them.
@@ -236,4 +234,9 @@ trees! {
     THUMBNAILS = Lookup 131: (String, String) => Thumbnail;
     /// When the URIs that wait for their upload expire, by user and media ID.
     MEDIA_PENDING = Queue 130: (OwnedUserId, String) => u64;
+
+    /// Signing keys of other servers, by server and the key's ID.
+    SERVER_KEYS = Scan 150: (OwnedServerName, String) => ServerKey;
+    /// The newest document in which another server published its keys, for those who ask this one for it.
+    SERVER_KEY_DOCUMENTS = Lookup 150: OwnedServerName => ServerKeyDocument;
 }

@@ -10,7 +10,10 @@
 //! [`TestServer::check`] does so in between.
 #![allow(dead_code)] // not every test uses every helper
 
+pub mod dns;
 pub mod generated;
+pub mod net;
+pub mod peer;
 
 use std::{
     error::Error,
@@ -100,7 +103,11 @@ impl TestServer {
     pub async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(directory.path());
         change(&mut config);
-        let handle = start::start(config).await.unwrap();
+        Self::running(start::start(config).await.unwrap(), directory)
+    }
+
+    /// A server that runs already, over the database in `directory`.
+    pub fn running(handle: start::Handle, directory: Arc<TempDir>) -> Self {
         let address = handle.addresses()[0];
         let anyone = Client::new(format!("http://{address}"));
         Self { checked: CheckedAtEnd(Arc::downgrade(handle.server())), handle, address, directory, anyone }

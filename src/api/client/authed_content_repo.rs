@@ -93,25 +93,25 @@ pub(super) fn max_upload_size(server: &Server) -> UInt {
 }
 
 /// The file that a request is about.
-pub(super) struct Wanted {
+pub(in crate::api) struct Wanted {
     /// The server of the URI.
-    pub(super) server: OwnedServerName,
+    pub(in crate::api) server: OwnedServerName,
     /// Its media ID.
-    pub(super) id: String,
+    pub(in crate::api) id: String,
     /// How long to wait for its upload.
-    pub(super) wait: Duration,
+    pub(in crate::api) wait: Duration,
 }
 
 /// The thumbnail that a request is about.
-pub(super) struct Shape {
+pub(in crate::api) struct Shape {
     /// Pixels.
-    pub(super) width: UInt,
+    pub(in crate::api) width: UInt,
     /// Pixels.
-    pub(super) height: UInt,
+    pub(in crate::api) height: UInt,
     /// Crop or scale.
-    pub(super) method: Option<Method>,
+    pub(in crate::api) method: Option<Method>,
     /// Whether it should move.
-    pub(super) animated: bool,
+    pub(in crate::api) animated: bool,
 }
 
 /// The file, under its own name or `filename`.
@@ -128,13 +128,19 @@ pub(super) async fn download(
     respond(server, &content, headers).await
 }
 
-/// A thumbnail of the file, made now if it has not been asked for before.
+/// A thumbnail of the file.
 pub(super) async fn thumbnail(
     server: &Server,
     wanted: &Wanted,
     shape: &Shape,
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
+    let content = find_thumbnail(server, wanted, shape).await?;
+    respond(server, &content, headers).await
+}
+
+/// A thumbnail of the file, made now if it has not been asked for before; the file itself if that is no larger.
+pub(in crate::api) async fn find_thumbnail(server: &Server, wanted: &Wanted, shape: &Shape) -> Result<MediaContent> {
     let content = find(server, wanted).await?;
     let size = Size::for_request(shape.width.into(), shape.height.into(), shape.method.as_ref());
     let name = size.name(shape.animated);
@@ -144,8 +150,8 @@ pub(super) async fn thumbnail(
         None => make_thumbnail(server, &content, size, shape.animated).await?,
     };
     match thumbnail {
-        Thumbnail::Made(made) => respond(server, &made, headers).await,
-        Thumbnail::Original => respond(server, &content, headers).await,
+        Thumbnail::Made(made) => Ok(made),
+        Thumbnail::Original => Ok(content),
         Thumbnail::Impossible => Err(Error::bad_request(
             ErrorKind::Unknown,
             "No thumbnail can be made of this file: it is no image that this server reads, or too large.",
@@ -154,7 +160,7 @@ pub(super) async fn thumbnail(
 }
 
 /// What is stored under the URI, once it is uploaded.
-async fn find(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
+pub(in crate::api) async fn find(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
     let deadline = clock::instant() + wanted.wait.min(MAX_WAIT);
     loop {
         let file = trees::MEDIA.get(&server.store.read(), (&wanted.server, &wanted.id))?;

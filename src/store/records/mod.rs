@@ -10,7 +10,11 @@ mod keys;
 mod media;
 mod push;
 mod rooms;
+mod server_keys;
 mod signing_keys;
 mod transactions;
 
-pub use self::{accounts::*, delivery::*, directory::*, keys::*, media::*, push::*, rooms::*, signing_keys::*, transactions::*};
+pub use self::{
+    accounts::*, delivery::*, directory::*, keys::*, media::*, push::*, rooms::*, server_keys::*, signing_keys::*,
+    transactions::*,
+};

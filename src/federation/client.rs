@@ -1,0 +1,237 @@
+//! Signed requests to other servers
+//! ([Request authentication](https://spec.matrix.org/latest/server-server-api/#request-authentication)).
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use ruma::{
+    ServerName,
+    api::{
+        EndpointError, IncomingResponse, OutgoingBody, OutgoingRequest,
+        error::{Error as MatrixError, ErrorBody, ErrorKind, StandardErrorBody},
+        federation::authentication::XMatrix,
+        path_builder::PathBuilder,
+    },
+};
+
+use super::Federation;
+pub use crate::outgoing::Limits;
+use crate::{
+    error::Error,
+    http::Body,
+    outgoing::{Reach, Unreachable},
+};
+
+/// How much of an error is read.
+const MAX_ERROR: usize = 64 * 1024;
+
+/// Why a request to another server brought nothing.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The administrator does not let us ask it.
+    Denied,
+    /// It did not answer, for the given reason.
+    Unreachable(String),
+    /// It refused.
+    Status {
+        /// With this HTTP status.
+        status: StatusCode,
+        /// With this error code, if its answer was an error of the specification.
+        kind: Option<ErrorKind>,
+        /// In these words, if it used any.
+        message: String,
+    },
+    /// It answered something else than it was asked for.
+    Malformed(String),
+}
+
+impl Federation {
+    /// Asks `destination`; gives its answer.
+    ///
+    /// # Errors
+    /// See [`Failure`]. The usual limits are 30 seconds and 1 MiB.
+    pub async fn send<R>(&self, destination: &ServerName, request: R) -> Result<R::IncomingResponse, Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        self.send_with(destination, request, Limits::default()).await
+    }
+
+    /// [`send`](Self::send) with other limits.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_with<R>(
+        &self,
+        destination: &ServerName,
+        request: R,
+        limits: Limits,
+    ) -> Result<R::IncomingResponse, Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        let request = self.signed(destination, encoded(request)?)?;
+        let _turn = self.requests.acquire().await.map_err(|closed| Failure::Unreachable(closed.to_string()))?;
+        let ask = |request| self.outgoing.request(Reach::Servers, request, limits);
+        let response = self.at_destination(destination, request, ask).await?;
+        let response = response.map(|body| body.to_vec());
+        let (parts, body) = response.into_parts();
+        let response = Response::from_parts(parts, body.as_slice());
+        if !response.status().is_success() {
+            return Err(refusal(response));
+        }
+        R::IncomingResponse::try_from_http_response_inner(response)
+            .map_err(|error| Failure::Malformed(error.to_string()))
+    }
+
+    /// [`send`](Self::send) for large answers: gives it as a stream as soon as it begins. The limit of time is for that
+    /// beginning; the stream fails when it stalls, or becomes longer than its limit.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_streamed<R>(
+        &self,
+        destination: &ServerName,
+        request: R,
+        limits: Limits,
+    ) -> Result<Response<Body>, Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        let request = self.signed(destination, encoded(request)?)?;
+        let ask = |request| self.outgoing.stream(Reach::Servers, request, limits);
+        let response = self.at_destination(destination, request, ask).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let mut error = Vec::new();
+        let mut body = body.limited(MAX_ERROR as u64).map_err(|error| Failure::Malformed(error.to_string()))?;
+        while let Ok(Some(bytes)) = body.next().await {
+            error.extend_from_slice(&bytes);
+        }
+        Err(refusal(Response::from_parts(parts, &error)))
+    }
+
+    /// The request with the destination's address, asked of it by `ask`. If no connection comes about where the server
+    /// said some time ago that it is, it is looked for again.
+    async fn at_destination<T, F>(
+        &self,
+        destination: &ServerName,
+        request: Request<Bytes>,
+        ask: impl Fn(Request<Bytes>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Unreachable>>,
+    {
+        // What we say must not be lost afterwards.
+        self.rooms.store.durable().await.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let mut again = true;
+        loop {
+            let authority = self.delegations.of(&self.outgoing, destination).await;
+            let mut request = request.clone();
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            let uri = format!("https://{authority}{path}").parse::<Uri>();
+            *request.uri_mut() = uri.map_err(|error| Failure::Unreachable(error.to_string()))?;
+            // With the port as the name has it, also where HTTP would leave it out.
+            if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
+                request.headers_mut().insert(header::HOST, host);
+            }
+            match ask(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.unconnected && again && self.delegations.forget(destination) => again = false,
+                Err(error) => {
+                    tracing::debug!(%destination, %error, "a server cannot be reached");
+                    return Err(Failure::Unreachable(error.why));
+                }
+            }
+        }
+    }
+
+    /// The request with our signature for `destination`.
+    fn signed(&self, destination: &ServerName, mut request: Request<Bytes>) -> Result<Request<Bytes>, Failure> {
+        if !self.admits(destination) || destination == self.server_name() {
+            return Err(Failure::Denied);
+        }
+        let malformed = |error: &dyn fmt::Display| Failure::Malformed(format!("our own request: {error}"));
+        let keys = &self.rooms.keys;
+        let origin = keys.server_name();
+        let object = XMatrix::request_object(&request, origin, destination).map_err(|error| malformed(&error))?;
+        let text = serde_json::to_string(&object).map_err(|error| malformed(&error))?;
+        // Every value in quotation marks and no spaces: what the oldest servers understand too.
+        let header = format!(
+            "X-Matrix origin=\"{origin}\",destination=\"{destination}\",key=\"{}\",sig=\"{}\"",
+            keys.id(),
+            keys.sign(text.as_bytes()),
+        );
+        let header = HeaderValue::try_from(header).map_err(|error| malformed(&error))?;
+        request.headers_mut().insert(header::AUTHORIZATION, header);
+        Ok(request)
+    }
+}
+
+/// A request of ruma's as HTTP, with a path only.
+fn encoded<R>(request: R) -> Result<Request<Bytes>, Failure>
+where
+    R: OutgoingRequest,
+    R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+{
+    let malformed = |error: &dyn fmt::Display| Failure::Malformed(format!("our own request: {error}"));
+    let (mut parts, body) =
+        request.try_into_http_request_inner("", ()).map_err(|error| malformed(&error))?.into_parts();
+    if let Some(content_type) = body.content_type() {
+        parts.headers.entry(header::CONTENT_TYPE).or_insert(content_type);
+    }
+    let body: Vec<u8> = body.try_into_buf().map_err(|error| malformed(&Into::into(error)))?;
+    Ok(Request::from_parts(parts, body.into()))
+}
+
+/// What a server that refuses says.
+fn refusal(response: Response<impl AsRef<[u8]>>) -> Failure {
+    let status = response.status();
+    let (parts, body) = response.into_parts();
+    let error = MatrixError::from_http_response(Response::from_parts(parts, body.as_ref()));
+    match error.body {
+        ErrorBody::Standard(StandardErrorBody { kind, message, .. }) => {
+            Failure::Status { status, kind: Some(kind), message }
+        }
+        _ => Failure::Status { status, kind: None, message: String::new() },
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied => f.write_str("this server does not exchange messages with it"),
+            Self::Unreachable(why) => write!(f, "it cannot be reached: {why}"),
+            Self::Status { status, kind: Some(kind), message } => write!(f, "{status}, {}: {message}", kind.errcode()),
+            Self::Status { status, .. } => write!(f, "it answered {status}"),
+            Self::Malformed(why) => write!(f, "its answer cannot be understood: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Failure> for Error {
+    /// What a client is told: the other server's error as it stands, unless that is about our own request there (401, a
+    /// fault of that server); else 502 or 504 `M_UNKNOWN`, or 403 `M_FORBIDDEN` for a server that we do not ask.
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Denied => Self::forbidden("This server does not exchange messages with that one."),
+            Failure::Status { status, kind: Some(kind), message }
+                if status.is_client_error() && status != StatusCode::UNAUTHORIZED =>
+            {
+                Self::new(status, kind, message)
+            }
+            Failure::Unreachable(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, format!("The other server: {failure}."))
+            }
+            _ => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, format!("The other server: {failure}.")),
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! The keys that servers sign with: ours as others see them, theirs as we believe them
+//! ([Retrieving server keys](https://spec.matrix.org/latest/server-server-api/#retrieving-server-keys)).
+//!
+//! A server publishes a document of its keys, signed by itself. It is fetched from the server, or from a server that we
+//! trust to pass it on (a notary, which signs it as well); when many servers are asked for at once, as on joining a large
+//! room, notaries come first, since they answer for all of them together. What was learned stays in the database.
+//!
+//! Invariants: a document that its own server did not sign teaches nothing; an older document takes nothing back that a
+//! newer one said; no key is believed for longer than seven days ahead.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use quick_cache::sync::Cache;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId,
+    ServerName, SigningKeyAlgorithm, UInt,
+    api::federation::discovery::{get_remote_server_keys_batch, get_server_keys},
+    serde::Base64,
+    signatures::{PublicKeyMap, PublicKeySet, to_canonical_json_string_for_signing, verify_canonical_json_bytes},
+};
+use serde::Deserialize;
+
+use super::{Federation, Limits};
+use crate::{
+    clock,
+    config::Config,
+    error::{Error, Result},
+    outgoing::Turns,
+    signing::SigningKeys,
+    store::{
+        Direction, Read, Store,
+        records::{ServerKey, ServerKeyDocument},
+        trees,
+    },
+};
+
+/// How long our own document says that it is valid.
+const OURS_VALID_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How far ahead a key is believed at most ("the lesser of this field and 7 days into the future").
+const BELIEVED_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// A document has a few keys; more are not read.
+const MAX_KEYS: usize = 64;
+
+/// From how many servers on notaries are asked first.
+const MANY: usize = 8;
+
+/// How many servers a notary is asked about at once.
+const BATCH: usize = 100;
+
+/// How many servers are asked at once.
+const AT_ONCE: usize = 32;
+
+/// How long a server that gave no keys is not asked again, and how many such servers are remembered.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+const FAILURES: usize = 5_000;
+
+const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
+const BATCH_LIMITS: Limits = Limits { body: 8 * 1024 * 1024, timeout: Duration::from_secs(30), redirects: 0 };
+
+/// The keys that are needed, by server; each with the latest time at which it must be valid, in milliseconds since the
+/// Unix epoch (0 where that does not matter).
+pub type Needed = BTreeMap<OwnedServerName, BTreeMap<OwnedServerSigningKeyId, u64>>;
+
+/// The keys of other servers.
+pub struct ServerKeys {
+    store: Arc<Store>,
+    ours: Arc<SigningKeys>,
+    notaries: Vec<OwnedServerName>,
+    ignored: Vec<Base64>,
+    /// Who gave no usable keys when.
+    failed: Cache<OwnedServerName, Instant>,
+    asking: Turns<OwnedServerName>,
+}
+
+/// Keys that were asked for, as far as they are known.
+#[derive(Debug, Default)]
+pub struct KnownKeys(BTreeMap<OwnedServerName, BTreeMap<String, (Base64, u64)>>);
+
+impl KnownKeys {
+    /// Those that may have signed what was made at `time`, in milliseconds since the Unix epoch; all if the time does not
+    /// matter, as in room versions 1 to 4
+    /// ([Signing key validity period](https://spec.matrix.org/latest/rooms/v5/#signing-key-validity-period)).
+    pub fn valid_at<'s>(&self, servers: impl IntoIterator<Item = &'s ServerName>, time: Option<u64>) -> PublicKeyMap {
+        let of = |server: &ServerName| -> Option<(String, PublicKeySet)> {
+            let valid = self.0.get(server)?.iter().filter(|(_, (_, until))| time.is_none_or(|time| time <= *until));
+            Some((server.to_string(), valid.map(|(id, (key, _))| (id.clone(), key.clone())).collect()))
+        };
+        servers.into_iter().filter_map(of).collect()
+    }
+
+    fn has(&self, server: &ServerName, id: &str, valid_at: u64) -> bool {
+        self.0.get(server).and_then(|keys| keys.get(id)).is_some_and(|(_, until)| valid_at <= *until)
+    }
+}
+
+/// What a document of keys says.
+#[derive(Deserialize)]
+struct Published {
+    server_name: OwnedServerName,
+    verify_keys: BTreeMap<String, VerifyKey>,
+    #[serde(default)]
+    old_verify_keys: BTreeMap<String, OldVerifyKey>,
+    #[serde(default)]
+    valid_until_ts: UInt,
+}
+
+#[derive(Deserialize)]
+struct VerifyKey {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct OldVerifyKey {
+    key: String,
+    expired_ts: UInt,
+}
+
+impl ServerKeys {
+    /// No keys but those in the database and the server's own.
+    pub fn new(config: &Config, store: Arc<Store>, ours: Arc<SigningKeys>) -> Self {
+        let notaries = config.trusted_servers.iter().filter(|server| **server != config.server_name).cloned().collect();
+        Self {
+            store,
+            ours,
+            notaries,
+            ignored: config.ignored_keys.clone(),
+            failed: Cache::new(FAILURES),
+            asking: Turns::default(),
+        }
+    }
+
+    /// Our own document of keys, signed.
+    ///
+    /// # Errors
+    /// Not with keys as they are made.
+    pub fn published(&self) -> Result<CanonicalJsonObject> {
+        let now = clock::now_ms();
+        let mut old = serde_json::Map::new();
+        for key in self.ours.old() {
+            old.insert(key.id.clone(), serde_json::json!({ "key": key.public, "expired_ts": key.expired_ts }));
+        }
+        let document = serde_json::json!({
+            "server_name": self.ours.server_name(),
+            "verify_keys": { self.ours.id(): { "key": self.ours.public_key() } },
+            "old_verify_keys": old,
+            "valid_until_ts": now + OURS_VALID_MS,
+        });
+        let mut document = serde_json::from_value(document)?;
+        self.ours.sign_json(&mut document)?;
+        Ok(document)
+    }
+
+    /// The keys in `needed`: from the database, else from their servers and notaries. What cannot be had is missing.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn fetch(&self, federation: &Federation, needed: &Needed) -> Result<KnownKeys> {
+        let mut known = self.known(needed)?;
+        let missing = self.missing(needed, &known);
+        if missing.is_empty() {
+            return Ok(known);
+        }
+        let notaries_first = missing.len() >= MANY;
+        for notaries in [notaries_first, !notaries_first] {
+            let missing = self.missing(needed, &known);
+            if missing.is_empty() {
+                break;
+            }
+            if notaries {
+                self.ask_notaries(federation, &missing).await?;
+            } else {
+                self.ask_servers(federation, &missing).await?;
+            }
+            known = self.known(needed)?;
+        }
+        for server in self.missing(needed, &known).into_keys() {
+            self.failed.insert(server, clock::instant());
+        }
+        Ok(known)
+    }
+
+    /// The document that `server` published last, asked of it anew unless what we have is valid at `minimum_valid_until`
+    /// (milliseconds since the Unix epoch); an older one if that brings nothing. For those who ask us as a notary.
+    ///
+    /// # Errors
+    /// When the database fails or a row is damaged.
+    pub async fn document(
+        &self,
+        federation: &Federation,
+        server: &OwnedServerName,
+        minimum_valid_until: u64,
+    ) -> Result<Option<CanonicalJsonObject>> {
+        if server == self.ours.server_name() {
+            return self.published().map(Some);
+        }
+        let stored = || trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server);
+        let is_enough = |row: &ServerKeyDocument| {
+            // Half-way through what a document is valid for it is asked for again, so that who asks us gets it in time.
+            let lifetime = row.valid_until_ts.saturating_sub(row.fetched_ts).min(BELIEVED_MS);
+            row.valid_until_ts >= minimum_valid_until && clock::now_ms() < row.fetched_ts + lifetime / 2
+        };
+        if !stored()?.is_some_and(|row| is_enough(&row))
+            && !self.has_failed(server)
+            && let Err(error) = self.ask_server(federation, server, is_enough).await?
+        {
+            tracing::debug!(%server, %error, "no new keys");
+            self.failed.insert(server.clone(), clock::instant());
+        }
+        let Some(row) = stored()? else { return Ok(None) };
+        let corrupt = |_| Error::corrupt(trees::SERVER_KEY_DOCUMENTS.name, server.as_str());
+        Ok(Some(serde_json::from_str(&row.json).map_err(corrupt)?))
+    }
+
+    /// What the database has of the keys in `needed`.
+    fn known(&self, needed: &Needed) -> Result<KnownKeys> {
+        let read = self.store.read();
+        let mut known = KnownKeys::default();
+        for (server, ids) in needed {
+            let mut keys = BTreeMap::new();
+            for id in ids.keys() {
+                if server == self.ours.server_name() {
+                    keys.extend(self.our_key(id.as_str()).map(|key| (id.to_string(), key)));
+                } else if let Some(row) = trees::SERVER_KEYS.get(&read, (server, id.as_str()))? {
+                    let key = Base64::parse(&row.key).map_err(|_| Error::corrupt(trees::SERVER_KEYS.name, row.key))?;
+                    if !self.ignored.contains(&key) {
+                        keys.insert(id.to_string(), (key, row.valid_until_ts));
+                    }
+                }
+            }
+            known.0.insert(server.clone(), keys);
+        }
+        Ok(known)
+    }
+
+    fn our_key(&self, id: &str) -> Option<(Base64, u64)> {
+        let parsed = |key: &str, until| Some((Base64::parse(key).ok()?, until));
+        if id == self.ours.id() {
+            return parsed(&self.ours.public_key(), u64::MAX);
+        }
+        let old = self.ours.old().iter().find(|old| old.id == id)?;
+        parsed(&old.public, old.expired_ts)
+    }
+
+    /// What of `needed` is not in `known`, without servers that failed just now.
+    fn missing(&self, needed: &Needed, known: &KnownKeys) -> Needed {
+        let mut missing = Needed::new();
+        for (server, ids) in needed {
+            if server == self.ours.server_name() || self.has_failed(server) {
+                continue;
+            }
+            let ids: BTreeMap<_, _> = ids
+                .iter()
+                .filter(|(id, time)| !known.has(server, id.as_str(), **time))
+                .map(|(id, time)| (id.clone(), *time))
+                .collect();
+            if !ids.is_empty() {
+                missing.insert(server.clone(), ids);
+            }
+        }
+        missing
+    }
+
+    fn has_failed(&self, server: &OwnedServerName) -> bool {
+        self.failed.get(server).is_some_and(|failed| failed.elapsed() < AFTER_FAILURE)
+    }
+
+    async fn ask_servers(&self, federation: &Federation, missing: &Needed) -> Result<()> {
+        let now = clock::now_ms();
+        let servers: Vec<_> = missing.keys().cloned().collect();
+        let asked = stream::iter(servers).map(|server| async move {
+            // Who waited for another's question finds its answer.
+            let is_enough = |row: &ServerKeyDocument| row.fetched_ts >= now;
+            let outcome = self.ask_server(federation, &server, is_enough).await?;
+            if let Err(error) = outcome {
+                tracing::debug!(%server, %error, "no keys from their server");
+            }
+            Ok(())
+        });
+        asked.buffer_unordered(AT_ONCE).collect::<Vec<Result<()>>>().await.into_iter().collect()
+    }
+
+    /// Asks a server for its keys and learns them, unless the stored document is enough by the time that it is our turn.
+    async fn ask_server(
+        &self,
+        federation: &Federation,
+        server: &OwnedServerName,
+        is_enough: impl Fn(&ServerKeyDocument) -> bool,
+    ) -> Result<Result<(), String>> {
+        let _turn = self.asking.wait(server).await;
+        if trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server)?.is_some_and(|row| is_enough(&row)) {
+            return Ok(Ok(()));
+        }
+        let answer = federation.send_with(server, get_server_keys::v2::Request::new(), LIMITS).await;
+        let document = match answer {
+            Ok(answer) => answer.server_key.into_json(),
+            Err(failure) => return Ok(Err(failure.to_string())),
+        };
+        match self.read_document(document.get()) {
+            Ok((published, object)) if published.server_name == *server => self.learn(&published, &object).map(Ok),
+            Ok((published, _)) => Ok(Err(format!("it gave the keys of {}", published.server_name))),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    async fn ask_notaries(&self, federation: &Federation, missing: &Needed) -> Result<()> {
+        for notary in &self.notaries {
+            if self.has_failed(notary) {
+                continue;
+            }
+            let left = self.missing(missing, &self.known(missing)?);
+            let servers: Vec<_> = left.iter().filter(|(server, _)| *server != notary).collect();
+            for batch in servers.chunks(BATCH) {
+                let outcome = self.ask_notary(federation, notary, batch).await?;
+                if let Err(error) = outcome {
+                    tracing::debug!(%notary, %error, "no keys from a notary");
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_notary(
+        &self,
+        federation: &Federation,
+        notary: &OwnedServerName,
+        batch: &[(&OwnedServerName, &BTreeMap<OwnedServerSigningKeyId, u64>)],
+    ) -> Result<Result<(), String>> {
+        let criteria = |time: &u64| {
+            let mut criteria = get_remote_server_keys_batch::v2::QueryCriteria::new();
+            criteria.minimum_valid_until_ts = UInt::new(*time).map(MilliSecondsSinceUnixEpoch);
+            criteria
+        };
+        let keys = |(server, ids): &(&OwnedServerName, &BTreeMap<_, _>)| {
+            let ids = ids.iter().map(|(id, time): (&OwnedServerSigningKeyId, &u64)| (id.clone(), criteria(time)));
+            ((*server).clone(), ids.collect())
+        };
+        let request = get_remote_server_keys_batch::v2::Request::new(batch.iter().map(keys).collect());
+        let documents = match federation.send_with(notary, request, BATCH_LIMITS).await {
+            Ok(answer) => answer.server_keys,
+            Err(failure) => return Ok(Err(failure.to_string())),
+        };
+        let asked: BTreeSet<_> = batch.iter().map(|(server, _)| *server).collect();
+        for document in documents {
+            let Ok((published, object)) = self.read_document(document.json().get()) else { continue };
+            if !asked.contains(&published.server_name) {
+                continue;
+            }
+            if let Err(why) = self.verify_object(federation, notary, &object).await? {
+                return Ok(Err(why));
+            }
+            self.learn(&published, &object)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Checks that `server` signed a JSON object, now.
+    ///
+    /// # Errors
+    /// When the database fails; inside, why it is not signed.
+    pub async fn verify_object(
+        &self,
+        federation: &Federation,
+        server: &ServerName,
+        object: &CanonicalJsonObject,
+    ) -> Result<Result<(), String>> {
+        let now = clock::now_ms();
+        let ids = signatures(object, server).map(|(id, _)| id);
+        let ids = ids.filter_map(|id| OwnedServerSigningKeyId::try_from(id).ok().map(|id| (id, now))).take(MAX_KEYS);
+        let needed = Needed::from([(server.to_owned(), ids.collect())]);
+        // Boxed, since fetching keys from a notary verifies the notary's own signature.
+        let known = Box::pin(self.fetch(federation, &needed)).await?;
+        let keys = known.valid_at([server], Some(now)).remove(server.as_str()).unwrap_or_default();
+        Ok(is_signed(object, server, &keys))
+    }
+
+    /// Reads a document of keys and checks that its server signed it with one of them.
+    fn read_document(&self, json: &str) -> Result<(Published, CanonicalJsonObject), String> {
+        let object: CanonicalJsonObject = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let published: Published = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let current = published.verify_keys.iter().take(MAX_KEYS);
+        let keys: PublicKeySet =
+            current.filter_map(|(id, key)| Some((id.clone(), Base64::parse(&key.key).ok()?))).collect();
+        is_signed(&object, &published.server_name, &keys)?;
+        Ok((published, object))
+    }
+
+    /// Stores what a document says.
+    fn learn(&self, published: &Published, object: &CanonicalJsonObject) -> Result<()> {
+        let now = clock::now_ms();
+        let server = &published.server_name;
+        let valid_until_ts = u64::from(published.valid_until_ts);
+        let document = ServerKeyDocument { json: serde_json::to_string(object)?, valid_until_ts, fetched_ts: now };
+        let current =
+            published.verify_keys.iter().map(|(id, key)| (id, &key.key, valid_until_ts.min(now + BELIEVED_MS)));
+        let old = published.old_verify_keys.iter().map(|(id, key)| (id, &key.key, u64::from(key.expired_ts).min(now)));
+        let rows: Vec<_> = current.take(MAX_KEYS).chain(old.take(MAX_KEYS)).collect();
+        self.store.write(|tx| {
+            let newest = trees::SERVER_KEY_DOCUMENTS.get(tx, server)?;
+            let is_newest = newest.is_none_or(|newest| newest.valid_until_ts <= valid_until_ts);
+            if is_newest {
+                trees::SERVER_KEY_DOCUMENTS.put(tx, server, &document);
+            }
+            for (id, key, valid_until_ts) in rows {
+                if Base64::<ruma::serde::base64::Standard>::parse(key).is_err() {
+                    continue;
+                }
+                if is_newest || !trees::SERVER_KEYS.contains(tx, (server, &**id))? {
+                    trees::SERVER_KEYS.put(tx, (server, &**id), &ServerKey { key: key.clone(), valid_until_ts });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// All keys of a server that are known, by their IDs.
+    ///
+    /// # Errors
+    /// When the database fails or a row is damaged.
+    pub fn all_of(&self, read: &dyn Read, server: &ServerName) -> Result<BTreeMap<String, ServerKey>> {
+        let rows = trees::SERVER_KEYS.scan(read, (server,), Direction::Forward);
+        rows.map(|row| row.map(|((_, id), key)| (id, key))).collect()
+    }
+}
+
+/// The signatures of `server` under an object, with the IDs of their keys.
+fn signatures<'o>(object: &'o CanonicalJsonObject, server: &ServerName) -> impl Iterator<Item = (&'o str, &'o str)> {
+    let of_server = object
+        .get("signatures")
+        .and_then(CanonicalJsonValue::as_object)
+        .and_then(|signatures| signatures.get(server.as_str()))
+        .and_then(CanonicalJsonValue::as_object);
+    of_server.into_iter().flatten().filter_map(|(id, signature)| Some((id.as_str(), signature.as_str()?)))
+}
+
+/// Whether `server` signed the object with one of `keys`; the reason if not
+/// ([Checking for a signature](https://spec.matrix.org/latest/appendices/#checking-for-a-signature)).
+pub fn is_signed(object: &CanonicalJsonObject, server: &ServerName, keys: &PublicKeySet) -> Result<(), String> {
+    let text = to_canonical_json_string_for_signing(object).map_err(|error| error.to_string())?;
+    let is_right = |(id, signature): (&str, &str)| -> Option<()> {
+        let key = keys.get(id).filter(|_| id.starts_with("ed25519:"))?;
+        let signature = Base64::<ruma::serde::base64::Standard>::parse(signature).ok()?;
+        let ed25519 = SigningKeyAlgorithm::Ed25519;
+        verify_canonical_json_bytes(&ed25519, key.as_bytes(), signature.as_bytes(), text.as_bytes()).ok()
+    };
+    let right = signatures(object, server).take(MAX_KEYS).find_map(is_right);
+    right.ok_or_else(|| format!("it has no signature of {server} that can be verified"))
+}

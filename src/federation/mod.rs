@@ -1,0 +1,99 @@
+//! Other servers: what is said to them, asked of them and believed of what they say.
+//!
+//! - `resolve.rs` finds a server, `client.rs` asks it ([`Federation::send`]), over the connections of `outgoing`.
+//! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
+//!
+//! Invariants: every request is signed and for one destination; no answer is believed beyond what its sender may say;
+//! everything that comes is bounded. That a server is down, slow or lying is nothing that an administrator need know, so
+//! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
+
+mod client;
+pub mod keys;
+mod resolve;
+mod verify;
+
+use std::sync::Arc;
+
+use ruma::{OwnedServerName, ServerName};
+use tokio::sync::{Semaphore, broadcast};
+
+pub use self::client::{Failure, Limits};
+use self::{keys::ServerKeys, resolve::Delegations};
+use crate::{
+    config::{self, Config},
+    error::{Error, Result},
+    outgoing::Outgoing,
+    rooms::Rooms,
+};
+
+/// How many words of other servers wait for those who listen.
+const HEARD: usize = 1024;
+
+/// What is needed to deal with other servers.
+pub struct Federation {
+    /// The room engine.
+    pub rooms: Arc<Rooms>,
+    /// The client for everything that goes out.
+    pub outgoing: Arc<Outgoing>,
+    /// The keys of other servers.
+    pub keys: ServerKeys,
+    /// Tells who listens which servers sent a request just now. Who does not keep up misses some.
+    pub heard: broadcast::Sender<OwnedServerName>,
+    delegations: Delegations,
+    requests: Semaphore,
+    enabled: bool,
+    allowed: Vec<String>,
+    denied: Vec<String>,
+}
+
+impl Federation {
+    /// Federation as `config` wants it.
+    pub fn new(config: &Config, rooms: Arc<Rooms>, outgoing: Arc<Outgoing>) -> Self {
+        Self {
+            keys: ServerKeys::new(config, rooms.store.clone(), rooms.keys.clone()),
+            heard: broadcast::Sender::new(HEARD),
+            delegations: Delegations::default(),
+            requests: Semaphore::new(usize::from(config.max_concurrent_requests.max(1))),
+            enabled: config.allow_federation,
+            allowed: config.allowed_servers.clone(),
+            denied: config.denied_servers.clone(),
+            rooms,
+            outgoing,
+        }
+    }
+
+    /// This server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.rooms.server_name
+    }
+
+    /// Whether the administrator lets this server deal with `server`.
+    pub fn admits(&self, server: &ServerName) -> bool {
+        let among = |patterns: &[String]| {
+            patterns
+                .iter()
+                .any(|pattern| [server.host(), server.as_str()].iter().any(|name| config::matches(pattern, name)))
+        };
+        self.enabled && (self.allowed.is_empty() || among(&self.allowed)) && !among(&self.denied)
+    }
+
+    /// Refuses to deal with a server that the administrator does not want to.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN`.
+    pub fn require_admitted(&self, server: &ServerName) -> Result<()> {
+        if self.admits(server) {
+            Ok(())
+        } else {
+            Err(Error::forbidden(format!("This server does not exchange messages with {server}.")))
+        }
+    }
+
+    /// Notes that `server` sent a request: it can be reached again, very likely.
+    pub fn heard_from(&self, server: &ServerName) {
+        if self.heard.receiver_count() > 0 {
+            // An error says that the last listener has just left.
+            let _ = self.heard.send(server.to_owned());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A peer that speaks for itself: it signs what a test wants, right or wrong, and answers what a test wants.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use conduit::{
+    clock,
+    signing::{self, SigningKeys},
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use parking_lot::Mutex;
+use ruma::{CanonicalJsonObject, ServerName};
+use serde_json::{Value, json};
+
+use super::{
+    TestServer,
+    net::{TestNet, name},
+};
+
+type Answers = Pin<Box<dyn Future<Output = Option<Response<Full<Bytes>>>> + Send>>;
+type Handler = Arc<dyn Fn(Request<Bytes>) -> Answers + Send + Sync>;
+
+/// A server name with keys, which answers at its place in a [`TestNet`].
+#[derive(Clone)]
+pub struct Peer {
+    pub name: String,
+    pub keys: Arc<SigningKeys>,
+    handlers: Arc<Mutex<Vec<Handler>>>,
+}
+
+/// An answer in JSON.
+pub fn answer(status: u16, body: &Value) -> Response<Full<Bytes>> {
+    let response = Response::builder().status(status).header("content-type", "application/json");
+    response.body(Full::new(body.to_string().into())).unwrap()
+}
+
+impl Peer {
+    /// A peer named `short` + ".test" that publishes its keys, delegates to nobody, and knows nothing else.
+    pub async fn new(net: &TestNet, short: &str) -> Self {
+        let (version, pkcs8) = signing::generate().unwrap();
+        let server_name = ServerName::parse(name(short)).unwrap();
+        let keys = Arc::new(SigningKeys::new(server_name, &version, &pkcs8, Vec::new()).unwrap());
+        let peer = Self { name: name(short), keys, handlers: Arc::default() };
+        let answering = peer.clone();
+        net.peer(short, move |request| answering.clone().answer(request)).await;
+        peer
+    }
+
+    /// Answers requests whose path begins with `path` by `handler`, before all that was said earlier.
+    pub fn on<F>(&self, path: &'static str, handler: impl Fn(Request<Bytes>) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |request| {
+            let fits = request.uri().path().starts_with(path);
+            let answer = fits.then(|| handler(request));
+            Box::pin(async move {
+                match answer {
+                    Some(answer) => Some(answer.await),
+                    None => None,
+                }
+            })
+        });
+        self.handlers.lock().insert(0, handler);
+    }
+
+    /// Its document of keys, signed; `change` is applied before.
+    pub fn document(&self, change: impl FnOnce(&mut Value)) -> Value {
+        let mut document = json!({
+            "server_name": self.name,
+            "verify_keys": { self.keys.id(): { "key": self.keys.public_key() } },
+            "old_verify_keys": {},
+            "valid_until_ts": clock::now_ms() + 3_600_000,
+        });
+        change(&mut document);
+        self.sign(document)
+    }
+
+    /// A JSON object with its signature.
+    pub fn sign(&self, object: Value) -> Value {
+        let mut object: CanonicalJsonObject = serde_json::from_value(object).unwrap();
+        self.keys.sign_json(&mut object).unwrap();
+        serde_json::to_value(object).unwrap()
+    }
+
+    async fn answer(self, request: Request<Bytes>) -> Response<Full<Bytes>> {
+        let handlers = self.handlers.lock().clone();
+        for handler in handlers {
+            if let Some(answer) = handler(request.clone()).await {
+                return answer;
+            }
+        }
+        match request.uri().path() {
+            "/_matrix/key/v2/server" => answer(200, &self.document(|_| {})),
+            _ => answer(404, &json!({ "errcode": "M_UNRECOGNIZED", "error": "not here" })),
+        }
+    }
+
+    /// The Authorization header for a request to `destination`.
+    pub fn authorization(&self, destination: &str, method: &Method, path: &str, body: Option<&Value>) -> String {
+        let mut object =
+            json!({ "method": method.as_str(), "uri": path, "origin": self.name, "destination": destination });
+        if let Some(body) = body {
+            object["content"] = body.clone();
+        }
+        let object: CanonicalJsonObject = serde_json::from_value(object).unwrap();
+        let sig = self.keys.sign(serde_json::to_string(&object).unwrap().as_bytes());
+        let (origin, key) = (&self.name, self.keys.id());
+        format!("X-Matrix origin=\"{origin}\",destination=\"{destination}\",key=\"{key}\",sig=\"{sig}\"")
+    }
+
+    /// A signed request to `server`; gives status and answer.
+    pub async fn ask(
+        &self,
+        server: &TestServer,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let destination = server.handle.server().name().as_str();
+        let authorization = self.authorization(destination, &method, path, body.as_ref());
+        let (status, _, answer) = server.anyone().with(method, path, &authorization, body).await;
+        (status, answer)
+    }
+}
+
+impl super::Client {
+    /// A request with an Authorization header of one's own.
+    pub async fn with(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, HeaderMap, Value) {
+        let headers = [("authorization", authorization), ("content-type", "application/json")];
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let (status, headers, bytes) = self.exchange(method, path, &headers, body).await;
+        (status, headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+}

@@ -1,0 +1,244 @@
+//! The keys of servers: published, fetched, passed on, believed.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use conduit::{
+    clock,
+    federation::keys::{Needed, is_signed},
+};
+use http::{Method, StatusCode};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName, serde::Base64, signatures::PublicKeySet};
+use serde_json::{Value, json};
+
+use crate::common::{
+    TestServer,
+    net::TestNet,
+    peer::{Peer, answer},
+};
+
+fn needed(peer: &Peer, time: u64) -> Needed {
+    let server = OwnedServerName::try_from(peer.name.as_str()).unwrap();
+    Needed::from([(server, [(peer.keys.id().try_into().unwrap(), time)].into())])
+}
+
+/// The key of `peer` as `server` knows it, if it is valid at `time`.
+async fn key(server: &TestServer, peer: &Peer, time: u64) -> Option<Base64> {
+    let federation = &server.handle.server().federation;
+    let known = federation.keys.fetch(federation, &needed(peer, time)).await.unwrap();
+    let name = ServerName::parse(&*peer.name).unwrap();
+    known.valid_at([&*name], Some(time)).remove(&peer.name)?.remove(peer.keys.id())
+}
+
+fn object(value: &Value) -> CanonicalJsonObject {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn only(id: &str, key: &str) -> PublicKeySet {
+    BTreeMap::from([(id.to_owned(), Base64::parse(key).unwrap())])
+}
+
+#[tokio::test]
+async fn our_keys_are_published_and_signed() {
+    let server = TestServer::start().await;
+    for path in ["/_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key/v2/server/ed25519:auto"] {
+        let (status, document) = server.anyone().get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {document}");
+        let keys = &server.handle.server().keys;
+        assert_eq!(document["verify_keys"][keys.id()]["key"], keys.public_key());
+        assert!(document["valid_until_ts"].as_u64().unwrap() > clock::now_ms() + 3_600_000);
+        let set = only(keys.id(), &keys.public_key());
+        is_signed(&object(&document), keys.server_name(), &set).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keys_are_fetched_once_and_kept() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let peer = Peer::new(&net, "peer").await;
+    let now = clock::now_ms();
+    let all = futures_util::future::join_all((0..10).map(|_| key(&a, &peer, now))).await;
+    assert!(all.iter().all(Option::is_some));
+    let fetched =
+        |net: &TestNet| net.wire("a", "peer").passed().iter().filter(|passed| passed.contains("/key/")).count();
+    assert_eq!(fetched(&net), 1);
+    // Also over a restart, and when the peer is gone.
+    let directory = a.stop().await;
+    let a = net.start_in("a", directory, |_| {}).await;
+    net.cut("a", "peer");
+    assert!(key(&a, &peer, now).await.is_some());
+    assert_eq!(fetched(&net), 1);
+}
+
+#[tokio::test]
+async fn documents_that_their_server_did_not_sign_teach_nothing() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let now = clock::now_ms();
+    let changes: [(&str, fn(&Peer) -> Value); 5] = [
+        ("unsigned", |peer| {
+            let mut document = peer.document(|_| {});
+            document.as_object_mut().unwrap().remove("signatures");
+            document
+        }),
+        ("changed", |peer| {
+            let mut document = peer.document(|_| {});
+            document["valid_until_ts"] = json!(clock::now_ms() + 1);
+            document
+        }),
+        ("elsewhere", |peer| peer.document(|document| document["server_name"] = json!("other.test"))),
+        ("nonsense", |_| json!([1, 2])),
+        ("expired", |peer| peer.document(|document| document["valid_until_ts"] = json!(5))),
+    ];
+    for (short, document) in changes {
+        let peer = Peer::new(&net, short).await;
+        let own = peer.clone();
+        peer.on("/_matrix/key/v2/server", move |_| {
+            let document = document(&own);
+            async move { answer(200, &document) }
+        });
+        assert_eq!(key(&a, &peer, now).await, None, "{short}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_is_not_asked_again_at_once() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let peer = Peer::new(&net, "peer").await;
+    peer.on("/_matrix/key/v2/server", |_| async { answer(500, &json!({})) });
+    for _ in 0..5 {
+        assert_eq!(key(&a, &peer, clock::now_ms()).await, None);
+    }
+    let asked = net.wire("a", "peer").passed().iter().filter(|passed| passed.contains("/key/")).count();
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test]
+async fn no_key_is_believed_for_more_than_a_week_ahead_and_old_ones_until_they_expired() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let now = clock::now_ms();
+    let day = 24 * 3_600_000;
+    let peer = Peer::new(&net, "peer").await;
+    let own = peer.clone();
+    peer.on("/_matrix/key/v2/server", move |_| {
+        let document = own.document(|document| document["valid_until_ts"] = json!(now + 365 * day));
+        async move { answer(200, &document) }
+    });
+    assert!(key(&a, &peer, now + 6 * day).await.is_some());
+    assert!(key(&a, &peer, now + 8 * day).await.is_none());
+
+    let old = Peer::new(&net, "old").await;
+    let own = old.clone();
+    old.on("/_matrix/key/v2/server", move |_| {
+        let document = own.document(|document| {
+            document["old_verify_keys"] =
+                json!({ "ed25519:past": { "key": own.keys.public_key(), "expired_ts": now - day } });
+        });
+        async move { answer(200, &document) }
+    });
+    let federation = &a.handle.server().federation;
+    let name = ServerName::parse(&*old.name).unwrap();
+    let at = |time: u64| {
+        let needed = Needed::from([(name.clone(), [("ed25519:past".try_into().unwrap(), time)].into())]);
+        let name = name.clone();
+        async move {
+            let known = federation.keys.fetch(federation, &needed).await.unwrap();
+            known.valid_at([&*name], Some(time)).remove(name.as_str()).is_some_and(|keys| !keys.is_empty())
+        }
+    };
+    assert!(at(now - 2 * day).await);
+    assert!(!at(now).await);
+}
+
+#[tokio::test]
+async fn this_server_passes_keys_on_with_its_own_signature_also_of_servers_that_are_gone() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let peer = Peer::new(&net, "peer").await;
+    let keys = a.handle.server().keys.clone();
+    let check = |answer: Value| {
+        let documents = answer["server_keys"].as_array().unwrap().clone();
+        assert_eq!(documents.len(), 1, "{answer}");
+        let document = object(&documents[0]);
+        is_signed(&document, keys.server_name(), &only(keys.id(), &keys.public_key())).unwrap();
+        let name = ServerName::parse(&*peer.name).unwrap();
+        is_signed(&document, &name, &only(peer.keys.id(), &peer.keys.public_key())).unwrap();
+    };
+    let anyone = a.anyone();
+    check(anyone.ok(Method::GET, "/_matrix/key/v2/query/peer.test", Value::Null).await);
+    let asked = json!({ "server_keys": { "peer.test": { peer.keys.id(): { "minimum_valid_until_ts": 1 } } } });
+    check(anyone.ok(Method::POST, "/_matrix/key/v2/query", asked.clone()).await);
+    let all = json!({ "server_keys": { "peer.test": {}, "nobody.test": {} } });
+    check(anyone.ok(Method::POST, "/_matrix/key/v2/query", all).await);
+    net.cut("a", "peer");
+    let mut later = asked;
+    later["server_keys"]["peer.test"][peer.keys.id()]["minimum_valid_until_ts"] = json!(clock::now_ms() + 999_999_999);
+    check(anyone.ok(Method::POST, "/_matrix/key/v2/query", later).await);
+    let own = anyone.ok(Method::GET, "/_matrix/key/v2/query/a.test", Value::Null).await;
+    assert_eq!(own["server_keys"][0]["server_name"], "a.test");
+}
+
+#[tokio::test]
+async fn a_trusted_server_tells_the_keys_of_one_that_is_gone_and_a_lying_one_is_not_believed() {
+    let net = TestNet::new();
+    let notary = net.server("notary").await;
+    let peer = Peer::new(&net, "peer").await;
+    let now = clock::now_ms();
+    assert!(key(&notary, &peer, now).await.is_some());
+    let trusting = |config: &mut conduit::config::Config| {
+        config.trusted_servers = vec!["notary.test".try_into().unwrap()];
+    };
+    let a = net.server_with("a", trusting).await;
+    net.cut("a", "peer");
+    assert!(key(&a, &peer, now).await.is_some());
+    assert!(net.wire("a", "notary").passed().iter().any(|passed| passed == "POST /_matrix/key/v2/query"));
+
+    // One that makes up a key in the name of another: the document is not signed by that one.
+    let liar = Peer::new(&net, "liar").await;
+    let victim = Peer::new(&net, "victim").await;
+    let (lying, named) = (liar.clone(), victim.clone());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    liar.on("/_matrix/key/v2/query", move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let document = lying.sign(json!({
+            "server_name": named.name,
+            "verify_keys": { named.keys.id(): { "key": lying.keys.public_key() } },
+            "valid_until_ts": clock::now_ms() + 3_600_000,
+        }));
+        async move { answer(200, &json!({ "server_keys": [document] })) }
+    });
+    let b = net.server_with("b", |config| config.trusted_servers = vec!["liar.test".try_into().unwrap()]).await;
+    net.cut("b", "victim");
+    assert_eq!(key(&b, &victim, now).await, None);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn many_servers_are_asked_for_in_one_question_to_a_notary() {
+    let net = TestNet::new();
+    let notary = net.server("notary").await;
+    let mut peers = Vec::new();
+    for index in 0..10 {
+        peers.push(Peer::new(&net, &format!("peer{index}")).await);
+    }
+    let a = net.server_with("a", |config| config.trusted_servers = vec!["notary.test".try_into().unwrap()]).await;
+    let now = clock::now_ms();
+    let all: Needed = peers.iter().flat_map(|peer| needed(peer, now)).collect();
+    let federation = &a.handle.server().federation;
+    let known = federation.keys.fetch(federation, &all).await.unwrap();
+    for peer in &peers {
+        let name = ServerName::parse(&*peer.name).unwrap();
+        assert!(known.valid_at([&*name], Some(now))[&peer.name].contains_key(peer.keys.id()));
+        assert!(net.wire("a", peer.name.trim_end_matches(".test")).passed().is_empty());
+    }
+    let questions = net.wire("a", "notary").passed();
+    assert_eq!(questions.iter().filter(|passed| passed.contains("/query")).count(), 1, "{questions:?}");
+    notary.check();
+}
