@@ -21,7 +21,7 @@ use crate::{
     api::routes,
     config::{Config, RateLimit, RateLimits},
     error::{Error, Result},
-    federation::Federation,
+    federation::{Federation, devices},
     http::{
         Router,
         limits::{Allowance, Allowances, Limits},
@@ -148,6 +148,7 @@ async fn background(server: Arc<Server>) {
     tokio::select! {
         _ = stopping.wait_for(|stopping| *stopping) => {}
         () = server.typing.expire(&server.rooms) => {}
+        () = devices::resync(&server.federation) => {}
         () = work => {}
     }
 }

@@ -14,6 +14,7 @@ mod crash;
 mod device_management;
 mod directory;
 mod e2ee;
+mod edu;
 mod federation;
 mod hostile;
 mod http;

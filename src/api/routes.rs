@@ -26,6 +26,10 @@ fn server_server() -> Vec<Route<Server>> {
         on(keys_query::perspectives_key_query),
         on(keys_query::bulk_perspectives_key_query),
         on(openid::exchange_open_id_token),
+        // Devices and keys
+        on(user_devices::get_user_devices),
+        on(user_keys::query_user_encryption_keys),
+        on(user_keys::claim_user_encryption_keys),
         // Media
         stream(content_repository::get_content),
         stream(content_repository::get_content_thumbnail),

@@ -2,12 +2,15 @@
 //!
 //! - `resolve.rs` finds a server, `client.rs` asks it ([`Federation::send`]), over the connections of `outgoing`.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
+//! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users.
 //!
 //! Invariants: every request is signed and for one destination; no answer is believed beyond what its sender may say;
 //! everything that comes is bounded. That a server is down, slow or lying is nothing that an administrator need know, so
 //! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
 
 mod client;
+pub mod devices;
+pub mod edu;
 pub mod keys;
 mod resolve;
 mod verify;
@@ -18,7 +21,7 @@ use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Semaphore, broadcast};
 
 pub use self::client::{Failure, Limits};
-use self::{keys::ServerKeys, resolve::Delegations};
+use self::{devices::Devices, keys::ServerKeys, resolve::Delegations};
 use crate::{
     config::{self, Config},
     error::{Error, Result},
@@ -39,6 +42,8 @@ pub struct Federation {
     pub keys: ServerKeys,
     /// Tells who listens which servers sent a request just now. Who does not keep up misses some.
     pub heard: broadcast::Sender<OwnedServerName>,
+    /// Who is being asked for keys of users.
+    pub devices: Devices,
     delegations: Delegations,
     requests: Semaphore,
     enabled: bool,
@@ -52,6 +57,7 @@ impl Federation {
         Self {
             keys: ServerKeys::new(config, rooms.store.clone(), rooms.keys.clone()),
             heard: broadcast::Sender::new(HEARD),
+            devices: Devices::default(),
             delegations: Delegations::default(),
             requests: Semaphore::new(usize::from(config.max_concurrent_requests.max(1))),
             enabled: config.allow_federation,

@@ -79,7 +79,8 @@ async fn documents_that_their_server_did_not_sign_teach_nothing() {
     let net = TestNet::new();
     let a = net.server("a").await;
     let now = clock::now_ms();
-    let changes: [(&str, fn(&Peer) -> Value); 5] = [
+    type Change = (&'static str, fn(&Peer) -> Value);
+    let changes: [Change; 5] = [
         ("unsigned", |peer| {
             let mut document = peer.document(|_| {});
             document.as_object_mut().unwrap().remove("signatures");

@@ -1,12 +1,18 @@
 //! Messages from device to device: sending.
 
-use ruma::{api::client::to_device::send_event_to_device, to_device::DeviceIdOrAllDevices};
+use std::collections::BTreeMap;
+
+use ruma::{
+    ServerName,
+    api::{client::to_device::send_event_to_device, federation::transactions::edu::DirectDeviceMessages},
+    to_device::DeviceIdOrAllDevices,
+};
 
 use crate::{
     api::auth::User,
     error::Result,
     server::Server,
-    users::{to_device, transactions},
+    users::{to_device, to_servers, transactions},
 };
 
 /// `PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}`
@@ -22,8 +28,12 @@ pub async fn send_to_device(
         if transactions::answer(tx, &user.id, &user.device, &operation, &req.txn_id)?.is_some() {
             return Ok(());
         }
-        let local = req.messages.iter().filter(|(target, _)| target.server_name() == server.name());
-        for (target, devices) in local {
+        let mut elsewhere: BTreeMap<&ServerName, DirectDeviceMessages> = BTreeMap::new();
+        for (target, devices) in &req.messages {
+            if target.server_name() != server.name() {
+                elsewhere.entry(target.server_name()).or_default().insert(target.clone(), devices.clone());
+                continue;
+            }
             for (device, content) in devices {
                 let device = match device {
                     DeviceIdOrAllDevices::DeviceId(device) => Some(&**device),
@@ -31,6 +41,9 @@ pub async fn send_to_device(
                 };
                 to_device::send(tx, &user.id, &kind, target, device, content.json())?;
             }
+        }
+        for (other, messages) in elsewhere {
+            to_servers::send(tx, &user.id, &req.event_type, other, messages)?;
         }
         transactions::remember(tx, &user.id, &user.device, &operation, &req.txn_id, "")
     })?;

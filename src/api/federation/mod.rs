@@ -4,5 +4,7 @@ pub mod content_repository;
 pub mod keys_query;
 pub mod keys_server;
 pub mod openid;
+pub mod user_devices;
+pub mod user_keys;
 pub mod version;
 pub mod wellknown;
