@@ -26,6 +26,7 @@
 //! federation    other servers: finding them, signed requests, their keys
 //! rooms         the room engine: events, state, members, visibility. No network I/O
 //! users media push outgoing   accounts, devices and keys; files; push rules; requests that we make
+//! appservice    the programs that act for users of their own: who is registered, and what is whose
 //! store         trees, transactions, snapshots, wake-ups
 //! config signing http    options; the server's keys; sockets to handlers and back
 //! ids clock error        numbers and positions; time and chance; the one error
@@ -46,6 +47,7 @@
 //! that again. The snapshot's position becomes `next_batch`, so there is no race between the two.
 
 pub mod api;
+pub mod appservice;
 pub mod check;
 pub mod clock;
 pub mod config;

@@ -13,6 +13,7 @@ use ruma::ServerName;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
+    appservice::Appservices,
     config::{Config, IpAddressDetection},
     error::Result,
     federation::Federation,
@@ -37,6 +38,8 @@ pub struct Server {
     pub rooms: Arc<Rooms>,
     /// The other servers.
     pub federation: Arc<Federation>,
+    /// The programs beside the server that act for users of their own.
+    pub appservices: Appservices,
     /// The hashing of passwords.
     pub passwords: Passwords,
     /// Clients on their way through user-interactive authentication.

@@ -19,7 +19,9 @@ use tokio::{
 
 use crate::{
     api::routes,
+    appservice::Appservices,
     config::{Config, RateLimit, RateLimits},
+    delivery,
     error::{Error, Result},
     federation::{Federation, devices},
     http::{
@@ -116,6 +118,7 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
         );
     }
     tokio::spawn(background(server.clone()));
+    tokio::spawn(tell_appservices(server.clone()));
     let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })
 }
@@ -153,6 +156,15 @@ async fn background(server: Arc<Server>) {
     }
 }
 
+/// Tells application services what happens, until the server stops.
+async fn tell_appservices(server: Arc<Server>) {
+    let mut stopping = server.stopping.clone();
+    tokio::select! {
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = delivery::appservices::run(&server) => {}
+    }
+}
+
 /// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT).
 ///
 /// # Errors
@@ -181,12 +193,14 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
     if config.url_preview.enabled {
         tracing::warn!("url_preview.enabled is set, but this version makes no previews of web pages yet");
     }
+    let appservices = open_appservices(&config, &store)?;
     let keys = store.signing_keys()?;
     let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
     let outgoing = Arc::new(Outgoing::new(&config, network)?);
     let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
+        appservices,
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
         last_seen: LastSeen::default(),
@@ -205,6 +219,15 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
         limits,
         stopping,
     })
+}
+
+/// The application services; those whose registration is wrong are reported and left out.
+fn open_appservices(config: &Config, store: &Store) -> Result<Appservices> {
+    let (appservices, problems) = Appservices::load(&config.appservice_registrations, store, &config.server_name)?;
+    for problem in problems {
+        tracing::error!("{problem}");
+    }
+    Ok(appservices)
 }
 
 /// Opens the database below `database_path`, which must not hold the database of another program.

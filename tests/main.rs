@@ -6,6 +6,7 @@
 
 mod account_data;
 mod administration;
+mod appservice;
 mod architecture;
 mod check;
 mod common;

@@ -376,4 +376,9 @@ fn media(s: &mut Samples) {
     s.add(MEDIA, (owned_server_name!("example.org"), text("id")), file);
     s.add(THUMBNAILS, (text("00ff"), text("32x32-crop")), Thumbnail::Made(content()));
     s.add(MEDIA_PENDING, (alice(), text("id")), 9);
+    s.add(APPSERVICES, text("irc"), text("id: irc"));
+    let progress = AppserviceProgress { told: Position(7), transaction: 8, pending: Some(Position(9)) };
+    s.add(APPSERVICE_PROGRESS, text("irc"), progress);
+    s.add(APPSERVICE_TRANSACTIONS, text("irc"), raw(json!({ "events": [] })));
+    s.add(NETWORK_ROOMS, (text("irc"), text("libera"), RoomNo(1)), ());
 }

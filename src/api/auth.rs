@@ -1,33 +1,40 @@
 //! Who calls: from the credentials of a request to the type that a handler names in its signature.
 //!
-//! - [`User`]: a device of an account, proven by an access token. Guests get no further than the operations that the
-//!   specification opens to them ("Guest Access").
+//! - [`User`]: a device of an account, proven by an access token; or a user whom an application service acts as. Guests
+//!   get no further than the operations that the specification opens to them ("Guest Access").
 //! - `Option<User>`: the same where the token may be missing; a wrong one is still refused.
 //! - [`Origin`]: another server, proven by its signature.
+//! - [`Appservice`]: an application service itself.
+//! - [`Newcomer`]: whoever registers or logs in, which application services do with their token.
 //! - [`Anyone`]: nobody in particular. What else a request carries is not looked at.
 //!
 //! A request notes, at most once a minute, when and from where its device was last seen.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use ruma::{
-    OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
+    DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::{
-        auth_scheme::{AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication},
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
+        },
         error::ErrorKind,
         federation::authentication::{ServerSignatures, XMatrix},
     },
 };
+use serde::Deserialize;
 
 use crate::{
+    appservice::Registration,
     clock,
     error::{Error, Result},
     federation::keys::Needed,
     http::Caller,
     server::Server,
-    users::{devices, tokens},
+    store::trees::{ACCOUNTS, DEVICES},
+    users::{accounts, devices, tokens},
 };
 
 /// A device of an account of this server.
@@ -35,10 +42,25 @@ use crate::{
 pub struct User {
     /// The account.
     pub id: OwnedUserId,
-    /// The device.
+    /// The device; empty for an application service that names none. See [`User::require_device`].
     pub device: OwnedDeviceId,
     /// Whether the account is a guest.
     pub guest: bool,
+    /// The application service that acts as the user, by its own token.
+    pub appservice: Option<Arc<Registration>>,
+}
+
+/// An application service.
+#[derive(Clone, Debug)]
+pub struct Appservice(pub Arc<Registration>);
+
+/// Whoever registers or logs in.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    /// The application service that it is.
+    service: Option<Arc<Registration>>,
+    /// Whether a token came with the request.
+    has_token: bool,
 }
 
 /// Another server.
@@ -60,6 +82,41 @@ impl User {
     pub fn require_self(&self, user: &UserId, message: &str) -> Result<()> {
         if self.id == user { Ok(()) } else { Err(Error::forbidden(message)) }
     }
+
+    /// The device, for what needs one.
+    ///
+    /// # Errors
+    /// 400 `M_MISSING_PARAM` if an application service named none.
+    pub fn require_device(&self) -> Result<&DeviceId> {
+        if self.device.as_str().is_empty() {
+            return Err(Error::missing_param("This needs a device: name one as device_id in the query."));
+        }
+        Ok(&self.device)
+    }
+
+    /// "Whether requests from masqueraded users are rate-limited. The sender is excluded."
+    fn is_unlimited(&self) -> bool {
+        self.appservice.as_ref().is_some_and(|service| !service.rate_limited || self.id == service.sender)
+    }
+}
+
+impl Newcomer {
+    /// The application service that it must be.
+    ///
+    /// # Errors
+    /// 401 `M_MISSING_TOKEN`, `M_UNKNOWN_TOKEN`.
+    pub fn require_appservice(&self) -> Result<&Registration> {
+        match &self.service {
+            Some(service) => Ok(service),
+            None if self.has_token => {
+                Err(Error::unknown_token(false, "This is not the token of an application service."))
+            }
+            None => {
+                let message = "Only application services do this, with their own token.";
+                Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message))
+            }
+        }
+    }
 }
 
 impl Caller<Server, AccessToken> for User {
@@ -69,6 +126,10 @@ impl Caller<Server, AccessToken> for User {
 
     fn name(&self) -> Option<&str> {
         Some(self.id.as_str())
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.is_unlimited()
     }
 }
 
@@ -84,6 +145,40 @@ impl Caller<Server, AccessTokenOptional> for Option<User> {
 
     fn name(&self) -> Option<&str> {
         self.as_ref().map(|user| user.id.as_str())
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.as_ref().is_some_and(User::is_unlimited)
+    }
+}
+
+impl Caller<Server, AppserviceToken> for Appservice {
+    async fn authenticate(server: &Server, token: String, _: &Request<Bytes>, _: IpAddr) -> Result<Self> {
+        let service = server.appservices.by_token(&token);
+        service.map(Self).ok_or_else(|| Error::forbidden("This is not the token of an application service."))
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(self.0.sender.as_str())
+    }
+
+    fn is_unlimited(&self) -> bool {
+        true
+    }
+}
+
+impl Caller<Server, AppserviceTokenOptional> for Newcomer {
+    async fn authenticate(server: &Server, token: Option<String>, _: &Request<Bytes>, _: IpAddr) -> Result<Self> {
+        let service = token.as_deref().and_then(|token| server.appservices.by_token(token));
+        Ok(Self { service, has_token: token.is_some() })
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.service.as_ref().map(|service| service.sender.as_str())
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.service.as_ref().is_some_and(|service| !service.rate_limited)
     }
 }
 
@@ -132,9 +227,12 @@ macro_rules! anyone {
         }
     )*};
 }
-anyone!(NoAuthentication: (), NoAccessToken: (), AccessTokenOptional: Option<String>, AppserviceTokenOptional: Option<String>);
+anyone!(NoAuthentication: (), NoAccessToken: (), AccessTokenOptional: Option<String>);
 
 fn user(server: &Server, token: &str, request: &Request<Bytes>, address: IpAddr) -> Result<User> {
+    if let Some(service) = server.appservices.by_token(token) {
+        return masquerade(server, service, request, address);
+    }
     let session = tokens::authenticate(&server.store.read(), token)?;
     if session.locked && !locked_may(request.uri().path()) {
         return Err(tokens::locked());
@@ -156,7 +254,46 @@ fn user(server: &Server, token: &str, request: &Request<Bytes>, address: IpAddr)
             devices::seen(tx, &session.user, &session.device, Some(address.to_string()))
         })?;
     }
-    Ok(User { id: session.user, device: session.device, guest: session.guest })
+    Ok(User { id: session.user, device: session.device, guest: session.guest, appservice: None })
+}
+
+/// Whom an application service says that it is
+/// ([Identity assertion](https://spec.matrix.org/latest/application-service-api/#identity-assertion)).
+#[derive(Deserialize)]
+struct Identity {
+    user_id: Option<OwnedUserId>,
+    device_id: Option<OwnedDeviceId>,
+    /// The name of `device_id` before [MSC4326](https://github.com/matrix-org/matrix-spec-proposals/pull/4326) was stable.
+    #[serde(rename = "org.matrix.msc3202.device_id")]
+    unstable_device_id: Option<OwnedDeviceId>,
+}
+
+fn masquerade(server: &Server, service: Arc<Registration>, request: &Request<Bytes>, address: IpAddr) -> Result<User> {
+    let identity: Identity = serde_html_form::from_str(request.uri().query().unwrap_or_default())
+        .map_err(|error| Error::invalid_param(format!("user_id or device_id in the query is not one: {error}.")))?;
+    let id = identity.user_id.unwrap_or_else(|| service.sender.clone());
+    if !service.has_user(&id) {
+        return Err(Error::forbidden(format!("{id} is not in the namespaces of this application service.")));
+    }
+    let account = ACCOUNTS.get(&server.store.read(), &id)?;
+    match account {
+        Some(account) if account.locked => return Err(tokens::locked()),
+        Some(account) if !account.deactivated => {}
+        // The registration is the sender's: some application services never register it.
+        None if id == service.sender => server.store.write(|tx| accounts::create_ghost(tx, &id))?,
+        _ => return Err(Error::forbidden(format!("There is no account {id}. Register it first."))),
+    }
+    let device = identity.device_id.or(identity.unstable_device_id);
+    if let Some(device) = &device {
+        if !DEVICES.contains(&server.store.read(), (&id, device))? {
+            let message = format!("{id} has no device {device}.");
+            return Err(Error::bad_request(ErrorKind::UnknownDevice, message));
+        }
+        if server.last_seen.is_due(&format!("{id} {device}")) {
+            server.store.write(|tx| devices::seen(tx, &id, device, Some(address.to_string())))?;
+        }
+    }
+    Ok(User { id, device: device.unwrap_or_else(|| "".into()), guest: false, appservice: Some(service) })
 }
 
 /// The parts of a path of the client-server API behind its version; nothing for other paths.

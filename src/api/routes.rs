@@ -144,6 +144,15 @@ fn client_server() -> Vec<Route<Server>> {
         on(list_public_rooms::query_public_rooms),
         on(space_hierarchy::get_space_hierarchy),
         on(room_summary::get_room_summary).also("/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"),
+        // Application services, and other networks through them
+        on(appservice_ping::ping_appservice),
+        on(appservice_room_directory::update_appservice_room_directory_visibility),
+        on(third_party_lookup::get_protocols),
+        on(third_party_lookup::get_protocol_metadata),
+        on(third_party_lookup::query_location_by_protocol),
+        on(third_party_lookup::query_user_by_protocol),
+        on(third_party_lookup::query_location_by_alias),
+        on(third_party_lookup::query_user_by_id),
         // End-to-end encryption
         on(keys::upload_keys),
         on(keys::query_keys),

@@ -128,6 +128,9 @@ options! {
         /// Whether new users get a lightning bolt after their display name.
         enable_lightning_bolt: bool = false;
 
+        /// Files with the registrations of application services such as bridges, or folders with such files (.yaml).
+        appservice_registrations: Vec<PathBuf> = Vec::new(), example r#"["/etc/conduit/bridges"]"#;
+
         /// Whether to exchange messages with other servers.
         allow_federation: bool = true;
 

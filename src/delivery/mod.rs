@@ -8,4 +8,5 @@
 //! a destination that is down costs memory for its name and no rows for what it misses. Deliberately absent: anything
 //! that somebody waits for (joins, look-ups); that is asked directly (`federation/`).
 
+pub mod appservices;
 pub mod queue;

@@ -7,6 +7,7 @@
 //! in time; a certificate is always checked. Deliberately absent: cookies, compression, and logging above `debug`, since
 //! that somebody else's server is down is nothing an administrator can do anything about.
 
+pub mod appservices;
 mod connect;
 mod names;
 mod proxy;

@@ -6,20 +6,30 @@
 use ruma::{OwnedRoomAliasId, RoomAliasId, ServerName, UserId};
 
 use crate::{
+    appservice::{Appservices, Registration},
     error::{Error, Result},
     ids::RoomNo,
     store::{Direction, Read, Tx, records::Alias, trees},
 };
 
-/// The alias `#localpart:server_name`.
+/// The alias `#localpart:server_name`, which `by`, an application service or (none) anybody else, wants to make.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM` when the localpart cannot be one
-/// ([spec](https://spec.matrix.org/latest/appendices/#room-aliases)).
-pub fn from_localpart(localpart: &str, server_name: &ServerName) -> Result<OwnedRoomAliasId> {
+/// ([spec](https://spec.matrix.org/latest/appendices/#room-aliases)); `M_EXCLUSIVE` when such aliases are for others.
+pub fn parse_new(
+    server_name: &ServerName,
+    appservices: &Appservices,
+    by: Option<&Registration>,
+    localpart: &str,
+) -> Result<OwnedRoomAliasId> {
     let fits = !localpart.is_empty() && !localpart.contains([':', '\0']) && !localpart.contains(char::is_whitespace);
-    let alias = RoomAliasId::parse(format!("#{localpart}:{server_name}")).ok().filter(|_| fits);
-    alias.ok_or_else(|| Error::invalid_param(format!("\u{201c}{localpart}\u{201d} cannot be the name of a room.")))
+    let alias = RoomAliasId::parse(format!("#{localpart}:{server_name}"))
+        .ok()
+        .filter(|_| fits)
+        .ok_or_else(|| Error::invalid_param(format!("\u{201c}{localpart}\u{201d} cannot be the name of a room.")))?;
+    appservices.check_alias(&alias, by)?;
+    Ok(alias)
 }
 
 /// The alias, if there is one of this name.

@@ -4,7 +4,9 @@
 //! Rooms are listed with the most joined members first, which needs only their records; summaries are made for the
 //! page that is asked for, and for all rooms only when there is something to search for.
 
-use ruma::directory::{Filter, RoomTypeFilter};
+use std::collections::BTreeSet;
+
+use ruma::directory::{Filter, RoomNetwork, RoomTypeFilter};
 use serde::Serialize;
 
 use super::summary::{self, Summary};
@@ -51,20 +53,41 @@ pub fn set_published(tx: &mut Tx<'_>, room: RoomNo, published: bool) {
     }
 }
 
-/// The rooms that pass the filter, from the token `since` on.
+/// Lists a room for a network of an application service, or no longer does.
+pub fn set_listed(tx: &mut Tx<'_>, appservice: &str, network: &str, room: RoomNo, listed: bool) {
+    if listed {
+        trees::NETWORK_ROOMS.put(tx, (appservice, network, room), &());
+    } else {
+        trees::NETWORK_ROOMS.delete(tx, (appservice, network, room));
+    }
+}
+
+/// What clients call a network of an application service
+/// (`instance_id` in [Third-party networks](https://spec.matrix.org/latest/client-server-api/#third-party-networks)).
+pub fn instance_id(appservice: &str, network: &str) -> String {
+    format!("{appservice}|{network}")
+}
+
+/// The rooms of `network` that pass the filter, from the token `since` on.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM` when the token is none of ours.
-pub fn page(read: &dyn Read, filter: &Filter, since: Option<&str>, limit: Option<u64>) -> Result<Page> {
+pub fn page(
+    read: &dyn Read,
+    network: &RoomNetwork,
+    filter: &Filter,
+    since: Option<&str>,
+    limit: Option<u64>,
+) -> Result<Page> {
     let start = since.map_or(Ok(0), parse_token)?;
     let limit = limit.map_or(PAGE, |limit| usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE));
     let (total, rooms) = if filter.is_empty() {
-        let rooms = by_size(read)?;
+        let rooms = by_size(read, network)?;
         let page = rooms.iter().skip(start).take(limit);
         (rooms.len(), page.map(|(no, room)| summary::of(read, *no, room)).collect::<Result<_>>()?)
     } else {
         let mut found = Vec::new();
-        for (no, room) in by_size(read)? {
+        for (no, room) in by_size(read, network)? {
             let summary = summary::of(read, no, &room)?;
             if passes(filter, &summary) {
                 found.push(summary);
@@ -80,15 +103,36 @@ pub fn page(read: &dyn Read, filter: &Filter, since: Option<&str>, limit: Option
     })
 }
 
-/// The published rooms that someone is joined to, the largest first, and of equal ones the oldest.
-fn by_size(read: &dyn Read) -> Result<Vec<(RoomNo, Room)>> {
+/// The listed rooms that someone is joined to, the largest first, and of equal ones the oldest.
+fn by_size(read: &dyn Read, network: &RoomNetwork) -> Result<Vec<(RoomNo, Room)>> {
     let mut rooms = Vec::new();
-    for row in trees::PUBLISHED_ROOMS.scan(read, (), Direction::Forward) {
-        let (no, ()) = row?;
+    for no in listed(read, network)? {
         rooms.extend(trees::ROOMS.get(read, no)?.filter(|room| room.joined > 0).map(|room| (no, room)));
     }
     rooms.sort_by_key(|(no, room)| (std::cmp::Reverse(room.joined), *no));
     Ok(rooms)
+}
+
+/// The rooms that are published, listed for one network, or both published and listed for any.
+fn listed(read: &dyn Read, network: &RoomNetwork) -> Result<BTreeSet<RoomNo>> {
+    let published = trees::PUBLISHED_ROOMS.scan(read, (), Direction::Forward).map(|row| row.map(|(no, ())| no));
+    let network_rooms = |rows: &mut dyn Iterator<Item = Result<((String, String, RoomNo), ())>>| {
+        rows.map(|row| row.map(|((_, _, no), ())| no)).collect::<Result<BTreeSet<_>>>()
+    };
+    match network {
+        RoomNetwork::ThirdParty(instance) => match instance.rsplit_once('|') {
+            Some(of) => network_rooms(&mut trees::NETWORK_ROOMS.scan(read, of, Direction::Forward)),
+            None => Ok(BTreeSet::new()),
+        },
+        RoomNetwork::All => {
+            let mut all = network_rooms(&mut trees::NETWORK_ROOMS.scan(read, (), Direction::Forward))?;
+            for no in published {
+                all.insert(no?);
+            }
+            Ok(all)
+        }
+        _ => published.collect(),
+    }
 }
 
 fn passes(filter: &Filter, summary: &Summary) -> bool {

@@ -130,10 +130,23 @@ fn put(
 /// # Errors
 /// When the database fails or a row is damaged; so for all functions below.
 pub fn since(read: &dyn Read, room: RoomNo, since: Position, viewer: &UserId) -> Result<Receipts> {
+    since_for(read, room, since, |owner| owner == viewer)
+}
+
+/// [`since`], with the private receipts of those users of whom `knows_private` says so.
+///
+/// # Errors
+/// As there.
+pub fn since_for(
+    read: &dyn Read,
+    room: RoomNo,
+    since: Position,
+    knows_private: impl Fn(&UserId) -> bool,
+) -> Result<Receipts> {
     let mut receipts = Receipts::new();
     for row in RECEIPT_CHANGES.scan_after(read, (room,), (room, since)) {
         let (_, (user, (thread, kind))) = row?;
-        if kind == ReceiptType::ReadPrivate.as_str() && user != viewer {
+        if kind == ReceiptType::ReadPrivate.as_str() && !knows_private(&user) {
             continue;
         }
         let Some(receipt) = RECEIPTS.get(read, (room, &user, &thread, &kind))? else { continue };

@@ -239,4 +239,12 @@ trees! {
     SERVER_KEYS = Scan 150: (OwnedServerName, String) => ServerKey;
     /// The newest document in which another server published its keys, for those who ask this one for it.
     SERVER_KEY_DOCUMENTS = Lookup 150: OwnedServerName => ServerKeyDocument;
+    /// Application services that were registered while the server ran: by ID, as YAML.
+    APPSERVICES = Lookup 210: String => String;
+    /// How far each application service has been told what happened, by its ID.
+    APPSERVICE_PROGRESS = Lookup 211: String => AppserviceProgress;
+    /// The transaction that an application service is being sent, by its ID: the body as it is sent until it is taken.
+    APPSERVICE_TRANSACTIONS = Queue 210: String => Box<RawValue>;
+    /// The rooms that an application service lists for a network: by its ID and the network's.
+    NETWORK_ROOMS = Scan 210: (String, String, RoomNo) => ();
 }

@@ -75,11 +75,12 @@ impl<'a> Tx<'a> {
         Ok(next)
     }
 
-    /// A new position in the stream, greater than every earlier one.
+    /// A new position in the stream, greater than every earlier one. What follows the stream (delivery) is woken.
     ///
     /// # Errors
     /// As [`next`](Self::next).
     pub fn next_position(&mut self) -> Result<Position> {
+        self.wakes.delivery = true;
         self.next("position").map(Position)
     }
 

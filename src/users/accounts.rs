@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{account_data, cross_signing, devices, key_backup, login_tokens, profiles};
 use crate::{
+    appservice::{Appservices, Registration},
     clock,
     config::Config,
     error::{Error, Result},
@@ -28,8 +29,8 @@ pub const EMERGENCY_USER: &str = "conduit";
 /// Capitals become small letters.
 ///
 /// # Errors
-/// 400 `M_INVALID_USERNAME`; `M_EXCLUSIVE` for names that nobody can have.
-pub fn parse_new(server: &ServerName, name: &str) -> Result<OwnedUserId> {
+/// 400 `M_INVALID_USERNAME`; `M_EXCLUSIVE` for names that nobody can have, or application services alone.
+pub fn parse_new(server: &ServerName, appservices: &Appservices, name: &str) -> Result<OwnedUserId> {
     let invalid = |message: &str| Error::bad_request(ErrorKind::InvalidUsername, message);
     let lower = name.to_ascii_lowercase();
     let localpart = match lower.strip_prefix('@') {
@@ -44,15 +45,44 @@ pub fn parse_new(server: &ServerName, name: &str) -> Result<OwnedUserId> {
     if localpart.is_empty() || !localpart.bytes().all(allowed) {
         return Err(invalid("A user name consists of letters a to z, digits, and the characters . _ = - / +"));
     }
+    let user = UserId::parse_with_server_name(localpart, server).map_err(|_| invalid("This is no user name."))?;
+    user.validate_strict().map_err(|_| invalid("This user name is too long."))?;
+    appservices.check_user(&user, None)?;
     if localpart.starts_with('_') {
         return Err(invalid("A user name must not begin with an underscore."));
     }
-    if localpart == EMERGENCY_USER {
+    check_not_ours(&user)?;
+    Ok(user)
+}
+
+/// The user ID that an account of an application service called `name` would have; `name` is a localpart, or a whole user
+/// ID of this server. It is taken as it is spelled.
+///
+/// # Errors
+/// 400 `M_INVALID_USERNAME`; `M_EXCLUSIVE` for names outside of its namespaces.
+pub fn parse_ghost(appservices: &Appservices, service: &Registration, name: &str) -> Result<OwnedUserId> {
+    let user = UserId::parse_with_server_name(name, service.sender.server_name());
+    let user = user.ok().filter(|user| user.validate_historical().is_ok());
+    let user = user.ok_or_else(|| Error::bad_request(ErrorKind::InvalidUsername, "This is no user name."))?;
+    appservices.check_user(&user, Some(service))?;
+    check_not_ours(&user)?;
+    Ok(user)
+}
+
+/// Makes the account of a user of an application service, which has no password. The name that others see is up to the
+/// application service.
+///
+/// # Errors
+/// 400 `M_USER_IN_USE`.
+pub fn create_ghost(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
+    create(tx, user, &Account { created_ts: clock::now_ms(), ..Account::default() }, None)
+}
+
+fn check_not_ours(user: &UserId) -> Result<()> {
+    if user.localpart() == EMERGENCY_USER {
         return Err(Error::bad_request(ErrorKind::Exclusive, "This name is reserved for the server."));
     }
-    let user = UserId::parse_with_server_name(localpart, server).map_err(|_| invalid("This is no user name."))?;
-    user.validate_strict().map_err(|_| invalid("This user name is too long."))?;
-    Ok(user)
+    Ok(())
 }
 
 /// Checks that the name is not taken.

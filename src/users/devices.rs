@@ -85,6 +85,19 @@ pub fn log_in(tx: &mut Tx<'_>, user: &UserId, login: &Login) -> Result<(OwnedDev
     Ok((id, issued))
 }
 
+/// Makes a device without a login, which an application service acts with
+/// ([MSC4190](https://github.com/matrix-org/matrix-spec-proposals/pull/4190)).
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM`, `M_TOO_LARGE`.
+pub fn create(tx: &mut Tx<'_>, user: &UserId, id: &DeviceId, display_name: Option<String>) -> Result<()> {
+    let login = Login { device: Some(id.to_owned()), display_name, lifetimes: None };
+    login.check()?;
+    let device = Device { display_name: login.display_name, created_ts: clock::now_ms(), ..Device::default() };
+    DEVICES.put(tx, (user, id), &device);
+    Ok(())
+}
+
 /// The devices of `user`, in the order of their IDs.
 pub fn all<'a>(read: &'a dyn Read, user: &'a UserId) -> impl Iterator<Item = Result<(OwnedDeviceId, Device)>> + 'a {
     DEVICES.scan(read, (user,), Direction::Forward).map(|row| row.map(|((_, id), device)| (id, device)))

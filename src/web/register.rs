@@ -69,7 +69,7 @@ async fn register(server: &Server, door: &Door, form: &Form) -> Result<OwnedUser
     if matches!(door, Door::Closed) {
         return Err(Error::forbidden("Nobody can register on this server."));
     }
-    let user = accounts::parse_new(server.name(), form.username.trim())?;
+    let user = accounts::parse_new(server.name(), &server.appservices, form.username.trim())?;
     if form.password != form.again {
         return Err(Error::invalid_param("The two passwords are not the same."));
     }

@@ -30,7 +30,8 @@ use crate::{
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3createroom))
 pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Response> {
     may_create(server, &user)?;
-    let alias = req.room_alias_name.as_deref().map(|name| aliases::from_localpart(name, server.name())).transpose()?;
+    let new_alias = |name| aliases::parse_new(server.name(), &server.appservices, user.appservice.as_deref(), name);
+    let alias = req.room_alias_name.as_deref().map(new_alias).transpose()?;
     if !req.invite_3pid.is_empty() {
         return Err(no_third_party_invites());
     }

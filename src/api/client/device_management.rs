@@ -1,10 +1,15 @@
 //! Devices: the logins of a user.
 
+use http::StatusCode;
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, UInt,
-    api::client::device::{
-        self, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
-        get_devices as get_all, update_device as update,
+    api::{
+        IncomingRequest, OutgoingResponse,
+        client::device::{
+            self, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
+            get_devices as get_all, update_device as update,
+        },
+        error::{DeserializationError, IntoHttpError},
     },
 };
 
@@ -12,7 +17,8 @@ use crate::{
     api::{auth::User, uiaa},
     error::Result,
     server::Server,
-    store::records::Device,
+    stands_in_for,
+    store::{records::Device, trees::DEVICES},
     users::devices,
 };
 
@@ -39,15 +45,55 @@ fn shown(id: &DeviceId, device: Device) -> device::Device {
     shown
 }
 
+/// A request to change a device, or to make one: ruma's response cannot say that.
+pub struct UpdateDeviceRequest(update::v3::Request);
+stands_in_for!(UpdateDeviceRequest, update::v3::Request);
+
+/// Whether the device is new.
+pub struct UpdateDeviceResponse {
+    created: bool,
+}
+
 /// `PUT /_matrix/client/v3/devices/{deviceId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3devicesdeviceid))
-pub async fn update_device(server: &Server, user: User, req: update::v3::Request) -> Result<update::v3::Response> {
-    server.store.write(|tx| match req.display_name {
-        Some(name) => devices::rename(tx, &user.id, &req.device_id, name),
-        // Spec: "If not given, the display name is unchanged."
-        None => devices::require(tx, &user.id, &req.device_id).map(|_| ()),
+pub async fn update_device(server: &Server, user: User, req: UpdateDeviceRequest) -> Result<UpdateDeviceResponse> {
+    let update::v3::Request { device_id, display_name, .. } = req.0;
+    let created = server.store.write(|tx| {
+        if user.appservice.is_some() && !DEVICES.contains(tx, (&user.id, &device_id))? {
+            return devices::create(tx, &user.id, &device_id, display_name).map(|()| true);
+        }
+        match display_name {
+            Some(name) => devices::rename(tx, &user.id, &device_id, name)?,
+            // Spec: "If not given, the display name is unchanged."
+            None => drop(devices::require(tx, &user.id, &device_id)?),
+        }
+        Ok(false)
     })?;
-    Ok(update::v3::Response::new())
+    Ok(UpdateDeviceResponse { created })
+}
+
+impl IncomingRequest for UpdateDeviceRequest {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = UpdateDeviceResponse;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        update::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
+impl OutgoingResponse for UpdateDeviceResponse {
+    type Body = <update::v3::Response as OutgoingResponse>::Body;
+
+    fn try_into_http_response_inner(self) -> Result<http::Response<Self::Body>, IntoHttpError> {
+        let mut response = update::v3::Response::new().try_into_http_response_inner()?;
+        if self.created {
+            *response.status_mut() = StatusCode::CREATED;
+        }
+        Ok(response)
+    }
 }
 
 /// `DELETE /_matrix/client/v3/devices/{deviceId}`

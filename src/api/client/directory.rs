@@ -34,7 +34,7 @@ pub async fn set_room_alias(
     if alias.server_name() != server.name() {
         return Err(Error::invalid_param(format!("Only aliases of {} can be made here.", server.name())));
     }
-    aliases::from_localpart(alias.alias(), server.name())?;
+    aliases::parse_new(server.name(), &server.appservices, user.appservice.as_deref(), alias.alias())?;
     server.store.write(|tx| {
         let (no, _) = rooms::require(tx, &req.room_id)?;
         if !members::is_joined(tx, no, &user.id)? {
@@ -75,6 +75,7 @@ pub async fn delete_room_alias(
     server.store.write(|tx| {
         let found = aliases::require(tx, alias)?;
         if found.creator != user.id
+            && !user.appservice.as_ref().is_some_and(|service| service.has_alias(alias))
             && !accounts::require(tx, &user.id)?.admin
             && !may_curate(tx, &user, found.room, &room)?
         {

@@ -33,17 +33,18 @@ pub async fn upload_keys(
     user: User,
     req: upload_keys::v3::Request,
 ) -> Result<upload_keys::v3::Response> {
+    let device = user.require_device()?;
     let counts = server.store.write(|tx| {
         if let Some(keys) = &req.device_keys {
-            device_keys::upload(tx, &user.id, &user.device, keys.json())?;
+            device_keys::upload(tx, &user.id, device, keys.json())?;
         }
         let raw = |keys: &'_ BTreeMap<_, Raw<_>>| -> Vec<_> {
             keys.iter().map(|(id, key): (&ruma::OwnedOneTimeKeyId, _)| (id.clone(), key.json().to_owned())).collect()
         };
         let (one_time, fallback) = (raw(&req.one_time_keys), raw(&req.fallback_keys));
-        one_time_keys::upload(tx, &user.id, &user.device, one_time.iter().map(|(id, key)| (&**id, &**key)))?;
-        one_time_keys::upload_fallback(tx, &user.id, &user.device, fallback.iter().map(|(id, key)| (&**id, &**key)))?;
-        one_time_keys::counts(tx, &user.id, &user.device)
+        one_time_keys::upload(tx, &user.id, device, one_time.iter().map(|(id, key)| (&**id, &**key)))?;
+        one_time_keys::upload_fallback(tx, &user.id, device, fallback.iter().map(|(id, key)| (&**id, &**key)))?;
+        one_time_keys::counts(tx, &user.id, device)
     })?;
     Ok(upload_keys::v3::Response::new(counts))
 }

@@ -12,7 +12,7 @@ use ruma::{
         },
         error::{DeserializationError, ErrorKind},
     },
-    directory::Filter,
+    directory::{Filter, RoomNetwork},
 };
 use serde::Deserialize;
 
@@ -54,19 +54,20 @@ pub async fn get_public_rooms(
         return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
     }
     let limit = req.limit.map(Into::into);
-    page(server, req.server.as_deref(), &Filter::new(), req.since.as_deref(), limit)
+    page(server, req.server.as_deref(), &RoomNetwork::Matrix, &Filter::new(), req.since.as_deref(), limit)
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3publicrooms))
 pub async fn query_public_rooms(server: &Server, _: User, QueryRequest(req): QueryRequest) -> Result<Json<Page>> {
     let limit = req.limit.map(Into::into);
-    page(server, req.server.as_deref(), &req.filter, req.since.as_deref(), limit)
+    page(server, req.server.as_deref(), &req.room_network, &req.filter, req.since.as_deref(), limit)
 }
 
 fn page(
     server: &Server,
     of: Option<&ServerName>,
+    network: &RoomNetwork,
     filter: &Filter,
     since: Option<&str>,
     limit: Option<u64>,
@@ -74,7 +75,7 @@ fn page(
     if let Some(other) = of.filter(|of| *of != server.name()) {
         return Err(Error::not_found(format!("The room directory of {other} cannot be reached.")));
     }
-    directory::page(&server.store.read(), filter, since, limit).map(Json)
+    directory::page(&server.store.read(), network, filter, since, limit).map(Json)
 }
 
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`

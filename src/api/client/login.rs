@@ -3,7 +3,6 @@
 //! By password, by a token made for it (`login_token.rs`), or by a JSON Web Token of a service that shares a secret with
 //! this server. Our own request type: ruma's reads `type` without looking whether it is there.
 
-use http::StatusCode;
 use ring::hmac;
 use ruma::{
     OwnedDeviceId, OwnedUserId, UserId,
@@ -11,7 +10,9 @@ use ruma::{
         IncomingRequest,
         client::{
             session::{
-                get_login_types::v3::{self as get_login_types, LoginType, PasswordLoginType, TokenLoginType},
+                get_login_types::v3::{
+                    self as get_login_types, ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType,
+                },
                 login::v3::{self as ruma_login, DiscoveryInfo, HomeserverInfo},
             },
             uiaa::{EmailUserIdentifier, MatrixUserIdentifier, MsisdnUserIdentifier, UserIdentifier},
@@ -23,14 +24,21 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    api::{auth::Anyone, uiaa},
+    api::{
+        auth::{Anyone, Newcomer},
+        uiaa,
+    },
+    appservice::Registration,
     clock,
     config::{Config, Secret},
     error::{Error, Result},
     http::limits::Class,
     server::Server,
     stands_in_for,
-    store::{records::Account, trees::LOGIN_TOKENS},
+    store::{
+        records::Account,
+        trees::{ACCOUNTS, LOGIN_TOKENS},
+    },
     users::{
         accounts,
         devices::{self, Login},
@@ -81,7 +89,11 @@ pub async fn get_login_flows(
 ) -> Result<get_login_types::Response> {
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
-    let mut flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
+    let mut flows = vec![
+        LoginType::Password(PasswordLoginType::new()),
+        LoginType::Token(token),
+        LoginType::ApplicationService(ApplicationServiceLoginType::new()),
+    ];
     if server.config.jwt_secret.is_some() {
         flows.push(LoginType::new("org.matrix.login.jwt", JsonObject::new())?);
     }
@@ -90,7 +102,7 @@ pub async fn get_login_flows(
 
 /// `POST /_matrix/client/v3/login`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3login))
-pub async fn login(server: &Server, _: Anyone, mut req: LoginRequest) -> Result<ruma_login::Response> {
+pub async fn login(server: &Server, newcomer: Newcomer, mut req: LoginRequest) -> Result<ruma_login::Response> {
     let login = Login {
         device: req.device_id.take(),
         display_name: req.initial_device_display_name.take(),
@@ -101,10 +113,7 @@ pub async fn login(server: &Server, _: Anyone, mut req: LoginRequest) -> Result<
         Some("m.login.password") => by_password(server, req).await?,
         Some("m.login.token") => by_token(server, req)?,
         Some("org.matrix.login.jwt") => by_jwt(server, req)?,
-        Some("m.login.application_service") => {
-            let message = "Only application services log in this way, with their own token.";
-            return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
-        }
+        Some("m.login.application_service") => by_appservice(server, newcomer.require_appservice()?, req)?,
         Some(_) => return Err(Error::bad_request(ErrorKind::Unknown, "This server knows no such way to log in.")),
         None => return Err(Error::bad_json("type is missing: it says how to log in.")),
     };
@@ -165,6 +174,22 @@ fn by_emergency_password(server: &Server, secret: &Secret, password: &str) -> Re
     Ok(user)
 }
 
+/// A user of an application service, whose token stands for the password of all of them.
+fn by_appservice(server: &Server, service: &Registration, req: LoginRequest) -> Result<OwnedUserId> {
+    let name = match (req.identifier, req.user) {
+        (Some(UserIdentifier::Matrix(id)), _) => id.user,
+        (None, Some(user)) => user,
+        _ => return Err(Error::missing_param("identifier is missing: it says which user logs in.")),
+    };
+    let user = accounts::parse_ghost(&server.appservices, service, &name)?;
+    let account = ACCOUNTS.get(&server.store.read(), &user)?;
+    match account {
+        Some(account) if account.locked => Err(tokens::locked()),
+        Some(account) if !account.deactivated => Ok(user),
+        _ => Err(Error::forbidden(format!("There is no account {user}. Register it first."))),
+    }
+}
+
 fn by_token(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
     let token = req.token.ok_or_else(|| Error::missing_param("token is missing."))?;
     // Conduit took JSON Web Tokens under this name.
@@ -213,7 +238,7 @@ fn by_jwt(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
         Some((user, _)) => Ok(user),
         None => {
             // The service vouches for its users; this server's accounts are made as they come.
-            let user = accounts::parse_new(server.name(), &claims.sub)?;
+            let user = accounts::parse_new(server.name(), &server.appservices, &claims.sub)?;
             let account = Account { created_ts: clock::now_ms(), ..Account::default() };
             server.store.write(|tx| accounts::create(tx, &user, &account, Some(user.localpart())))?;
             Ok(user)

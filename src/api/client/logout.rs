@@ -7,7 +7,7 @@ use crate::{api::auth::User, error::Result, server::Server, users::devices};
 /// `POST /_matrix/client/v3/logout`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3logout))
 pub async fn logout(server: &Server, user: User, _: one::v3::Request) -> Result<one::v3::Response> {
-    server.store.write(|tx| devices::delete(tx, &user.id, &user.device))?;
+    server.store.write(|tx| devices::delete(tx, &user.id, user.require_device()?))?;
     Ok(one::v3::Response::new())
 }
 

@@ -17,7 +17,7 @@ pub async fn get_pushers(server: &Server, user: User, _: get::v3::Request) -> Re
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3pushersset))
 pub async fn post_pusher(server: &Server, user: User, req: set::Request) -> Result<set::Response> {
     server.store.write(|tx| match &req.action {
-        PusherAction::Post(data) => pushers::set(tx, &user.id, &user.device, &data.pusher, data.append),
+        PusherAction::Post(data) => pushers::set(tx, &user.id, user.require_device()?, &data.pusher, data.append),
         PusherAction::Delete(ids) => {
             pushers::delete(tx, &user.id, ids);
             Ok(())

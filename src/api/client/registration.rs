@@ -20,10 +20,11 @@ use super::login::lifetimes;
 use crate::{
     answers_json,
     api::{
-        auth::Anyone,
+        auth::{Anyone, Newcomer},
         own::Json,
         uiaa::{self, Flow, Passed},
     },
+    appservice::Registration as Appservice,
     clock,
     config::Registration,
     error::{Error, Result},
@@ -77,14 +78,13 @@ answers_json! {
 
 /// `POST /_matrix/client/v3/register`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3register))
-pub async fn register(server: &Server, _: Anyone, req: RegisterRequest) -> Result<Json<Registered>> {
+pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest) -> Result<Json<Registered>> {
     let req = req.0;
     if req.kind == RegistrationKind::Guest {
         return register_guest(server, &req).map(Json);
     }
     if req.login_type == Some(LoginType::ApplicationService) {
-        let message = "Only application services register users in this way, with their own token.";
-        return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
+        return register_ghost(server, newcomer.require_appservice()?, &req).map(Json);
     }
     let login = Login {
         device: req.device_id.clone(),
@@ -100,7 +100,7 @@ pub async fn register(server: &Server, _: Anyone, req: RegisterRequest) -> Resul
     let user = match (&guest, &req.username) {
         (Some(guest), _) => guest.clone(),
         (None, Some(name)) => {
-            let user = accounts::parse_new(server.name(), name)?;
+            let user = accounts::parse_new(server.name(), &server.appservices, name)?;
             accounts::require_free(&server.store.read(), &user)?;
             user
         }
@@ -188,6 +188,24 @@ fn guest_to_upgrade(server: &Server, req: &Request) -> Result<Option<OwnedUserId
     Ok(Some(session.user))
 }
 
+/// A user of an application service
+/// ([spec](https://spec.matrix.org/latest/application-service-api/#server-admin-style-permissions)).
+fn register_ghost(server: &Server, service: &Appservice, req: &Request) -> Result<Registered> {
+    let name = req.username.as_deref().ok_or_else(|| Error::missing_param("username is missing."))?;
+    let user = accounts::parse_ghost(&server.appservices, service, name)?;
+    let login = Login {
+        device: req.device_id.clone(),
+        display_name: req.initial_device_display_name.clone(),
+        lifetimes: req.refresh_token.then(|| lifetimes(&server.config)),
+    };
+    login.check()?;
+    let issued = server.store.write(|tx| {
+        accounts::create_ghost(tx, &user)?;
+        if req.inhibit_login { Ok(None) } else { devices::log_in(tx, &user, &login).map(Some) }
+    })?;
+    Ok(Registered::new(user, issued))
+}
+
 fn register_guest(server: &Server, req: &Request) -> Result<Registered> {
     if !server.config.allow_guest_registration {
         return Err(Error::new(
@@ -215,7 +233,7 @@ pub async fn check_username_availability(
     _: Anyone,
     req: get_username_availability::v3::Request,
 ) -> Result<get_username_availability::v3::Response> {
-    let user = accounts::parse_new(server.name(), &req.username)?;
+    let user = accounts::parse_new(server.name(), &server.appservices, &req.username)?;
     accounts::require_free(&server.store.read(), &user)?;
     Ok(get_username_availability::v3::Response::new(true))
 }

@@ -31,6 +31,7 @@ pub async fn send_message(server: &Server, user: User, req: Request) -> Result<R
     server.presence.active(&server.store, &user.id)?;
     let operation = format!("send/{}/{}", req.room_id, req.event_type);
     let mut draft = Draft::message(TimelineEventType::from(req.event_type), req.body.into_json());
+    draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
     if draft.kind == TimelineEventType::RoomRedaction {
         draft.redacts = Some(redacts(&draft.content)?);
     }

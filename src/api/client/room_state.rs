@@ -59,7 +59,8 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
         let change = Change { server, no, room: &room, key: &req.state_key, content: &content };
         change.check(&snapshot, &req.event_type)?;
     }
-    let draft = Draft::raw_state(req.event_type, req.state_key, json);
+    let mut draft = Draft::raw_state(req.event_type, req.state_key, json);
+    draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
     let event = server.rooms.send(&guard, &user.id, draft)?;
     if event.pdu.kind == TimelineEventType::RoomGuestAccess {
         remove_guests(server, &guard, &event)?;

@@ -14,6 +14,7 @@ const VERSIONS: &[&str] = &[
 
 /// Proposals by the names that clients ask for, each with what it is.
 const FEATURES: &[(&str, &str)] = &[
+    ("fi.mau.msc2659.stable", "pings of application services"),
     ("org.matrix.e2e_cross_signing", "cross-signing, asked for by clients from before v1.1"),
     ("org.matrix.label_based_filtering", "filters with labels"),
     ("org.matrix.msc2285.stable", "private read receipts"),

@@ -4,6 +4,7 @@
 //! version (`record!`). Rules about records live in the domain modules, not here.
 
 mod accounts;
+mod appservices;
 mod delivery;
 mod directory;
 mod keys;
@@ -15,6 +16,6 @@ mod signing_keys;
 mod transactions;
 
 pub use self::{
-    accounts::*, delivery::*, directory::*, keys::*, media::*, push::*, rooms::*, server_keys::*, signing_keys::*,
-    transactions::*,
+    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, push::*, rooms::*, server_keys::*,
+    signing_keys::*, transactions::*,
 };

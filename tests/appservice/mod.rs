@@ -1,0 +1,7 @@
+//! Application services: who they may be, what they may do, and what they are told.
+
+mod acting;
+mod fake;
+mod lookup;
+mod registrations;
+mod transactions;
