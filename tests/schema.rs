@@ -231,6 +231,8 @@ fn events(s: &mut Samples) {
         json: text(r#"{"content":{},"type":"m.room.name"}"#),
     };
     s.add(EVENTS, EventNo(9), event);
+    s.add(AUTH_EVENTS, EventNo(9), AuthEvents { rank: 3, events: vec![EventNo(1), EventNo(2)] });
+    s.add(GAPS, (RoomNo(1), EventNo(8), EventNo(9)), 17);
     s.add(EXTREMITIES, RoomNo(1), EventList(vec![EventNo(9), EventNo(10)]));
     s.add(TIMELINE, (RoomNo(1), -3), EventNo(9));
     s.add(WAITING_REDACTIONS, EventNo(9), EventNo(10));

@@ -14,7 +14,9 @@ use crate::{
     store::{
         Direction,
         records::Status,
-        trees::{EVENT_NOS, EVENTS, EXTREMITIES, RELATIONS, ROOMS, STATES, TIMELINE, WAITING_REDACTIONS},
+        trees::{
+            AUTH_EVENTS, EVENT_NOS, EVENTS, EXTREMITIES, GAPS, RELATIONS, ROOMS, STATES, TIMELINE, WAITING_REDACTIONS,
+        },
     },
 };
 
@@ -36,11 +38,23 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     )?;
     checker
         .each(TIMELINE, |checker, (_, order), _| checker.given_out("position", u64::try_from(order).unwrap_or(0)))?;
+    checker.each(GAPS, |checker, (room, missing, follower), order| gap(checker, room, missing, follower, order))?;
     checker.each(WAITING_REDACTIONS, |checker, target, redaction| {
         let waits = !EVENTS.contains(checker.read, target)? && EVENTS.contains(checker.read, redaction)?;
         checker.expect(waits, format_args!("redaction {redaction} waits for event {target}, wrongly"));
         Ok(())
     })
+}
+
+/// What is missing has no place in the graph, and is followed by an event that has one, in the timeline or beside it.
+fn gap(checker: &mut Checker<'_>, room: RoomNo, missing: EventNo, follower: EventNo, order: i64) -> Result<()> {
+    let placed = EVENTS.get(checker.read, missing)?.is_some_and(|row| row.state_before != StateNo::UNKNOWN);
+    checker.expect(!placed, format_args!("event {missing} is noted as missing, but is in room {room}"));
+    let follows = EVENTS.get(checker.read, follower)?.is_some_and(|row| {
+        row.room == room && row.state_before != StateNo::UNKNOWN && (row.order == order || row.order == 0)
+    });
+    checker.expect(follows, format_args!("event {follower} is noted as following {missing} in room {room}, wrongly"));
+    Ok(())
 }
 
 fn rooms(checker: &mut Checker<'_>) -> Result<HashMap<RoomNo, RoomFacts>> {
@@ -67,6 +81,7 @@ fn event(checker: &mut Checker<'_>, rooms: &HashMap<RoomNo, RoomFacts>, event: &
     };
     checker.expect(event.pdu.room_id == room.id, format_args!("event {id} is not of its room {}", room.id));
     own_hash(checker, room, event)?;
+    auth_events(checker, event)?;
     if event.order != 0 {
         let place = TIMELINE.get(checker.read, (event.room, event.order))?;
         checker.expect(place == Some(event.no), format_args!("event {id} is not at its place in the timeline"));
@@ -100,15 +115,48 @@ fn own_hash(checker: &mut Checker<'_>, room: &RoomFacts, event: &Event) -> Resul
     Ok(())
 }
 
-/// The states before and after are there, and differ by the event if it is an accepted state event.
+/// A state event has a row of those that allow it, all of which are here and of a lower rank.
+fn auth_events(checker: &mut Checker<'_>, event: &Event) -> Result<()> {
+    let id = &event.pdu.event_id;
+    let Some(row) = AUTH_EVENTS.get(checker.read, event.no)? else {
+        checker.expect(!event.is_state(), format_args!("state event {id} has no row in AUTH_EVENTS"));
+        return Ok(());
+    };
+    let mut named = Vec::with_capacity(row.events.len());
+    for auth in &event.pdu.auth_events {
+        named.extend(EVENT_NOS.get(checker.read, &**auth)?);
+    }
+    checker.expect(row.events == named, format_args!("AUTH_EVENTS of event {id} are not those that it names"));
+    for auth in row.events {
+        let lower = AUTH_EVENTS.get(checker.read, auth)?.is_some_and(|auth| auth.rank < row.rank);
+        checker.expect(lower, format_args!("event {id} is allowed by event {auth}, whose rank is not lower"));
+    }
+    Ok(())
+}
+
+/// The states before and after are there, and differ by the event if it is a state event that was not rejected. They are
+/// unknown for outliers, and for what was rejected before its place was known.
 fn states(checker: &mut Checker<'_>, event: &Event) -> Result<()> {
     let id = &event.pdu.event_id;
+    let fits = match event.status {
+        Status::Accepted | Status::SoftFailed => event.is_placed(),
+        Status::Outlier => !event.is_placed(),
+        Status::Rejected => true,
+    };
+    checker.expect(fits, format_args!("event {id} is {:?}, which its states deny", event.status));
+    checker.expect(
+        (event.order != 0) == (event.status == Status::Accepted),
+        format_args!("event {id} is {:?}, which its place {} denies", event.status, event.order),
+    );
+    if !event.is_placed() {
+        return Ok(());
+    }
     for state in [event.state_before, event.state_after] {
         let there = state == deltas::EMPTY || STATES.contains(checker.read, state)?;
         checker.expect(there, format_args!("event {id} names state {state}, which is not there"));
     }
     let holds = match &event.pdu.state_key {
-        Some(key) if event.status == Status::Accepted => {
+        Some(key) if event.status != Status::Rejected => {
             let kind = StateEventType::from(event.pdu.kind.to_string());
             state::at_key(checker.read, event.state_after, &kind, key)? == Some(event.no)
                 && is_only_change(checker, event.state_before, event.state_after, event.no)?

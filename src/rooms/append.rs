@@ -1,82 +1,166 @@
 //! The only way into a timeline.
 //!
 //! [`append`] takes an [`Authorized`] event, gives it its number, its place and the state after it, stores it, and has
-//! `effects.rs` update everything that follows from it: all in the caller's transaction.
+//! `effects.rs` update everything that follows from it: all in the caller's transaction. Events that the checks refused
+//! go through here as well; of these nothing follows.
 
 use std::sync::Arc;
 
-use ruma::{RoomVersionId, events::StateEventType};
+use ruma::{RoomVersionId, events::StateEventType, room_version_rules::RoomVersionRules};
 
 use super::{
-    Room, Rooms,
-    build::Authorized,
+    Room, Rooms, auth_chains, backfill,
+    build::{Authorized, Place},
     deltas, effects,
     event::{self, Event, Status},
     pdu::Pdu,
+    receive::MAX_PREV_EVENTS,
     state, timeline,
 };
 use crate::{
     clock,
     error::{Error, Result},
-    ids::{EventNo, RoomNo},
+    ids::{EventNo, Position, RoomNo, StateNo},
     store::{Tx, records::EventList, trees},
 };
 
-/// Stores a checked event as its room's newest, with all that follows from it.
+/// Stores a checked event with all that follows from it.
 ///
 /// # Errors
 /// When a row is damaged or the database fails.
 pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<Event> {
-    let Authorized { room: room_no, pdu, state_before, redacts_in_content, transaction, follows } = authorized;
-    let mut room = super::get(tx, room_no)?;
-    // An event that has a number already was referred to by others: these may have been waiting for it.
-    let awaited = event::no_of(tx, &pdu.event_id)?;
-    if let Some(no) = awaited
-        && trees::EVENTS.contains(tx, no)?
-    {
-        return Err(Error::internal(format_args!("event {} is stored already", pdu.event_id)));
+    // An event that has a number already was referred to by others, or is here without its place in the graph.
+    let awaited = event::no_of(tx, &authorized.pdu.event_id)?;
+    let stored = awaited.map(|no| event::get(tx, no)).transpose()?.flatten();
+    if stored.as_ref().is_some_and(Event::is_placed) {
+        return Err(Error::internal(format_args!("event {} is stored already", authorized.pdu.event_id)));
     }
-    let no = awaited.map_or_else(|| event::number(tx, &pdu.event_id), Ok)?;
-    let position = tx.next_position()?;
+    let no = awaited.map_or_else(|| event::number(tx, &authorized.pdu.event_id), Ok)?;
+    let Authorized { room: room_no, follows, status, place, current, missing, .. } = authorized;
+    let state_before = authorized.state_before;
     let mut event = Event {
         no,
         room: room_no,
-        order: timeline::order_of(position),
+        order: 0,
         state_before,
         state_after: state_before,
-        status: Status::Accepted,
+        status,
         redacted_by: None,
         received_ts: clock::now_ms(),
-        transaction,
-        pdu,
-        redacts_in_content,
+        transaction: authorized.transaction,
+        pdu: authorized.pdu,
+        redacts_in_content: authorized.redacts_in_content,
     };
-    if let Some(state_key) = &event.pdu.state_key {
-        let kind = StateEventType::from(event.pdu.kind.to_string());
-        let key = state::intern_key(tx, &kind, state_key)?;
-        event.state_after = deltas::apply(tx, state_before, &[(key, Some(no))])?;
-        trees::EVENTS.put(tx, no, &event.to_row());
-        room.state = event.state_after;
-        state::changed(tx, room_no, position, room.state);
-        effects::state_changed(tx, rooms, room_no, &mut room, position, &[(key, Some(&event))])?;
-        trees::ROOMS.put(tx, room_no, &room);
-    } else {
-        trees::EVENTS.put(tx, no, &event.to_row());
+    if let Some(stored) = stored
+        && stored.redacted_by.is_some()
+    {
+        event.redacted_by = stored.redacted_by;
+        event.pdu = stored.pdu;
     }
-    extremities(tx, room_no, &follows, no)?;
+    event.state_after = match authorized.state_after {
+        Some(state) => state,
+        None => state_after(tx, &event)?,
+    };
+    let cache = rooms.caches.clone();
+    if status != Status::Accepted {
+        backfill::filled(tx, &event, awaited.is_some(), &missing)?;
+        store(tx, &event)?;
+        tx.on_commit(move || drop(cache.events.remove(&no)));
+        return Ok(event);
+    }
+    let mut room = super::get(tx, room_no)?;
+    let current = current.unwrap_or(event.state_after);
+    let live = !matches!(place, Place::Earlier(_));
+    if live && !missing.is_empty() {
+        backfill::reserve(tx)?;
+    }
+    // Earlier history takes no position, unless it shows that the room's state is another.
+    let position = (live || current != room.state).then(|| tx.next_position()).transpose()?;
+    event.order = match (place, position) {
+        (Place::Earlier(order), _) => order,
+        (_, position) => timeline::order_of(position.unwrap_or_default()),
+    };
+    backfill::filled(tx, &event, awaited.is_some(), &missing)?;
+    store(tx, &event)?;
     trees::TIMELINE.put(tx, (room_no, event.order), &no);
-    timeline::changed(tx, room_no, position)?;
-    let event = effects::appended(tx, rooms, &room, event, awaited.is_some())?;
-    let (cache, cached) = (rooms.caches.clone(), Arc::new(event.clone()));
+    extremities(tx, room_no, &follows, (place == Place::End).then_some(no))?;
+    if let Some(position) = position {
+        set_current(tx, rooms, room_no, &mut room, position, current, &event)?;
+        timeline::changed(tx, room_no, position)?;
+    }
+    let event = effects::appended(tx, rooms, &room, event, awaited.is_some(), live)?;
+    let cached = Arc::new(event.clone());
     tx.on_commit(move || cache.events.insert(no, cached));
     Ok(event)
 }
 
-/// The room's next event follows this one, and whatever this one did not follow.
-fn extremities(tx: &mut Tx<'_>, room: RoomNo, follows: &[EventNo], event: EventNo) -> Result<()> {
+/// Writes an event's row, and a state event's among the auth chains.
+///
+/// # Errors
+/// As [`append`]; so for all functions here.
+pub(super) fn store(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    trees::EVENTS.put(tx, event.no, &event.to_row());
+    if event.is_state() { auth_chains::index(tx, event.no, &event.pdu) } else { Ok(()) }
+}
+
+/// The state after an event: with the event itself if it is a state event that was not rejected.
+pub(super) fn state_after(tx: &mut Tx<'_>, event: &Event) -> Result<StateNo> {
+    match &event.pdu.state_key {
+        Some(key) if event.status != Status::Rejected => {
+            let kind = StateEventType::from(event.pdu.kind.to_string());
+            let key = state::intern_key(tx, &kind, key)?;
+            deltas::apply(tx, event.state_before, &[(key, Some(event.no))])
+        }
+        _ => Ok(event.state_before),
+    }
+}
+
+/// Makes `state` the room's current one; `event`, which is written already, is what brought it.
+fn set_current(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room_no: RoomNo,
+    room: &mut Room,
+    position: Position,
+    state: StateNo,
+    event: &Event,
+) -> Result<()> {
+    if room.state == state {
+        return Ok(());
+    }
+    let changes = match &event.pdu.state_key {
+        // The usual case: nothing but the event itself.
+        Some(key) if event.state_before == room.state && event.state_after == state => {
+            let key = state::key_no(tx, &event.pdu.kind.to_string().into(), key)?;
+            key.map(|key| (key, None, Some(event.no))).into_iter().collect()
+        }
+        _ => state::diff(tx, room.state, state)?,
+    };
+    room.state = state;
+    state::changed(tx, room_no, position, state);
+    let mut events = Vec::with_capacity(changes.len());
+    for (key, _, after) in changes {
+        let set = match after {
+            Some(no) if no == event.no => Some(event.clone()),
+            Some(no) => Some(event::require(tx, no)?),
+            None => None,
+        };
+        events.push((key, set));
+    }
+    let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_ref())).collect();
+    effects::state_changed(tx, rooms, room_no, room, position, &changes)?;
+    trees::ROOMS.put(tx, room_no, room);
+    Ok(())
+}
+
+/// The room's next event follows this one, and whatever this one did not follow: the newest of these, where there are
+/// more than an event can follow.
+fn extremities(tx: &mut Tx<'_>, room: RoomNo, follows: &[EventNo], event: Option<EventNo>) -> Result<()> {
     let mut list = trees::EXTREMITIES.get(tx, room)?.unwrap_or_default().0;
     list.retain(|no| !follows.contains(no));
-    list.push(event);
+    list.extend(event);
+    let superfluous = list.len().saturating_sub(MAX_PREV_EVENTS);
+    list.drain(..superfluous);
     trees::EXTREMITIES.put(tx, room, &EventList(list));
     Ok(())
 }
@@ -90,7 +174,7 @@ pub(super) fn create(
     rooms: &Rooms,
     version: RoomVersionId,
     pdu: Pdu,
-    redacts_in_content: bool,
+    rules: &RoomVersionRules,
 ) -> Result<(RoomNo, Event)> {
     let room_no = RoomNo(tx.next("room")?);
     let create = event::intern(tx, &pdu.event_id)?;
@@ -98,13 +182,5 @@ pub(super) fn create(
     trees::ROOM_NOS.put(tx, &*id, &room_no);
     let room = Room { id, version, create: Some(create), state: deltas::EMPTY, joined: 0, invited: 0, local_joined: 0 };
     trees::ROOMS.put(tx, room_no, &room);
-    let authorized = Authorized {
-        room: room_no,
-        pdu,
-        state_before: deltas::EMPTY,
-        redacts_in_content,
-        transaction: None,
-        follows: Vec::new(),
-    };
-    Ok((room_no, append(tx, rooms, authorized)?))
+    Ok((room_no, append(tx, rooms, Authorized::next(room_no, pdu, deltas::EMPTY, rules))?))
 }

@@ -21,7 +21,7 @@ use serde_json::{
 
 use super::{
     Room, Rooms, append, canonical,
-    event::{self, Event},
+    event::{self, Event, Status},
     pdu::Pdu,
     receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV_EVENTS},
     redaction, state,
@@ -93,6 +93,46 @@ pub struct Authorized {
     pub(super) transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
     /// The extremities that it follows.
     pub(super) follows: Vec<EventNo>,
+    /// What the checks said.
+    pub(super) status: Status,
+    /// Where it goes in the timeline, if it goes there.
+    pub(super) place: Place,
+    /// The state after it, where that was made already.
+    pub(super) state_after: Option<StateNo>,
+    /// The room's current state with it, where that is another than the state after it: the room is forked.
+    pub(super) current: Option<StateNo>,
+    /// The events that it follows whose place in the graph is not known.
+    pub(super) missing: Vec<OwnedEventId>,
+}
+
+/// Where an event goes in the timeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// At its end.
+    End,
+    /// At the end, though the room's next event is not to follow it: one that came late, and is followed already.
+    Late,
+    /// Here, among what came before.
+    Earlier(i64),
+}
+
+impl Authorized {
+    /// An event that follows all extremities of its room, and so decides the room's current state.
+    pub(super) fn next(room: RoomNo, pdu: Pdu, state_before: StateNo, rules: &RoomVersionRules) -> Self {
+        Self {
+            room,
+            pdu,
+            state_before,
+            redacts_in_content: rules.redaction.content_field_redacts,
+            transaction: None,
+            follows: Vec::new(),
+            status: Status::Accepted,
+            place: Place::End,
+            state_after: None,
+            current: None,
+            missing: Vec::new(),
+        }
+    }
 }
 
 /// The rules of a room's version.
@@ -133,24 +173,19 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     let (pdu, follows) = sign(context, room_no, &room, &rules, sender, &draft, (&content, &raw_content), &auth_events)?;
     authorize(context, room_no, &room, &rules, &pdu, &auth_events)?;
     redaction::check_local(context.read, room_no, &room, &pdu)?;
-    Ok(Authorized {
-        room: room_no,
-        pdu,
-        state_before: room.state,
-        redacts_in_content: rules.redaction.content_field_redacts,
-        transaction: draft.transaction,
-        follows,
-    })
+    let transaction = draft.transaction;
+    Ok(Authorized { transaction, follows, ..Authorized::next(room_no, pdu, room.state, &rules) })
 }
 
-struct Context<'a> {
-    rooms: &'a Rooms,
-    read: &'a dyn Read,
+/// What events are made and checked from. The room's lock is held.
+pub(super) struct Context<'a> {
+    pub(super) rooms: &'a Rooms,
+    pub(super) read: &'a dyn Read,
 }
 
 impl Context<'_> {
     /// The event, from memory if it is there. The room's lock is held, so nobody redacts it meanwhile (`caches.rs`).
-    fn event(&self, no: EventNo) -> Result<Arc<Event>> {
+    pub(super) fn event(&self, no: EventNo) -> Result<Arc<Event>> {
         if let Some(event) = self.rooms.caches.events.get(&no) {
             return Ok(event);
         }
@@ -159,6 +194,14 @@ impl Context<'_> {
             self.rooms.caches.events.insert(no, event.clone());
         }
         Ok(event)
+    }
+
+    /// The event with this ID, if it is stored.
+    pub(super) fn by_id(&self, id: &EventId) -> Result<Option<Arc<Event>>> {
+        match event::no_of(self.read, id)? {
+            Some(no) if trees::EVENTS.contains(self.read, no)? => self.event(no).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn state(&self, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {
@@ -334,7 +377,7 @@ pub fn create(
     let never = |_: &EventId| None::<Pdu>;
     state_res::check_state_independent_auth_rules(&rules.authorization, &pdu, never)
         .map_err(|reason| Error::bad_json(format!("The room cannot be created like this: {reason}.")))?;
-    append::create(tx, rooms, version.clone(), pdu, rules.redaction.content_field_redacts)
+    append::create(tx, rooms, version.clone(), pdu, &rules)
 }
 
 fn sign_create(

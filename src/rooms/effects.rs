@@ -160,6 +160,8 @@ fn user_room(
     let position = earlier.as_ref().filter(|_| same).map_or(member.position, |row| row.position);
     let left = match (&before, &membership) {
         (_, MembershipState::Join) => None,
+        // An event that a resolution brought back, or that came with the state of a room, stands in no timeline.
+        (Some(MembershipState::Join), _) if event.order == 0 => Some(timeline::order_of(member.position)),
         (Some(MembershipState::Join), _) => Some(event.order),
         _ => earlier.as_ref().and_then(|row| row.left),
     };
@@ -188,11 +190,22 @@ fn stripped_state(tx: &Tx<'_>, room: RoomNo, member: &Event) -> Result<Vec<Box<R
 }
 
 /// Follows an event that has its place in the timeline; gives it as it is then. `awaited` says that others referred to
-/// it before it came: relations and redactions may have been waiting for it.
-pub(super) fn appended(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event, awaited: bool) -> Result<Event> {
+/// it before it came: relations and redactions may have been waiting for it. Earlier history, which is not `live`, is news
+/// to nobody.
+pub(super) fn appended(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room: &Room,
+    event: Event,
+    awaited: bool,
+    live: bool,
+) -> Result<Event> {
     relations::index(tx, &event, awaited)?;
     redaction::apply(tx, rooms, room, &event)?;
     let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
+    if !live {
+        return Ok(event);
+    }
     notifications::on_event(tx, rooms, room, &event)?;
     outbox::event(tx, rooms, room, &event)?;
     let members = local_members(tx, rooms, event.room)?;

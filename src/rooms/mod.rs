@@ -2,6 +2,8 @@
 //!
 //! - A client's event: [`Rooms::lock`] the room, then [`Rooms::send`] (`build.rs` makes and checks it, `append.rs`
 //!   stores it, `effects.rs` updates what follows from it).
+//! - Another server's event: `receive.rs` reads it and verifies its signatures, `graph.rs` finds its place and checks it
+//!   there, with `resolve.rs` where the room is forked; `import.rs` takes in whole rooms, `backfill.rs` what came earlier.
 //! - Stored: `event.rs`, `state.rs` over `deltas.rs`, `timeline.rs`, `members.rs`, `relations.rs`.
 //! - Other servers: `servers.rs` knows which are in a room, `acl.rs` which the room lets take part.
 //! - Shown: `visibility.rs` decides who may see an event, `client_event.rs` how it looks.
@@ -15,6 +17,8 @@ pub mod acl;
 pub mod aliases;
 pub mod ancestors;
 pub mod append;
+pub mod auth_chains;
+pub mod backfill;
 pub mod build;
 pub mod canonical;
 pub mod carry_over;
@@ -25,6 +29,7 @@ pub mod deltas;
 pub mod directory;
 pub mod event;
 pub mod history;
+pub mod import;
 pub mod join_rules;
 pub mod members;
 pub mod membership;
@@ -50,10 +55,13 @@ pub mod upgrade;
 pub mod user_search;
 pub mod visibility;
 
+mod auth;
 mod caches;
 mod effects;
+mod graph;
 mod lock;
 mod resolve_v1;
+mod resolver;
 mod text;
 
 use std::sync::Arc;
@@ -63,11 +71,13 @@ use ruma::{OwnedServerName, RoomId, UserId};
 pub use self::{
     build::{Authorized, Draft},
     event::Event,
+    import::Import,
     lock::RoomGuard,
     pdu::Pdu,
     receive::{Outcome, Received, Signed},
+    resolver::Times,
 };
-use self::{caches::Caches, lock::Locks, notifications::Rosters};
+use self::{caches::Caches, lock::Locks, notifications::Rosters, resolver::Resolver};
 pub use crate::store::records::Room;
 use crate::{
     error::{Error, Result},
@@ -91,6 +101,7 @@ pub struct Rooms {
     pub rosters: Rosters,
     locks: Arc<Locks>,
     caches: Arc<Caches>,
+    resolver: Resolver,
 }
 
 impl Rooms {
@@ -98,13 +109,18 @@ impl Rooms {
     pub fn new(store: Arc<Store>, keys: Arc<SigningKeys>) -> Self {
         let server_name = keys.server_name().to_owned();
         let rosters = Rosters::new(ROSTER_BYTES);
-        Self { store, keys, server_name, rosters, locks: Arc::default(), caches: Arc::default() }
+        Self { store, keys, server_name, rosters, locks: Arc::default(), caches: Arc::default(), resolver: Resolver::default() }
     }
 
     /// Waits for the room's lock, which everyone who changes the room holds from reading its extremities to the append.
     /// The room need not exist yet.
     pub async fn lock(&self, room: &RoomId) -> RoomGuard {
         Locks::lock(&self.locks, room).await
+    }
+
+    /// How long state resolution took in each room lately.
+    pub fn resolution_times(&self) -> Vec<(RoomNo, Times)> {
+        self.resolver.times()
     }
 
     /// Sends an event into the locked room: makes and checks it (`build.rs`), stores it with all that follows from it

@@ -15,28 +15,31 @@ use ruma::{
 };
 
 use super::{
+    deltas,
     event::Event,
-    resolve::{Events, Whole},
+    resolve::{Conflict, Events},
     state,
 };
-use crate::ids::StateKeyNo;
+use crate::ids::{EventNo, StateKeyNo};
 
 /// The types that the authorization rules look at, in the order in which their conflicts are resolved.
 const AUTH_TYPES: [TimelineEventType; 3] =
     [TimelineEventType::RoomPowerLevels, TimelineEventType::RoomJoinRules, TimelineEventType::RoomMember];
 
-/// The state that the states resolve to.
-pub(super) fn resolve(events: &Events<'_>, rules: &AuthorizationRules, states: &[Whole]) -> Whole {
-    let mut candidates: BTreeMap<StateKeyNo, BTreeSet<_>> = BTreeMap::new();
-    for (key, event) in states.iter().flatten() {
-        candidates.entry(*key).or_default().insert(*event);
-    }
-    let mut resolved = Resolved { events, rules, state: Whole::new() };
+/// What the keys that differ resolve to.
+pub(super) fn resolve(
+    events: &Events<'_>,
+    rules: &AuthorizationRules,
+    conflict: &Conflict,
+) -> BTreeMap<StateKeyNo, EventNo> {
+    let mut resolved = Resolved { events, rules, conflict, state: BTreeMap::new() };
     let mut conflicts: Vec<(StateKeyNo, Vec<Arc<Event>>)> = Vec::new();
-    for (key, candidates) in candidates {
+    for (key, values) in &conflict.keys {
+        let candidates: BTreeSet<EventNo> = values.iter().copied().flatten().collect();
         match candidates.first() {
-            Some(only) if candidates.len() == 1 => drop(resolved.state.insert(key, *only)),
-            _ => conflicts.push((key, in_order(candidates.into_iter().filter_map(|no| events.get(no)).collect()))),
+            // A key that some states do not set is no conflict.
+            Some(only) if candidates.len() == 1 => drop(resolved.state.insert(*key, *only)),
+            _ => conflicts.push((*key, in_order(candidates.into_iter().filter_map(|no| events.get(no)).collect()))),
         }
     }
     let is_of = |conflict: &(StateKeyNo, Vec<Arc<Event>>), kind: &TimelineEventType| {
@@ -68,7 +71,9 @@ fn in_order(mut candidates: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
 struct Resolved<'a> {
     events: &'a Events<'a>,
     rules: &'a AuthorizationRules,
-    state: Whole,
+    conflict: &'a Conflict,
+    /// Of the keys that differ, those that are resolved.
+    state: BTreeMap<StateKeyNo, EventNo>,
 }
 
 impl Resolved<'_> {
@@ -94,7 +99,11 @@ impl Resolved<'_> {
     fn allows(&self, event: &Event) -> bool {
         let fetch = |kind: &StateEventType, key: &str| {
             let key = self.events.kept(state::key_no(self.events.read, kind, key))??;
-            self.events.get(*self.state.get(&key)?)
+            let no = match self.conflict.keys.contains_key(&key) {
+                true => *self.state.get(&key)?,
+                false => self.events.kept(deltas::lookup(self.events.read, self.conflict.base, key))??,
+            };
+            self.events.get(no)
         };
         state_res::check_state_dependent_auth_rules(self.rules, event, fetch).is_ok()
     }

@@ -86,6 +86,11 @@ trees! {
     THREAD_MEMBERS = Lookup 19: (EventNo, OwnedUserId) => ();
     /// Redactions that came before the event that they redact, by that event.
     WAITING_REDACTIONS = Lookup 20: EventNo => EventNo;
+    /// What allows each state event, as numbers, and its rank: one more than the highest of theirs.
+    AUTH_EVENTS = Lookup 160: EventNo => AuthEvents;
+    /// Where history is not whole: events that are not here, with each event that follows them, and the place in the
+    /// timeline before which they belong.
+    GAPS = Scan 160: (RoomNo, EventNo, EventNo) => i64;
     /// The events, whole.
     EVENTS = Blobs 10: EventNo => EventRow;
     /// The current state of each room: the event of each state key that is set.

@@ -2,6 +2,8 @@
 
 mod deltas;
 mod events;
+mod federated;
+mod graph;
 mod members;
 mod relations;
 mod resolve;
@@ -18,7 +20,7 @@ use conduit::{
     store::Store,
 };
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
+    OwnedRoomId, OwnedUserId, RoomVersionId, ServerName, UserId,
     events::{StateEventType, TimelineEventType},
     server_name,
 };
@@ -43,8 +45,13 @@ impl Drop for World {
 }
 
 pub fn world() -> World {
+    world_of(server_name!("localhost"))
+}
+
+/// The room engine of a server with this name.
+pub fn world_of(name: &ServerName) -> World {
     let folder = TempDir::new().unwrap();
-    let store = Arc::new(Store::open(folder.path(), server_name!("localhost"), 8 << 20).unwrap());
+    let store = Arc::new(Store::open(folder.path(), name, 8 << 20).unwrap());
     let keys = store.signing_keys().unwrap();
     World { rooms: Rooms::new(store, keys), folder }
 }
@@ -75,7 +82,7 @@ pub fn message(content: Value) -> Draft {
 
 /// A public room by alice, with what every room has.
 pub fn make_room(rooms: &Rooms, number: u8) -> OwnedRoomId {
-    let alice = user("alice");
+    let alice = UserId::parse(format!("@alice:{}", rooms.server_name)).unwrap();
     let version = version(number);
     let mut users = json!({alice.as_str(): 100});
     if number >= 12 {

@@ -1,5 +1,7 @@
 //! State resolution: known outcomes in each version, and that neither order nor repetition matters.
 
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+
 use conduit::{
     ids::{EventNo, StateKeyNo, StateNo},
     rooms::{self, Event, deltas, resolve, state as room_state},
@@ -9,6 +11,8 @@ use ruma::{OwnedRoomId, RoomVersionId, events::StateEventType};
 use serde_json::{Value, json};
 
 use super::{World, member, state, user, version, world};
+
+type Whole = BTreeMap<StateKeyNo, EventNo>;
 
 /// A room whose line of events is taken apart into states that conflict.
 struct Forks {
@@ -56,11 +60,13 @@ impl Forks {
             .unwrap()
     }
 
-    fn resolve(&self, states: &[StateNo]) -> resolve::Whole {
-        resolve::resolve(&self.world.rooms.store.read(), &self.version, states).unwrap()
+    fn resolve(&self, states: &[StateNo]) -> Whole {
+        let read = self.world.rooms.store.read();
+        let resolved = resolve::resolve(&read, &self.version, states, &AtomicBool::new(false)).unwrap();
+        resolved.whole(&read).unwrap()
     }
 
-    fn topic_of(&self, whole: &resolve::Whole) -> Option<EventNo> {
+    fn topic_of(&self, whole: &Whole) -> Option<EventNo> {
         let read = self.world.rooms.store.read();
         whole.get(&room_state::key_no(&read, &StateEventType::RoomTopic, "").unwrap()?).copied()
     }
@@ -198,7 +204,7 @@ proptest! {
 
 /// Version 2 and later may set a conflicted key to an event that none of the states has any more: one of the auth
 /// difference.
-fn auth_event(wholes: &[resolve::Whole], key: StateKeyNo) -> bool {
+fn auth_event(wholes: &[Whole], key: StateKeyNo) -> bool {
     wholes.iter().any(|whole| whole.get(&key) != wholes[0].get(&key))
         || wholes.iter().all(|whole| !whole.contains_key(&key))
 }

@@ -175,6 +175,33 @@ impl Value for StateLayer {
     }
 }
 
+/// What allows a state event; see `rooms/auth_chains.rs`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AuthEvents {
+    /// How far the event is from the end of its auth chain: 1 where nothing allows it, else one more than the highest rank
+    /// among what does.
+    pub rank: u64,
+    /// The events that allow it.
+    pub events: Vec<EventNo>,
+}
+
+impl Value for AuthEvents {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + self.events.len() * 8);
+        self.rank.encode(&mut out);
+        for event in &self.events {
+            event.encode(&mut out);
+        }
+        out
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut input = bytes;
+        let rank = u64::decode(&mut input)?;
+        Some(Self { rank, events: EventList::from_bytes(input)?.0 })
+    }
+}
+
 /// A short list of events.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EventList(pub Vec<EventNo>);

@@ -1,0 +1,433 @@
+//! A received event takes its place in its room's graph: the second half of the
+//! [checks on receipt of a PDU](https://spec.matrix.org/latest/server-server-api/#checks-performed-on-receipt-of-a-pdu),
+//! whose first half is `receive.rs`.
+//!
+//! The state before an event is what the states after those that it follows resolve to. The event is checked against the
+//! events that it names, against that state, and against the room's current state; the current state with it is what the
+//! states after the room's forward extremities resolve to. In a room that is not forked, none of that resolves anything.
+//!
+//! The room's lock is held all the way. Resolutions run outside the transaction, between reading and writing; what they
+//! make are states that nothing refers to until the event is appended, so a crash in between leaves nothing wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{EventId, OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
+
+use super::{
+    Event, Outcome, Pdu, Room, RoomGuard, Rooms, Signed, append,
+    auth::{self, Checks, Refusal},
+    backfill::{self, Places},
+    build::{self, Authorized, Context, Place},
+    deltas,
+    event::{self, Status},
+    state,
+};
+use crate::{
+    error::Result,
+    ids::{EventNo, RoomNo, StateNo},
+    store::{Read, trees},
+};
+
+/// How many refused events are gone through to find what an event follows beyond them.
+const THROUGH_REFUSED: usize = 100;
+
+/// A received event, with what was found about it.
+struct Arrival {
+    room_no: RoomNo,
+    room: Room,
+    rules: RoomVersionRules,
+    pdu: Pdu,
+    /// The states after those of its predecessors that have their place in the graph.
+    states: BTreeSet<StateNo>,
+    /// Its predecessors that have not.
+    missing: Vec<OwnedEventId>,
+    /// The extremities that it follows, among others.
+    follows: Vec<EventNo>,
+    /// Whether an event follows it that came before it.
+    followed: bool,
+}
+
+/// What the checks before the state before it is known come to.
+enum Look {
+    Done(Outcome),
+    /// Refused by the events that it names, and not to be placed for that.
+    Refused(Arrival, Refusal),
+    Arrived(Arrival),
+}
+
+impl Rooms {
+    /// Takes an event into its room, if all that it refers to is here. Not yet durable.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND` when this server has no part in the room; when a row is damaged or the database fails.
+    pub async fn receive(&self, guard: &RoomGuard, signed: Signed) -> Result<Outcome> {
+        self.take_in(guard, signed, None, None).await
+    }
+
+    /// Takes an event into its room whose predecessors are not all here: `state_before` is the state before it, as
+    /// another server has it, all of which is here already ([`add_outliers`](Self::add_outliers)). The room's history has
+    /// a gap then, which [`backfill`](Self::backfill) can fill.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub async fn receive_at(
+        &self,
+        guard: &RoomGuard,
+        signed: Signed,
+        state_before: &[OwnedEventId],
+    ) -> Result<Outcome> {
+        self.take_in(guard, signed, Some(state_before), None).await
+    }
+
+    /// Puts earlier history in its place: events before those that the room begins with here, or that a gap lies before
+    /// ([`backfill::edges`]). `states` has the states before those of them whose predecessors are neither here nor among
+    /// them, by event, as another server has them; all of it is here already. Events that nothing follows that is here, or
+    /// before which the state is not known, come back as missing what they follow.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub async fn backfill(
+        &self,
+        guard: &RoomGuard,
+        mut events: Vec<Signed>,
+        states: &BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+    ) -> Result<Vec<(OwnedEventId, Outcome)>> {
+        // Depth says what is earlier among honest servers; a liar's events stand in a strange order, and that is all.
+        events.sort_by(|a, b| b.pdu.depth.cmp(&a.pdu.depth).then_with(|| a.pdu.event_id.cmp(&b.pdu.event_id)));
+        let mut placed = Vec::with_capacity(events.len());
+        {
+            let snapshot = self.store.read();
+            let (room_no, _) = super::require(&snapshot, guard.room())?;
+            let mut places = Places::new(&snapshot, room_no);
+            for event in events {
+                let order = places.of(&event.pdu.event_id, &event.pdu.prev_events)?;
+                placed.push((event, order));
+            }
+        }
+        let mut outcomes = Vec::with_capacity(placed.len());
+        for (signed, order) in placed.into_iter().rev() {
+            let id = signed.pdu.event_id.clone();
+            let outcome = match order {
+                Some(order) => {
+                    let given = states.get(&id).map(Vec::as_slice);
+                    self.take_in(guard, signed, given, Some(order)).await?
+                }
+                None => Outcome::Missing { prev: signed.pdu.prev_events, auth: Vec::new() },
+            };
+            outcomes.push((id, outcome));
+        }
+        Ok(outcomes)
+    }
+
+    /// [`receive`](Self::receive), or with a place among what came before.
+    async fn take_in(
+        &self,
+        guard: &RoomGuard,
+        signed: Signed,
+        given: Option<&[OwnedEventId]>,
+        earlier: Option<i64>,
+    ) -> Result<Outcome> {
+        let mut arrival = match look(self, &self.store.read(), guard, signed.pdu, given.is_some())? {
+            Look::Done(outcome) => return Ok(outcome),
+            Look::Refused(arrival, why) => return self.keep_refused(arrival, why),
+            Look::Arrived(arrival) => arrival,
+        };
+        if let Some(given) = given.filter(|_| !arrival.missing.is_empty()) {
+            match self.given_state(&arrival, given)? {
+                Ok(state) => arrival.states.insert(state),
+                Err(outcome) => return Ok(outcome),
+            };
+        }
+        let states = arrival.states.iter().copied().collect();
+        let state_before = match self.resolve(&arrival, states).await? {
+            Some(state) => state,
+            None => deltas::EMPTY,
+        };
+        // What has its place among earlier events is followed by some of them.
+        arrival.followed |= earlier.is_some();
+        let verdict = judge(self, &self.store.read(), &arrival, state_before, earlier.is_none())?;
+        self.settle(arrival, state_before, verdict, earlier).await
+    }
+
+    /// What these states resolve to; `None` for none.
+    async fn resolve(&self, arrival: &Arrival, states: Vec<StateNo>) -> Result<Option<StateNo>> {
+        if states.is_empty() {
+            return Ok(None);
+        }
+        let version = &arrival.room.version;
+        self.resolver.resolve(&self.store, arrival.room_no, version, states).await.map(Some)
+    }
+
+    /// Keeps an event that the rules refuse, though the state before it is not known.
+    fn keep_refused(&self, arrival: Arrival, why: Refusal) -> Result<Outcome> {
+        self.store.write(|tx| {
+            let no = event::intern(tx, &arrival.pdu.event_id)?;
+            let outlier = outlier(no, arrival.room_no, arrival.pdu, &arrival.rules, Status::Rejected);
+            append::store(tx, &outlier)
+        })?;
+        Ok(Outcome::Rejected(why))
+    }
+
+    /// The state that these events make, stored as what differs from the room's current one.
+    fn given_state(&self, arrival: &Arrival, given: &[OwnedEventId]) -> Result<Result<StateNo, Outcome>> {
+        let mut wanted = BTreeMap::new();
+        let mut missing = Vec::new();
+        let snapshot = self.store.read();
+        for id in given {
+            match event::by_id(&snapshot, id)? {
+                None => missing.push(id.clone()),
+                Some(event) if event.room != arrival.room_no || event.status == Status::Rejected => {}
+                Some(event) => {
+                    let Some(key) = &event.pdu.state_key else { continue };
+                    // An event that is here is entered under its key when it first becomes part of a state.
+                    wanted.insert((event.pdu.kind.to_string(), key.clone()), event.no);
+                }
+            }
+        }
+        let has_create = wanted.contains_key(&("m.room.create".to_owned(), String::new()));
+        if !missing.is_empty() || !has_create {
+            let prev = if missing.is_empty() { arrival.missing.clone() } else { Vec::new() };
+            return Ok(Err(Outcome::Missing { prev, auth: missing }));
+        }
+        let current = deltas::all(&snapshot, arrival.room.state)?;
+        drop(snapshot);
+        let state = self.store.write(|tx| {
+            let mut changes = BTreeMap::new();
+            let mut kept = BTreeSet::new();
+            for ((kind, key), no) in wanted {
+                let key = state::intern_key(tx, &kind.into(), &key)?;
+                kept.insert(key);
+                if current.get(&key) != Some(&no) {
+                    changes.insert(key, Some(no));
+                }
+            }
+            changes.extend(current.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)));
+            deltas::apply(tx, arrival.room.state, &changes.into_iter().collect::<Vec<_>>())
+        })?;
+        Ok(Ok(state))
+    }
+
+    /// Appends an event that was judged.
+    async fn settle(
+        &self,
+        arrival: Arrival,
+        state_before: StateNo,
+        verdict: Verdict,
+        earlier: Option<i64>,
+    ) -> Result<Outcome> {
+        let (status, place) = match (&verdict, earlier) {
+            (Verdict::Rejected(_), _) => (Status::Rejected, Place::End),
+            (Verdict::SoftFailed, _) => (Status::SoftFailed, Place::End),
+            (Verdict::Accepted, Some(order)) => (Status::Accepted, Place::Earlier(order)),
+            (Verdict::Accepted, None) if arrival.followed => (Status::Accepted, Place::Late),
+            (Verdict::Accepted, None) => (Status::Accepted, Place::End),
+        };
+        let (mut current, mut state_after) = (None, None);
+        if status == Status::Accepted {
+            (current, state_after) = self.current_with(&arrival, state_before).await?;
+        }
+        let Arrival { room_no, rules, pdu, missing, follows, .. } = arrival;
+        let next = Authorized::next(room_no, pdu, state_before, &rules);
+        let authorized = Authorized { follows, status, place, state_after, current, missing, ..next };
+        let event = self.store.write(|tx| append::append(tx, self, authorized))?;
+        Ok(match verdict {
+            Verdict::Accepted => Outcome::Accepted(event),
+            Verdict::SoftFailed => Outcome::SoftFailed(event),
+            Verdict::Rejected(why) => Outcome::Rejected(why),
+        })
+    }
+
+    /// The room's current state with the event, where that is not simply the state after it; and the state after it, if
+    /// that had to be made to find out.
+    async fn current_with(
+        &self,
+        arrival: &Arrival,
+        state_before: StateNo,
+    ) -> Result<(Option<StateNo>, Option<StateNo>)> {
+        let (before, mut others) = {
+            let snapshot = self.store.read();
+            let context = Context { rooms: self, read: &snapshot };
+            let (mut before, mut others) = (BTreeSet::new(), BTreeSet::new());
+            for no in trees::EXTREMITIES.get(&snapshot, arrival.room_no)?.unwrap_or_default().0 {
+                let state = context.event(no)?.state_after;
+                before.insert(state);
+                if !arrival.follows.contains(&no) {
+                    others.insert(state);
+                }
+            }
+            (before, others)
+        };
+        if others.is_empty() && !arrival.followed {
+            return Ok((None, None));
+        }
+        let mut state_after = None;
+        if !arrival.followed {
+            let after = match arrival.pdu.state_key {
+                Some(_) => self.stage(arrival, state_before)?,
+                None => state_before,
+            };
+            state_after = Some(after);
+            others.insert(after);
+        }
+        if others == before {
+            return Ok((Some(arrival.room.state), state_after));
+        }
+        let current = self.resolve(arrival, others.into_iter().collect()).await?;
+        Ok((current, state_after))
+    }
+
+    /// Stores a state event without its place in the graph, so that resolution finds it, and makes the state after it.
+    fn stage(&self, arrival: &Arrival, state_before: StateNo) -> Result<StateNo> {
+        self.store.write(|tx| {
+            let no = event::intern(tx, &arrival.pdu.event_id)?;
+            let mut outlier = outlier(no, arrival.room_no, arrival.pdu.clone(), &arrival.rules, Status::Outlier);
+            if let Some(stored) = event::get(tx, no)? {
+                outlier = stored;
+            } else {
+                append::store(tx, &outlier)?;
+            }
+            outlier.state_before = state_before;
+            append::state_after(tx, &outlier)
+        })
+    }
+}
+
+/// An event whose place in the graph is not known.
+pub(super) fn outlier(no: EventNo, room: RoomNo, pdu: Pdu, rules: &RoomVersionRules, status: Status) -> Event {
+    Event {
+        no,
+        room,
+        order: 0,
+        state_before: StateNo::UNKNOWN,
+        state_after: StateNo::UNKNOWN,
+        status,
+        redacted_by: None,
+        received_ts: crate::clock::now_ms(),
+        transaction: None,
+        pdu,
+        redacts_in_content: rules.redaction.content_field_redacts,
+    }
+}
+
+/// Finds what the event refers to, and checks it against the events that it names.
+fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, state_given: bool) -> Result<Look> {
+    let (room_no, room) = super::require(read, guard.room())?;
+    let create = room.create.ok_or_else(super::unknown_room)?;
+    let context = Context { rooms, read };
+    if pdu.room_id != room.id {
+        return Ok(Look::Done(Outcome::Rejected("it is of another room".to_owned())));
+    }
+    let own = event::no_of(read, &pdu.event_id)?;
+    let stored = own.map(|no| trees::EVENTS.get(read, no)).transpose()?.flatten();
+    if let Some(stored) = stored
+        && (stored.state_before != StateNo::UNKNOWN || stored.room != room_no)
+    {
+        return Ok(Look::Done(Outcome::Known));
+    }
+    // The rules let anybody on the server that the room's ID names make another create event.
+    if pdu.kind == TimelineEventType::RoomCreate && own != Some(create) {
+        return Ok(Look::Done(Outcome::Rejected("the room has another create event".to_owned())));
+    }
+    let rules = build::rules(&room.version)?;
+    let mut arrival = Arrival {
+        room_no,
+        room,
+        rules,
+        pdu,
+        states: BTreeSet::new(),
+        missing: Vec::new(),
+        follows: Vec::new(),
+        followed: false,
+    };
+    follow(&context, &mut arrival)?;
+    if let Some(own) = own {
+        arrival.followed = backfill::is_followed(read, room_no, own)?;
+    }
+    let mut missing_auth = Vec::new();
+    for id in &arrival.pdu.auth_events {
+        if context.by_id(id)?.is_none() {
+            missing_auth.push(id.clone());
+        }
+    }
+    if !missing_auth.is_empty() {
+        let prev = if state_given { Vec::new() } else { arrival.missing };
+        return Ok(Look::Done(Outcome::Missing { prev, auth: missing_auth }));
+    }
+    let cannot_be_placed = !arrival.missing.is_empty() && !state_given;
+    match by_auth_events(&context, &arrival)? {
+        Err(why) if cannot_be_placed => Ok(Look::Refused(arrival, why)),
+        _ if cannot_be_placed => Ok(Look::Done(Outcome::Missing { prev: arrival.missing, auth: Vec::new() })),
+        _ => Ok(Look::Arrived(arrival)),
+    }
+}
+
+/// Finds the predecessors, and what the event follows beyond those that were refused: these are no extremities, but what
+/// they follow may be.
+fn follow(context: &Context<'_>, arrival: &mut Arrival) -> Result<()> {
+    let mut refused = Vec::new();
+    for id in &arrival.pdu.prev_events {
+        match context.by_id(id)?.filter(|event| event.is_placed() && event.room == arrival.room_no) {
+            Some(event) => {
+                arrival.states.insert(event.state_after);
+                arrival.follows.push(event.no);
+                refused.extend((event.status != Status::Accepted).then_some(event));
+            }
+            None => arrival.missing.push(id.clone()),
+        }
+    }
+    let mut gone_through = 0;
+    while let Some(event) = refused.pop()
+        && gone_through < THROUGH_REFUSED
+    {
+        gone_through += 1;
+        for id in &event.pdu.prev_events {
+            if let Some(event) = context.by_id(id)?.filter(|event| event.room == arrival.room_no) {
+                arrival.follows.push(event.no);
+                refused.extend((event.status != Status::Accepted).then_some(event));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks the event against the events that it names, all of which are here.
+fn by_auth_events<'a>(context: &Context<'_>, arrival: &'a Arrival) -> Result<Result<Checks<'a>, Refusal>> {
+    let mut named = Vec::with_capacity(arrival.pdu.auth_events.len() + 1);
+    for id in arrival.pdu.auth_events.iter().chain(&auth::create_id(&arrival.pdu, &arrival.rules)) {
+        named.extend(context.by_id(id)?);
+    }
+    let find = |id: &EventId| named.iter().find(|event| event.pdu.event_id == id).cloned();
+    Ok(Checks::by_auth_events(&arrival.pdu, &arrival.rules, find))
+}
+
+/// What the checks come to.
+enum Verdict {
+    Accepted,
+    SoftFailed,
+    Rejected(Refusal),
+}
+
+/// Checks the event against the events that it names, the state before it and, if it is `live`, the current state.
+fn judge(rooms: &Rooms, read: &dyn Read, arrival: &Arrival, state_before: StateNo, live: bool) -> Result<Verdict> {
+    let context = Context { rooms, read };
+    let mut checks = match by_auth_events(&context, arrival)? {
+        Ok(checks) => checks,
+        Err(why) => return Ok(Verdict::Rejected(why)),
+    };
+    let event = |no| context.event(no);
+    let before = checks.by_state(|kind, key| state::at_key(read, state_before, kind, key), event)?;
+    if let Err(why) = before {
+        return Ok(Verdict::Rejected(why));
+    }
+    if !live || arrival.room.state == state_before {
+        return Ok(Verdict::Accepted);
+    }
+    let now = checks.by_state(|kind, key| state::event_no(read, arrival.room_no, kind, key), event)?;
+    Ok(match now {
+        Ok(()) => Verdict::Accepted,
+        Err(why) => {
+            tracing::debug!("event {} is not allowed any more: {why}", arrival.pdu.event_id);
+            Verdict::SoftFailed
+        }
+    })
+}
