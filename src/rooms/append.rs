@@ -13,6 +13,7 @@ use super::{
     build::{Authorized, Place},
     deltas, effects,
     event::{self, Event, Status},
+    outbox,
     pdu::Pdu,
     receive::MAX_PREV_EVENTS,
     state, timeline,
@@ -89,6 +90,9 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         timeline::changed(tx, room_no, position)?;
     }
     let event = effects::appended(tx, rooms, &room, event, awaited.is_some(), live)?;
+    if authorized.is_new {
+        outbox::event(tx, rooms, &room, &event)?;
+    }
     let cached = Arc::new(event.clone());
     tx.on_commit(move || cache.events.insert(no, cached));
     Ok(event)

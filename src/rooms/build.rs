@@ -103,6 +103,8 @@ pub struct Authorized {
     pub(super) current: Option<StateNo>,
     /// The events that it follows whose place in the graph is not known.
     pub(super) missing: Vec<OwnedEventId>,
+    /// Whether this server made it just now, and so has to tell the others.
+    pub(super) is_new: bool,
 }
 
 /// Where an event goes in the timeline.
@@ -131,6 +133,7 @@ impl Authorized {
             state_after: None,
             current: None,
             missing: Vec::new(),
+            is_new: false,
         }
     }
 }
@@ -174,7 +177,7 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     authorize(context, room_no, &room, &rules, &pdu, &auth_events)?;
     redaction::check_local(context.read, room_no, &room, &pdu)?;
     let transaction = draft.transaction;
-    Ok(Authorized { transaction, follows, ..Authorized::next(room_no, pdu, room.state, &rules) })
+    Ok(Authorized { transaction, follows, is_new: true, ..Authorized::next(room_no, pdu, room.state, &rules) })
 }
 
 /// What events are made and checked from. The room's lock is held.
@@ -202,6 +205,14 @@ impl Context<'_> {
             Some(no) if trees::EVENTS.contains(self.read, no)? => self.event(no).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The event with this ID, if it is stored together with what allows it. Those that other servers told of alone are
+    /// not (`outside.rs`).
+    pub(super) fn allowing(&self, id: &EventId) -> Result<Option<Arc<Event>>> {
+        let Some(event) = self.by_id(id)? else { return Ok(None) };
+        let alone = event.status == Status::Outlier && !trees::AUTH_EVENTS.contains(self.read, event.no)?;
+        Ok((!alone).then_some(event))
     }
 
     fn state(&self, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {

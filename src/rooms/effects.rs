@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, event::Event, notifications, outbox, redaction, relations, servers, state, timeline,
+    Room, Rooms, carry_over, client_event, event::Event, notifications, redaction, relations, servers, state, timeline,
 };
 use crate::{
     error::Result,
@@ -207,7 +207,6 @@ pub(super) fn appended(
         return Ok(event);
     }
     notifications::on_event(tx, rooms, room, &event)?;
-    outbox::event(tx, rooms, room, &event)?;
     let members = local_members(tx, rooms, event.room)?;
     tx.wake_all(members);
     Ok(event)

@@ -281,11 +281,8 @@ impl Rooms {
         self.store.write(|tx| {
             let no = event::intern(tx, &arrival.pdu.event_id)?;
             let mut outlier = outlier(no, arrival.room_no, arrival.pdu.clone(), &arrival.rules, Status::Outlier);
-            if let Some(stored) = event::get(tx, no)? {
-                outlier = stored;
-            } else {
-                append::store(tx, &outlier)?;
-            }
+            outlier = event::get(tx, no)?.unwrap_or(outlier);
+            append::store(tx, &outlier)?;
             outlier.state_before = state_before;
             append::state_after(tx, &outlier)
         })
@@ -345,7 +342,7 @@ fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, state_given
     }
     let mut missing_auth = Vec::new();
     for id in &arrival.pdu.auth_events {
-        if context.by_id(id)?.is_none() {
+        if context.allowing(id)?.is_none() {
             missing_auth.push(id.clone());
         }
     }

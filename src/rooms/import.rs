@@ -76,7 +76,7 @@ impl Rooms {
         let mut by_id: HashMap<OwnedEventId, Arc<Event>> = HashMap::new();
         for Signed { pdu } in events {
             let id = pdu.event_id.clone();
-            if let Some(known) = context.by_id(&id)? {
+            if let Some(known) = context.allowing(&id)? {
                 let rejected = known.status == Status::Rejected || known.room != room_no;
                 let again = || Outcome::Rejected("it was refused before".to_owned());
                 outcomes.push((id, if rejected { again() } else { Outcome::Known }));
@@ -84,7 +84,7 @@ impl Rooms {
             }
             let (mut named, mut missing) = (Vec::with_capacity(pdu.auth_events.len()), Vec::new());
             for auth in pdu.auth_events.iter().chain(&auth::create_id(&pdu, &rules)) {
-                match by_id.get(auth).cloned().map_or_else(|| context.by_id(auth), |event| Ok(Some(event)))? {
+                match by_id.get(auth).cloned().map_or_else(|| context.allowing(auth), |event| Ok(Some(event)))? {
                     Some(event) => named.push(event),
                     None => missing.push(auth.clone()),
                 }
@@ -225,7 +225,7 @@ impl Rooms {
         }
         let mut named = Vec::new();
         for id in pdu.auth_events.iter().chain(&auth::create_id(pdu, &rules)) {
-            named.extend(context.by_id(id)?.filter(|event| event.room == room_no));
+            named.extend(context.allowing(id)?.filter(|event| event.room == room_no));
         }
         let find = |id: &EventId| named.iter().find(|event| event.pdu.event_id == id).cloned();
         let mut checks = Checks::by_auth_events(pdu, &rules, find).map_err(refused)?;
