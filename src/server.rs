@@ -58,6 +58,8 @@ pub struct Server {
     pub chores: Notify,
     /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.
     pub whole_syncs: Semaphore,
+    /// Lets a few long lists of events be put together for other servers at a time: they may take a second each.
+    pub event_lists: Semaphore,
     /// What sliding sync remembers of its clients.
     pub sliding: Connections,
     /// How much each caller may still do.

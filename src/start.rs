@@ -209,6 +209,7 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
         media: Files::open(config.media_path())?,
         image_work: Semaphore::new(1),
         whole_syncs: Semaphore::new(2),
+        event_lists: Semaphore::new(2),
         chores: Notify::new(),
         sliding: Connections::new(usize::try_from(config.memory_budget() / 16).unwrap_or(usize::MAX)),
         config,

@@ -30,6 +30,21 @@ fn server_server() -> Vec<Route<Server>> {
         on(user_devices::get_user_devices),
         on(user_keys::query_user_encryption_keys),
         on(user_keys::claim_user_encryption_keys),
+        // Rooms and users
+        on(query::query_info),
+        on(query::query_room_directory),
+        on(query::query_profile),
+        on(public_rooms::get_public_rooms),
+        on(public_rooms::query_public_rooms),
+        on(space_hierarchy::get_space_hierarchy),
+        // Events
+        on(events::get_event),
+        stream(events::get_room_state),
+        on(events::get_room_state_ids),
+        on(events::get_event_by_timestamp),
+        stream(event_auth::get_event_auth),
+        on(backfill::backfill_room),
+        on(backfill::get_missing_previous_events),
         // Media
         stream(content_repository::get_content),
         stream(content_repository::get_content_thumbnail),

@@ -1,6 +1,8 @@
 //! Other servers: what is said to them, asked of them and believed of what they say.
 //!
 //! - `resolve.rs` finds a server, `client.rs` asks it ([`Federation::send`]), over the connections of `outgoing`.
+//! - `directory.rs`, `spaces.rs` and `profiles.rs` look up for our clients what others know, and `answers.rs` remembers it
+//!   for a while.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users.
 //!
@@ -8,10 +10,15 @@
 //! everything that comes is bounded. That a server is down, slow or lying is nothing that an administrator need know, so
 //! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
 
-mod client;
 pub mod devices;
+pub mod directory;
 pub mod edu;
 pub mod keys;
+pub mod profiles;
+pub mod spaces;
+
+mod answers;
+mod client;
 mod resolve;
 mod verify;
 
@@ -21,7 +28,7 @@ use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Semaphore, broadcast};
 
 pub use self::client::{Failure, Limits};
-use self::{devices::Devices, keys::ServerKeys, resolve::Delegations};
+use self::{answers::Remembered, devices::Devices, keys::ServerKeys, resolve::Delegations};
 use crate::{
     config::{self, Config},
     error::{Error, Result},
@@ -44,6 +51,7 @@ pub struct Federation {
     pub heard: broadcast::Sender<OwnedServerName>,
     /// Who is being asked for keys of users.
     pub devices: Devices,
+    answers: Remembered,
     delegations: Delegations,
     requests: Semaphore,
     enabled: bool,
@@ -58,6 +66,7 @@ impl Federation {
             keys: ServerKeys::new(config, rooms.store.clone(), rooms.keys.clone()),
             heard: broadcast::Sender::new(HEARD),
             devices: Devices::default(),
+            answers: Remembered::default(),
             delegations: Delegations::default(),
             requests: Semaphore::new(usize::from(config.max_concurrent_requests.max(1))),
             enabled: config.allow_federation,

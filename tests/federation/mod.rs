@@ -1,5 +1,7 @@
 //! Servers among each other; the files mirror `src/api/federation` and `src/federation`.
 
 mod keys;
+mod lookups;
+mod reading;
 mod requests;
 mod resolve;

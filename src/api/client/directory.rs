@@ -16,6 +16,7 @@ use ruma::{
 use crate::{
     api::auth::{Anyone, User},
     error::{Error, Result},
+    federation,
     ids::RoomNo,
     rooms::{self, Room, aliases, build::Draft, members, membership::Content, power_levels, state, summary, upgrade},
     server::Server,
@@ -56,9 +57,8 @@ pub async fn get_room_id_by_alias(
     _: Anyone,
     req: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response> {
-    let snapshot = server.store.read();
-    let room_id = super::joining::resolve(server, &snapshot, (&*req.room_alias).into())?;
-    Ok(get_alias::v3::Response::new(room_id, vec![server.name().to_owned()]))
+    let located = federation::directory::locate(&server.federation, &req.room_alias).await?;
+    Ok(get_alias::v3::Response::new(located.room_id, located.servers))
 }
 
 /// `DELETE /_matrix/client/v3/directory/room/{roomAlias}`

@@ -1,5 +1,7 @@
 //! [The published room directory](https://spec.matrix.org/latest/client-server-api/#published-room-directory).
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, ServerName,
@@ -24,6 +26,7 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
+    federation::{self, directory::Listing},
     rooms::{
         self,
         directory::{self, Page},
@@ -54,17 +57,17 @@ pub async fn get_public_rooms(
         return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
     }
     let limit = req.limit.map(Into::into);
-    page(server, req.server.as_deref(), &RoomNetwork::Matrix, &Filter::new(), req.since.as_deref(), limit)
+    page(server, req.server.as_deref(), &RoomNetwork::Matrix, &Filter::new(), req.since.as_deref(), limit).await
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3publicrooms))
 pub async fn query_public_rooms(server: &Server, _: User, QueryRequest(req): QueryRequest) -> Result<Json<Page>> {
     let limit = req.limit.map(Into::into);
-    page(server, req.server.as_deref(), &req.room_network, &req.filter, req.since.as_deref(), limit)
+    page(server, req.server.as_deref(), &req.room_network, &req.filter, req.since.as_deref(), limit).await
 }
 
-fn page(
+async fn page(
     server: &Server,
     of: Option<&ServerName>,
     network: &RoomNetwork,
@@ -73,7 +76,9 @@ fn page(
     limit: Option<u64>,
 ) -> Result<Json<Page>> {
     if let Some(other) = of.filter(|of| *of != server.name()) {
-        return Err(Error::not_found(format!("The room directory of {other} cannot be reached.")));
+        let listing = Listing { network, filter, since, limit };
+        let page = federation::directory::page_of(&server.federation, other, listing).await?;
+        return Ok(Json(Arc::unwrap_or_clone(page)));
     }
     directory::page(&server.store.read(), network, filter, since, limit).map(Json)
 }

@@ -20,11 +20,11 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
+    federation,
     rooms::chores,
     server::Server,
     stands_in_for,
-    store::records::Profile,
-    users::{accounts, profiles},
+    users::profiles,
 };
 
 /// A request to set a field. Ruma's refuses bodies with more than the field, and display names that are `null`; clients
@@ -103,7 +103,7 @@ pub async fn get_user_profile(
     _: Anyone,
     req: GetProfileRequest,
 ) -> Result<Json<Map<String, JsonValue>>> {
-    Ok(Json(profile_of(server, &req.0.user_id)?.fields.into_iter().collect()))
+    federation::profiles::profile(&server.federation, &req.0.user_id).await.map(Json)
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
@@ -115,22 +115,11 @@ pub async fn get_profile_field(
 ) -> Result<Json<Map<String, JsonValue>>> {
     let field = req.0.field.as_str();
     profiles::check_name(field)?;
-    let mut profile = profile_of(server, &req.0.user_id)?;
-    match profile.fields.remove(field) {
+    let mut profile = federation::profiles::profile(&server.federation, &req.0.user_id).await?;
+    match profile.remove(field) {
         Some(value) => Ok(Json([(field.to_owned(), value)].into_iter().collect())),
         // Before there were other fields, these two were answered with an empty object.
         None if profiles::is_shown(field) => Ok(Json(Map::new())),
         None => Err(Error::not_found("This user's profile has no such field.")),
     }
-}
-
-/// The profile of a user of this server.
-fn profile_of(server: &Server, user: &UserId) -> Result<Profile> {
-    let unknown = || Error::not_found("There is no such user.");
-    if user.server_name() != server.name() {
-        return Err(unknown());
-    }
-    let read = server.store.read();
-    accounts::require(&read, user).map_err(|error| if error.is_not_found() { unknown() } else { error })?;
-    profiles::get(&read, user)
 }

@@ -1,7 +1,10 @@
 //! [Setting state](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey).
 
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
 use ruma::{
-    OwnedRoomAliasId, OwnedUserId, RoomAliasId, UserId,
+    OwnedRoomAliasId, OwnedUserId, RoomAliasId, RoomId, UserId,
     api::{
         client::state::send_state_event::v3::{Request, Response},
         error::ErrorKind,
@@ -18,9 +21,9 @@ use super::room_send::check_encryption;
 use crate::{
     api::auth::User,
     error::{Error, Result},
-    ids::RoomNo,
+    federation::directory,
     rooms::{
-        self, Event, Room, RoomGuard, aliases,
+        self, Event, Room, RoomGuard,
         build::Draft,
         members,
         membership::{self, Content},
@@ -31,6 +34,9 @@ use crate::{
     users::accounts,
 };
 
+/// How many aliases an `m.room.canonical_alias` event can add.
+const NEW_ALIASES: usize = 20;
+
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey))
 pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) -> Result<Response> {
@@ -39,6 +45,9 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
     let mut content: Content = serde_json::from_str(req.body.json().get())
         .map_err(|_| Error::bad_json("The content of an event must be a JSON object."))?;
     let mut json = req.body.into_json();
+    if req.event_type == StateEventType::RoomCanonicalAlias && req.state_key.is_empty() {
+        check_aliases(server, &req.room_id, &content).await?;
+    }
     let guard = server.rooms.lock(&req.room_id).await;
     {
         let snapshot = server.store.read();
@@ -56,7 +65,7 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
         {
             return Ok(Response::new(event.pdu.event_id));
         }
-        let change = Change { server, no, room: &room, key: &req.state_key, content: &content };
+        let change = Change { room: &room, key: &req.state_key, content: &content };
         change.check(&snapshot, &req.event_type)?;
     }
     let mut draft = Draft::raw_state(req.event_type, req.state_key, json);
@@ -83,6 +92,32 @@ fn remove_guests(server: &Server, guard: &RoomGuard, event: &Event) -> Result<()
     Ok(())
 }
 
+/// Aliases that are new in an `m.room.canonical_alias` event must exist and point to this room; those of other servers are
+/// looked up there.
+async fn check_aliases(server: &Server, room: &RoomId, content: &Content) -> Result<()> {
+    let old: Option<Content> = {
+        let read = server.store.read();
+        let no = rooms::find(&read, room)?;
+        no.map(|no| state::content(&read, no, &StateEventType::RoomCanonicalAlias, "")).transpose()?.flatten()
+    };
+    let old = old.and_then(|old| listed_aliases(&old).ok()).unwrap_or_default();
+    let bad = |message| Error::bad_request(ErrorKind::BadAlias, message);
+    let new: BTreeSet<_> = listed_aliases(content)?.into_iter().filter(|alias| !old.contains(alias)).collect();
+    if new.len() > NEW_ALIASES {
+        return Err(bad(format!("At most {NEW_ALIASES} aliases can be added at once.")));
+    }
+    let found = join_all(new.iter().map(|alias| directory::locate(&server.federation, alias))).await;
+    for (alias, found) in new.iter().zip(found) {
+        match found {
+            Ok(located) if located.room_id == *room => {}
+            Ok(_) => return Err(bad(format!("{alias} points to another room."))),
+            Err(error) if error.is_not_found() => return Err(bad(format!("There is no alias {alias}."))),
+            Err(error) => return Err(bad(format!("Where {alias} points to cannot be found out: {error}."))),
+        }
+    }
+    Ok(())
+}
+
 fn is_own_join(kind: &StateEventType, key: &str, user: &UserId, content: &Content) -> bool {
     *kind == StateEventType::RoomMember
         && user == key
@@ -97,8 +132,6 @@ fn is_equal(old: &RawValue, new: &Content) -> bool {
 
 /// A state event that a client wants to send.
 struct Change<'a> {
-    server: &'a Server,
-    no: RoomNo,
     room: &'a Room,
     key: &'a str,
     content: &'a Content,
@@ -111,29 +144,10 @@ impl Change<'_> {
             StateEventType::RoomCreate => {
                 Err(Error::bad_request(ErrorKind::BadJson, "The create event of a room cannot be replaced."))
             }
-            StateEventType::RoomCanonicalAlias if self.key.is_empty() => self.check_aliases(read),
             StateEventType::RoomPowerLevels if self.key.is_empty() => self.check_power_levels(read),
             StateEventType::RoomMember => self.check_member(read),
             _ => Ok(()),
         }
-    }
-
-    /// Aliases that are new in the event must exist and point to this room.
-    fn check_aliases(&self, read: &dyn Read) -> Result<()> {
-        let old: Option<Content> = state::content(read, self.no, &StateEventType::RoomCanonicalAlias, "")?;
-        let old = old.and_then(|old| listed_aliases(&old).ok()).unwrap_or_default();
-        for alias in listed_aliases(self.content)?.into_iter().filter(|alias| !old.contains(alias)) {
-            let bad = |message| Error::bad_request(ErrorKind::BadAlias, message);
-            if alias.server_name() != self.server.name() {
-                return Err(bad(format!("{alias} belongs to another server, which cannot be asked.")));
-            }
-            match aliases::get(read, &alias)? {
-                Some(found) if found.room == self.no => {}
-                Some(_) => return Err(bad(format!("{alias} points to another room."))),
-                None => return Err(bad(format!("There is no alias {alias}."))),
-            }
-        }
-        Ok(())
     }
 
     /// Where creators stand above all levels, they must not be listed: 400 rather than the rules' 403.

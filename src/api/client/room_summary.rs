@@ -1,18 +1,20 @@
 //! [Room summaries](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1room_summaryroomidoralias).
 
-use ruma::{api::client::room::get_summary::v1::Request, events::room::member::MembershipState};
+use ruma::{RoomId, UserId, api::client::room::get_summary::v1::Request, events::room::member::MembershipState};
 use serde::Serialize;
 
-use super::joining::resolve;
 use crate::{
     answers_json,
     api::{auth::User, own::Json},
     error::{Error, Result},
+    federation::{directory, spaces as elsewhere},
     rooms::{
         self, members,
-        summary::{self, Summary, Viewer},
+        spaces::{self, Known},
+        summary::{Summary, Viewer},
     },
     server::Server,
+    store::Read,
 };
 
 answers_json! {
@@ -36,21 +38,30 @@ pub async fn get_room_summary(
     user: Option<User>,
     SummaryRequest(req): SummaryRequest,
 ) -> Result<Json<RoomSummary>> {
-    let snapshot = server.store.read();
-    let not_found = || Error::not_found("There is no such room, or you may not see it.");
-    let room_id = resolve(server, &snapshot, &req.room_id_or_alias)?;
-    let no = rooms::find(&snapshot, &room_id)?.ok_or_else(not_found)?;
-    let room = rooms::get(&snapshot, no)?;
-    let user = user.as_ref().map(|user| &*user.id);
-    if !summary::may_be_shown(&snapshot, no, &room, user.map_or(Viewer::Anyone, Viewer::User))? {
-        return Err(not_found());
-    }
-    let membership = match user {
-        Some(user) => {
-            let member = members::get(&snapshot, no, user)?;
-            Some(member.map_or(MembershipState::Leave, |member| member.membership))
+    let (room_id, via) = match <&RoomId>::try_from(&*req.room_id_or_alias) {
+        Ok(id) => (id.to_owned(), req.via),
+        Err(alias) => {
+            let located = directory::locate(&server.federation, alias).await?;
+            (located.room_id, located.servers)
         }
+    };
+    let user = user.as_ref().map(|user| &*user.id);
+    let viewer = user.map_or(Viewer::Anyone, Viewer::User);
+    let known = spaces::summary(&server.store.read(), viewer, &room_id)?;
+    let summary = match known {
+        Known::Shown(summary) => summary,
+        Known::Hidden => return Err(Error::not_found("There is no such room, or you may not see it.")),
+        Known::Unknown => elsewhere::summary(&server.federation, viewer, &room_id, &via).await?,
+    };
+    let membership = match user {
+        Some(user) => Some(membership(&server.store.read(), user, &room_id)?),
         None => None,
     };
-    Ok(Json(RoomSummary { summary: summary::of(&snapshot, no, &room)?, membership }))
+    Ok(Json(RoomSummary { summary, membership }))
+}
+
+/// What the user is in the room; `leave` as well if they never were there.
+fn membership(read: &dyn Read, user: &UserId, room: &RoomId) -> Result<MembershipState> {
+    let Some(no) = rooms::find(read, room)? else { return Ok(MembershipState::Leave) };
+    Ok(members::user_room(read, user, no)?.map_or(MembershipState::Leave, |own| own.membership))
 }

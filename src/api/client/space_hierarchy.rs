@@ -6,8 +6,9 @@ use crate::{
     answers_json,
     api::{auth::User, own::Json},
     error::{Error, Result},
+    federation::spaces,
     rooms::{
-        spaces::{self, Known, Page, Walk, Walker},
+        spaces::{Page, Walk},
         summary::Viewer,
     },
     server::Server,
@@ -30,13 +31,6 @@ pub async fn get_space_hierarchy(
         return Err(Error::invalid_param("limit must be greater than 0."));
     }
     let walk = Walk { max_depth: req.max_depth.map(u64::from), suggested_only: req.suggested_only, limit };
-    let mut walker = Walker::new(&req.room_id, Vec::new(), walk, req.from.as_deref())?;
-    while let Some(step) = walker.next() {
-        match spaces::chunk(&server.store.read(), Viewer::User(&user.id), &step.room, walker.suggested_only())? {
-            Known::Shown(chunk) => walker.found(&step, chunk),
-            _ if step.room == req.room_id => return Err(Error::forbidden("You may not see this room.")),
-            _ => {}
-        }
-    }
-    Ok(Json(walker.page()))
+    let viewer = Viewer::User(&user.id);
+    spaces::walk(&server.federation, viewer, &req.room_id, walk, req.from.as_deref()).await.map(Json)
 }
