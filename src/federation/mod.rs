@@ -14,6 +14,7 @@ pub mod devices;
 pub mod directory;
 pub mod edu;
 pub mod keys;
+pub mod policy;
 pub mod profiles;
 pub mod spaces;
 

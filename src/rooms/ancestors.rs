@@ -1,41 +1,19 @@
-//! Walks along the references between events: the events that allow others, and those that came before.
+//! Walks back along the references of events to those that they follow, for other servers.
 //!
-//! Every walk visits each event once, so circles that a server made up end it, and stays in one room.
+//! A walk visits each event once, so circles that a server made up end it, and stays in one room.
 
-use std::collections::{BTreeSet, BinaryHeap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 
 use ruma::{EventId, OwnedEventId};
 use serde_json::value::RawValue;
 
 use super::{event, reader::Reader};
-use crate::{error::Result, ids::EventNo, store::Read};
-
-/// The auth chain of some events: the events that allow them, those that allow these, and so on. The events themselves
-/// are in it only where another of them needs them.
-///
-/// # Errors
-/// When a row is damaged or the database fails; so for all functions here.
-pub fn auth_chain(read: &dyn Read, of: impl IntoIterator<Item = EventNo>) -> Result<BTreeSet<EventNo>> {
-    let mut chain = BTreeSet::new();
-    let mut to_visit: Vec<_> = of.into_iter().collect();
-    let mut visited: HashSet<_> = to_visit.iter().copied().collect();
-    while let Some(no) = to_visit.pop() {
-        let Some(event) = event::get(read, no)? else { continue };
-        for id in &event.pdu.auth_events {
-            let Some(no) = event::no_of(read, id)? else { continue };
-            chain.insert(no);
-            if visited.insert(no) {
-                to_visit.push(no);
-            }
-        }
-    }
-    Ok(chain)
-}
+use crate::error::Result;
 
 /// The events `from` and what came before them, the deepest first, as much of each as the reader may see.
 ///
 /// # Errors
-/// As [`auth_chain`].
+/// When a row is damaged or the database fails; so for all functions here.
 pub fn backwards(reader: &Reader<'_>, from: &[OwnedEventId], limit: usize) -> Result<Vec<Box<RawValue>>> {
     let mut seen = HashSet::new();
     let mut next = BinaryHeap::new();
@@ -68,7 +46,7 @@ pub fn backwards(reader: &Reader<'_>, from: &[OwnedEventId], limit: usize) -> Re
 /// and the last in the list, down to the depth `min_depth`.
 ///
 /// # Errors
-/// As [`auth_chain`].
+/// As [`backwards`].
 pub fn between(
     reader: &Reader<'_>,
     earliest: &[OwnedEventId],

@@ -41,6 +41,37 @@ pub fn get(read: &dyn Read, no: EventNo) -> Result<AuthEvents> {
     trees::AUTH_EVENTS.get(read, no)?.ok_or_else(|| Error::corrupt(trees::AUTH_EVENTS.name, no.0.to_be_bytes()))
 }
 
+/// The auth chain of some events: the events that allow them, those that allow these, and so on. The events themselves
+/// are in it only where another of them names them.
+///
+/// # Errors
+/// When a row is damaged or the database fails.
+pub fn of(read: &dyn Read, events: impl IntoIterator<Item = EventNo>) -> Result<BTreeSet<EventNo>> {
+    let mut open: Vec<EventNo> = Vec::new();
+    for no in events {
+        match trees::AUTH_EVENTS.get(read, no)? {
+            Some(row) => open.extend(row.events),
+            // Events that are no state allow no others, and are not in the index.
+            None => {
+                for id in event::require(read, no)?.pdu.auth_events {
+                    open.extend(event::no_of(read, &id)?);
+                }
+            }
+        }
+    }
+    let mut chain = BTreeSet::new();
+    while let Some(no) = open.pop() {
+        // What is not in the index is not here.
+        if !chain.contains(&no)
+            && let Some(row) = trees::AUTH_EVENTS.get(read, no)?
+        {
+            chain.insert(no);
+            open.extend(row.events);
+        }
+    }
+    Ok(chain)
+}
+
 /// The events of which each is in the auth chain of some of `states`, but not of all. The chain of a state is that of its
 /// events, without these unless others name them; `shared` are the events that all states have.
 ///

@@ -8,7 +8,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId,
-    RoomVersionId, UserId,
+    RoomVersionId, ServerName, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
     state_res,
@@ -119,6 +119,32 @@ pub(super) enum Place {
 }
 
 impl Authorized {
+    /// The event.
+    pub fn pdu(&self) -> &Pdu {
+        &self.pdu
+    }
+
+    /// The room's number.
+    pub fn room(&self) -> RoomNo {
+        self.room
+    }
+
+    /// Adds the signature of another server.
+    ///
+    /// # Errors
+    /// When our own JSON cannot be written, which does not happen.
+    pub fn add_signature(&mut self, server: &ServerName, key_id: &str, signature: String) -> Result<()> {
+        let mut event: Map<String, Value> = serde_json::from_str(&self.pdu.json)?;
+        let signatures = event.entry("signatures").or_insert_with(|| Map::new().into());
+        let of_server =
+            signatures.as_object_mut().map(|all| all.entry(server.as_str()).or_insert_with(|| Map::new().into()));
+        if let Some(of_server) = of_server.and_then(Value::as_object_mut) {
+            of_server.insert(key_id.to_owned(), signature.into());
+        }
+        self.pdu.json = serde_json::to_string(&event)?;
+        Ok(())
+    }
+
     /// An event that follows all extremities of its room, and so decides the room's current state.
     pub(super) fn next(room: RoomNo, pdu: Pdu, state_before: StateNo, rules: &RoomVersionRules) -> Self {
         Self {

@@ -37,6 +37,7 @@ pub mod notifications;
 pub mod outbox;
 pub mod pdu;
 pub mod point;
+pub mod policy;
 pub mod power_levels;
 pub mod reader;
 pub mod receipts;
@@ -143,11 +144,28 @@ impl Rooms {
         draft: Draft,
         also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
     ) -> Result<Event> {
-        let authorized = {
-            let snapshot = self.store.read();
-            let room = find(&snapshot, guard.room())?.ok_or_else(unknown_room)?;
-            build::prepare(self, &snapshot, room, sender, draft)?
-        };
+        self.append(self.prepare(guard, sender, draft)?, also)
+    }
+
+    /// The first half of [`send_and`](Self::send_and): makes and checks the event.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn prepare(&self, guard: &RoomGuard, sender: &UserId, draft: Draft) -> Result<Authorized> {
+        let snapshot = self.store.read();
+        let room = find(&snapshot, guard.room())?.ok_or_else(unknown_room)?;
+        build::prepare(self, &snapshot, room, sender, draft)
+    }
+
+    /// The second half of [`send_and`](Self::send_and): stores the event. The room was locked since before the first.
+    ///
+    /// # Errors
+    /// When a row is damaged or the database fails; what `also` returns.
+    pub fn append(
+        &self,
+        authorized: Authorized,
+        also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
+    ) -> Result<Event> {
         self.store.write(|tx| {
             let event = append::append(tx, self, authorized)?;
             also(tx, &event)?;

@@ -2,6 +2,7 @@
 
 mod keys;
 mod lookups;
+mod policy;
 mod reading;
 mod requests;
 mod resolve;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use conduit::{
     error::Result,
     ids::EventNo,
-    rooms::{Event, ancestors, event, reader::Reader, servers},
+    rooms::{Event, ancestors, auth_chains, event, reader::Reader, servers},
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId, events::StateEventType};
 use serde_json::{Value, json, value::RawValue};
@@ -167,7 +167,7 @@ async fn auth_chains() {
     let topic = state(StateEventType::RoomTopic, "", json!({"topic": "none of it"}));
     world.send(&room, &alice, topic).await.unwrap();
     let again = world.send(&room, &bob, member("join", &bob)).await.unwrap();
-    let chain = |of: &Event| -> Result<BTreeSet<EventNo>> { ancestors::auth_chain(&world.rooms.store.read(), [of.no]) };
+    let chain = |of: &Event| -> Result<BTreeSet<EventNo>> { auth_chains::of(&world.rooms.store.read(), [of.no]) };
     let read = world.rooms.store.read();
     let named = |of: &Event| -> BTreeSet<EventNo> {
         of.pdu.auth_events.iter().map(|id| event::no_of(&read, id).unwrap().unwrap()).collect()

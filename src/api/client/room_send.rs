@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::{
     api::auth::User,
     error::{Error, Result},
+    federation::policy,
     ids::EventNo,
     rooms::{self, build::Draft, event, relations},
     server::Server,
@@ -63,9 +64,10 @@ pub(super) async fn send_once(
         }
         check_relation(&snapshot, &user.id, &draft)?;
     }
-    let event = server.rooms.send_and(&guard, &user.id, draft, |tx, event| {
+    let event = policy::send_and(&server.federation, &guard, &user.id, draft, |tx, event| {
         transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())
-    })?;
+    })
+    .await?;
     Ok(event.pdu.event_id)
 }
 

@@ -21,7 +21,7 @@ use super::room_send::check_encryption;
 use crate::{
     api::auth::User,
     error::{Error, Result},
-    federation::directory,
+    federation::{directory, policy},
     rooms::{
         self, Event, Room, RoomGuard,
         build::Draft,
@@ -70,7 +70,7 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
     }
     let mut draft = Draft::raw_state(req.event_type, req.state_key, json);
     draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
-    let event = server.rooms.send(&guard, &user.id, draft)?;
+    let event = policy::send_and(&server.federation, &guard, &user.id, draft, |_, _| Ok(())).await?;
     if event.pdu.kind == TimelineEventType::RoomGuestAccess {
         remove_guests(server, &guard, &event)?;
     }

@@ -8,7 +8,7 @@ use crate::{
     api::auth::Origin,
     error::Result,
     http::Body,
-    rooms::{ancestors, reader::Reader},
+    rooms::{auth_chains, reader::Reader},
     server::Server,
 };
 
@@ -22,7 +22,7 @@ pub async fn get_event_auth(
 ) -> Result<Response<Body>> {
     let auth_chain = event_lists::made(server, move |read| {
         let reader = Reader::enter(read, &origin.server, &req.room_id)?;
-        ancestors::auth_chain(read, [reader.require(&req.event_id)?.no])
+        auth_chains::of(read, [reader.require(&req.event_id)?.no])
     })
     .await?;
     Ok(event_lists::answer(server, vec![("auth_chain", auth_chain.into_iter().collect())]))

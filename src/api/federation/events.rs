@@ -18,7 +18,7 @@ use crate::{
     http::Body,
     ids::EventNo,
     rooms::{
-        self, ancestors,
+        self, auth_chains,
         event::{self, Event},
         history,
         reader::Reader,
@@ -85,7 +85,7 @@ fn state_at(read: &dyn Read, event: &Event) -> Result<(Vec<EventNo>, Vec<EventNo
         return Err(Error::not_found("This server does not know the state of the room at this event."));
     }
     let state: Vec<_> = state::at(read, event.state_before)?.into_values().collect();
-    let auth_chain = ancestors::auth_chain(read, state.iter().copied())?;
+    let auth_chain = auth_chains::of(read, state.iter().copied())?;
     Ok((state, auth_chain.into_iter().collect()))
 }
 

@@ -1,0 +1,63 @@
+//! Asking policy servers what they think of events
+//! ([spec](https://spec.matrix.org/latest/server-server-api/#asking-for-a-policy-server-signature-on-an-event)).
+
+use std::time::Duration;
+
+use ruma::{
+    UserId, api::federation::policy::sign_event::v1::Request,
+    events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID, room_version_rules::RedactionRules,
+};
+use serde_json::value::RawValue;
+
+use super::{Federation, Limits};
+use crate::{
+    error::{Error, Result},
+    rooms::{
+        self, Draft, Event, Pdu, RoomGuard, build,
+        policy::{self, PolicyServer},
+    },
+    store::Tx,
+};
+
+/// What a policy server may take to sign one event.
+const LIMITS: Limits = Limits { body: 64 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
+
+/// Sends an event of a user of this server, as [`Rooms::send_and`](crate::rooms::Rooms::send_and) does; in a room with a
+/// policy server only with its signature.
+///
+/// The room stays locked while that is asked, since the event names those that it follows. So who chooses a slow policy
+/// server has a slow room, and nobody else.
+///
+/// # Errors
+/// As there; what the policy server answers if it refuses; those of [`Failure`](super::Failure) when it cannot be asked.
+pub async fn send_and(
+    federation: &Federation,
+    guard: &RoomGuard,
+    sender: &UserId,
+    draft: Draft,
+    also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
+) -> Result<Event> {
+    let engine = &federation.rooms;
+    let mut authorized = engine.prepare(guard, sender, draft)?;
+    let chosen = policy::of_room(&engine.store.read(), authorized.room())?;
+    if let Some(server) = chosen.filter(|_| policy::concerns(authorized.pdu())) {
+        let (_, room) = rooms::require(&engine.store.read(), guard.room())?;
+        let rules = build::rules(&room.version)?.redaction;
+        let signature = ask(federation, &server, authorized.pdu(), &rules).await?;
+        authorized.add_signature(&server.name, KEY_ID, signature)?;
+    }
+    engine.append(authorized, also)
+}
+
+/// The signature of a room's policy server for an event.
+async fn ask(federation: &Federation, server: &PolicyServer, pdu: &Pdu, rules: &RedactionRules) -> Result<String> {
+    if server.name == federation.server_name() {
+        return Err(Error::forbidden("The room has chosen this server as its policy server, but it is none."));
+    }
+    let request = Request::new(RawValue::from_string(pdu.json.clone())?);
+    let answer = federation.send_with(&server.name, request, LIMITS).await?;
+    let signature = answer.ed25519_signature(&server.name).filter(|text| server.is_signature(text, pdu, rules));
+    signature.map(ToOwned::to_owned).ok_or_else(|| {
+        Error::forbidden(format!("The room's policy server {} did not sign the event as it must.", server.name))
+    })
+}
