@@ -23,7 +23,7 @@
 //! server        the state that handlers share
 //! sync          what changed for a client since it last asked
 //! check         the invariants of the database
-//! federation    other servers: finding them, signed requests, their keys
+//! federation previews   other servers: finding them, signed requests, their keys; web pages that users post
 //! rooms         the room engine: events, state, members, visibility. No network I/O
 //! users media push outgoing   accounts, devices and keys; files; push rules; requests that we make
 //! appservice    the programs that act for users of their own: who is registered, and what is whose
@@ -58,6 +58,7 @@ pub mod http;
 pub mod ids;
 pub mod media;
 pub mod outgoing;
+pub mod previews;
 pub mod push;
 pub mod rooms;
 pub mod server;

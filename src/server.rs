@@ -19,6 +19,7 @@ use crate::{
     federation::Federation,
     http::{Info, State, limits::Limits},
     media::files::Files,
+    previews::Previews,
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
     store::Store,
@@ -52,6 +53,8 @@ pub struct Server {
     pub typing: Typing,
     /// The files that users sent.
     pub media: Files,
+    /// Previews of web pages.
+    pub previews: Previews,
     /// Lets one image be scaled at a time: it may take a few hundred megabytes.
     pub image_work: Semaphore,
     /// Told when there is more to do in the background (`rooms/chores.rs`).

@@ -29,8 +29,9 @@ use crate::{
         limits::{Allowance, Allowances, Limits},
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
-    media::files::Files,
+    media::{files::Files, retention},
     outgoing::{Network, Outgoing},
+    previews::Previews,
     rooms::{Rooms, chores, typing::Typing},
     server::Server,
     store::Store,
@@ -43,6 +44,10 @@ use crate::{
 
 /// How often the background looks whether something is due.
 const TICK: Duration = Duration::from_secs(10);
+
+/// When files that nobody asks for are looked for: first a while after the start, then every day.
+const AFTER_START: Duration = Duration::from_secs(10 * 60);
+const EVERY_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A server that runs.
 pub struct Handle {
@@ -152,6 +157,7 @@ async fn background(server: Arc<Server>) {
         _ = stopping.wait_for(|stopping| *stopping) => {}
         () = server.typing.expire(&server.rooms) => {}
         () = devices::resync(&server.federation) => {}
+        () = sweep_media(&server) => {}
         () = work => {}
     }
 }
@@ -162,6 +168,21 @@ async fn tell_appservices(server: Arc<Server>) {
     tokio::select! {
         _ = stopping.wait_for(|stopping| *stopping) => {}
         () = delivery::appservices::run(&server) => {}
+    }
+}
+
+/// Lets files go that nobody asked for any more: once a day, and not while the server is just starting.
+async fn sweep_media(server: &Arc<Server>) {
+    tokio::time::sleep(AFTER_START).await;
+    loop {
+        let of = server.clone();
+        let swept = tokio::task::spawn_blocking(move || retention::sweep(&of.store, &of.media, &of.config.media)).await;
+        match swept.map_err(Error::internal).flatten() {
+            Ok((0, _)) => {}
+            Ok((files, bytes)) => tracing::info!("{files} files were deleted as media.retention says ({bytes} bytes)"),
+            Err(error) => tracing::error!("old media could not be deleted: {error}"),
+        }
+        tokio::time::sleep(EVERY_DAY).await;
     }
 }
 
@@ -190,13 +211,11 @@ pub async fn run(config: Config) -> Result<()> {
 /// The server's state over its database.
 fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
-    if config.url_preview.enabled {
-        tracing::warn!("url_preview.enabled is set, but this version makes no previews of web pages yet");
-    }
     let appservices = open_appservices(&config, &store)?;
     let keys = store.signing_keys()?;
     let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
     let outgoing = Arc::new(Outgoing::new(&config, network)?);
+    let previews = Previews::new(config.url_preview.clone(), outgoing.clone(), store.clone());
     let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
@@ -207,6 +226,7 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
         presence: Presence::new(config.allow_presence, config.allow_outgoing_presence),
         typing: Typing::default(),
         media: Files::open(config.media_path())?,
+        previews,
         image_work: Semaphore::new(1),
         whole_syncs: Semaphore::new(2),
         event_lists: Semaphore::new(2),

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["sync"],
     &["check"],
-    &["federation"],
+    &["federation", "previews"],
     &["rooms"],
     &["users", "media", "push", "outgoing"],
     &["appservice"],

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::common::{Client, TestServer};
 
 /// A red picture in PNG.
-fn picture(width: u32, height: u32) -> Vec<u8> {
+pub fn picture(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let image = image::RgbImage::from_pixel(width, height, image::Rgb([200, 10, 10]));
     image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
@@ -14,7 +14,7 @@ fn picture(width: u32, height: u32) -> Vec<u8> {
 }
 
 /// Uploads; gives server name and media ID as they stand in paths.
-async fn upload(client: &Client, content_type: &str, filename: &str, bytes: Vec<u8>) -> String {
+pub async fn upload(client: &Client, content_type: &str, filename: &str, bytes: Vec<u8>) -> String {
     let path = format!("/_matrix/media/v3/upload?filename={filename}");
     let (status, answer) = client.raw(Method::POST, &path, content_type, bytes).await;
     assert_eq!(status, StatusCode::OK);

@@ -374,7 +374,7 @@ fn media(s: &mut Samples) {
         content_type: Some(text("image/png")),
         filename: Some(text("a.png")),
     };
-    let file = MediaFile { user: alice(), created_ts: 5, content: Some(content()), expires_ts: Some(9) };
+    let file = MediaFile { user: Some(alice()), created_ts: 5, content: Some(content()), expires_ts: Some(9) };
     s.add(MEDIA, (owned_server_name!("example.org"), text("id")), file);
     s.add(THUMBNAILS, (text("00ff"), text("32x32-crop")), Thumbnail::Made(content()));
     s.add(MEDIA_PENDING, (alice(), text("id")), 9);
@@ -383,4 +383,5 @@ fn media(s: &mut Samples) {
     s.add(APPSERVICE_PROGRESS, text("irc"), progress);
     s.add(APPSERVICE_TRANSACTIONS, text("irc"), raw(json!({ "events": [] })));
     s.add(NETWORK_ROOMS, (text("irc"), text("libera"), RoomNo(1)), ());
+    s.add(MEDIA_ACCESSED, text("00ff"), 9);
 }

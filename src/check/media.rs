@@ -16,7 +16,10 @@ pub(super) fn check(checker: &mut Checker<'_>, files: &Files) -> Result<()> {
         match &file.content {
             Some(content) => check_file(checker, files, content, &format!("mxc://{server}/{id}")),
             None => {
-                let waits = MEDIA_PENDING.get(checker.read, (&file.user, &id))? == file.expires_ts;
+                let waits = match &file.user {
+                    Some(user) => MEDIA_PENDING.get(checker.read, (user, &id))? == file.expires_ts,
+                    None => false,
+                };
                 checker.expect(waits, format_args!("mxc://{server}/{id} has no content, but waits for none"));
             }
         }
@@ -24,7 +27,7 @@ pub(super) fn check(checker: &mut Checker<'_>, files: &Files) -> Result<()> {
     })?;
     checker.each(MEDIA_PENDING, |checker, (user, id), _| {
         let file = MEDIA.get(checker.read, (&*checker.server_name, &id))?;
-        let waits = file.is_some_and(|file| file.content.is_none() && file.user == user);
+        let waits = file.is_some_and(|file| file.content.is_none() && file.user == Some(user.clone()));
         checker.expect(waits, format_args!("the media URI {id} of {user} waits for content that it has"));
         Ok(())
     })?;

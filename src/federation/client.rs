@@ -117,6 +117,20 @@ impl Federation {
         Err(refusal(Response::from_parts(parts, &error)))
     }
 
+    /// Asks `destination` for something that is not signed for; gives the answer, whatever its status, as soon as it begins.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), but for the status.
+    pub(super) async fn ask(
+        &self,
+        destination: &ServerName,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Body>, Failure> {
+        let ask = |request| self.outgoing.stream(Reach::Servers, request, limits);
+        self.at_destination(destination, request, ask).await
+    }
+
     /// The request with the destination's address, asked of it by `ask`. If no connection comes about where the server
     /// said some time ago that it is, it is looked for again.
     async fn at_destination<T, F>(
@@ -128,6 +142,9 @@ impl Federation {
     where
         F: Future<Output = Result<T, Unreachable>>,
     {
+        if !self.admits(destination) || destination == self.server_name() {
+            return Err(Failure::Denied);
+        }
         // What we say must not be lost afterwards.
         self.rooms.store.durable().await.map_err(|error| Failure::Unreachable(error.to_string()))?;
         let mut again = true;
@@ -154,9 +171,6 @@ impl Federation {
 
     /// The request with our signature for `destination`.
     fn signed(&self, destination: &ServerName, mut request: Request<Bytes>) -> Result<Request<Bytes>, Failure> {
-        if !self.admits(destination) || destination == self.server_name() {
-            return Err(Failure::Denied);
-        }
         let malformed = |error: &dyn fmt::Display| Failure::Malformed(format!("our own request: {error}"));
         let keys = &self.rooms.keys;
         let origin = keys.server_name();

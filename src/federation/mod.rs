@@ -3,6 +3,7 @@
 //! - `resolve.rs` finds a server, `client.rs` asks it ([`Federation::send`]), over the connections of `outgoing`.
 //! - `directory.rs`, `spaces.rs` and `profiles.rs` look up for our clients what others know, and `answers.rs` remembers it
 //!   for a while.
+//! - `media.rs` fetches files.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users.
 //!
@@ -20,6 +21,7 @@ pub mod spaces;
 
 mod answers;
 mod client;
+mod media;
 mod resolve;
 mod verify;
 
@@ -33,7 +35,7 @@ use self::{answers::Remembered, devices::Devices, keys::ServerKeys, resolve::Del
 use crate::{
     config::{self, Config},
     error::{Error, Result},
-    outgoing::Outgoing,
+    outgoing::{Outgoing, Turns},
     rooms::Rooms,
 };
 
@@ -54,6 +56,7 @@ pub struct Federation {
     pub devices: Devices,
     answers: Remembered,
     delegations: Delegations,
+    files: Turns<(OwnedServerName, String)>,
     requests: Semaphore,
     enabled: bool,
     allowed: Vec<String>,
@@ -69,6 +72,7 @@ impl Federation {
             devices: Devices::default(),
             answers: Remembered::default(),
             delegations: Delegations::default(),
+            files: Turns::default(),
             requests: Semaphore::new(usize::from(config.max_concurrent_requests.max(1))),
             enabled: config.allow_federation,
             allowed: config.allowed_servers.clone(),

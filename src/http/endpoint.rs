@@ -18,6 +18,7 @@ use super::{
     Body,
     body::{Held, Share},
     errors::{no_credentials, undecodable},
+    x_matrix,
 };
 use crate::error::{Error, Result};
 
@@ -294,6 +295,7 @@ where
             let Exchange { state, route, request, path_args, address, mut share } = exchange;
             let (parts, body) = request.into_parts();
             let mut request = Request::from_parts(parts, Bytes::new());
+            x_matrix::quote(request.headers_mut());
             let auth = R::Authentication::extract_authentication(&request).map_err(|e| no_credentials(e.into()))?;
             let caller = if C::COVERS_BODY {
                 *request.body_mut() = collect(state, route, body, &mut share).await?;
@@ -332,7 +334,8 @@ where
             let Exchange { state, route, request, path_args, address, .. } = exchange;
             let (parts, body) = request.into_parts();
             let body = body.limited(body_limit(state, route) as u64)?;
-            let head = Request::from_parts(parts.clone(), Bytes::new());
+            let mut head = Request::from_parts(parts.clone(), Bytes::new());
+            x_matrix::quote(head.headers_mut());
             let auth = R::Authentication::extract_authentication(&head).map_err(|e| no_credentials(e.into()))?;
             let caller = C::authenticate(state, auth, &head, address).await?;
             admit(state, &route.info, &caller, address)?;

@@ -26,6 +26,7 @@ pub mod limits;
 pub mod listen;
 mod router;
 mod tls;
+mod x_matrix;
 
 #[cfg(test)]
 mod tests;

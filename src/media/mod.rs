@@ -7,11 +7,16 @@
 //!
 //! Thumbnails (`thumbnails.rs`) are made when first asked for, in a few fixed sizes, and kept the same way.
 //!
-//! Deliberately absent: media of other servers (federation fetches them), and previews of web pages.
+//! Files of other servers are kept beside our own once they were fetched (`federation/media.rs`), and so are pictures of
+//! web pages (`previews.rs`); `retention.rs` says how long. Both are without a user.
+//!
+//! Deliberately absent: network I/O.
 
 pub mod disposition;
 pub mod files;
 pub mod multipart;
+pub mod open_graph;
+pub mod retention;
 pub mod thumbnails;
 
 use ruma::{ServerName, UserId, api::error::ErrorKind};
@@ -32,16 +37,22 @@ pub const MAX_PENDING: usize = 50;
 /// Length of a media ID: 24 characters of 5.95 bits cannot be guessed.
 const ID_LENGTH: usize = 24;
 
-/// Names content by a new URI of this server; gives the media ID.
+/// Names content by a new URI of this server; gives the media ID. `user` is who sent it, if anybody did.
 ///
 /// # Errors
 /// When the system gives no random bytes.
-pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: &UserId, content: MediaContent) -> Result<String> {
+pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: Option<&UserId>, content: MediaContent) -> Result<String> {
     let id = clock::random_string(ID_LENGTH)?;
-    let file =
-        MediaFile { user: user.to_owned(), created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
+    let user = user.map(ToOwned::to_owned);
+    let file = MediaFile { user, created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
     trees::MEDIA.put(tx, (server, &id), &file);
     Ok(id)
+}
+
+/// Keeps the content of another server's URI.
+pub fn keep(tx: &mut Tx<'_>, server: &ServerName, id: &str, content: MediaContent) {
+    let file = MediaFile { user: None, created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
+    trees::MEDIA.put(tx, (server, id), &file);
 }
 
 /// A new URI that waits for its upload; gives the media ID and when it expires.
@@ -65,7 +76,7 @@ pub fn reserve(tx: &mut Tx<'_>, server: &ServerName, user: &UserId) -> Result<(S
     }
     let id = clock::random_string(ID_LENGTH)?;
     let expires_ts = now + UPLOAD_WINDOW_MS;
-    let file = MediaFile { user: user.to_owned(), created_ts: now, content: None, expires_ts: Some(expires_ts) };
+    let file = MediaFile { user: Some(user.to_owned()), created_ts: now, content: None, expires_ts: Some(expires_ts) };
     trees::MEDIA.put(tx, (server, &id), &file);
     trees::MEDIA_PENDING.put(tx, (user, &id), &expires_ts);
     Ok((id, expires_ts))
@@ -79,7 +90,7 @@ pub fn reserve(tx: &mut Tx<'_>, server: &ServerName, user: &UserId) -> Result<(S
 pub fn check_reserved(read: &dyn Read, server: &ServerName, id: &str, user: &UserId) -> Result<MediaFile> {
     let unknown = || Error::not_found("There is no such media URI, or it has expired.");
     let file = trees::MEDIA.get(read, (server, id))?.ok_or_else(unknown)?;
-    if file.user != user {
+    if file.user.as_deref() != Some(user) {
         return Err(Error::forbidden("Only the user who made the media URI can upload to it."));
     }
     if file.content.is_some() {

@@ -11,6 +11,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -100,10 +101,12 @@ struct Routes {
 /// A name in lower case and what is asked about it.
 type Question = (String, RecordType);
 
+/// What was found; nothing if there is nothing, or why it is not known.
+type Outcome = Result<Arc<[Found]>, Arc<str>>;
+
 #[derive(Clone)]
 struct Answer {
-    /// What was found; nothing if there is nothing, or why it is not known.
-    found: Result<Arc<[Found]>, Arc<str>>,
+    found: Outcome,
     until: Instant,
 }
 
@@ -206,7 +209,7 @@ impl Names {
     }
 
     /// What is remembered of a question, else what the resolver answers.
-    async fn ask(&self, name: &str, kind: RecordType) -> Result<Arc<[Found]>, Arc<str>> {
+    async fn ask(&self, name: &str, kind: RecordType) -> Outcome {
         let question = (name.to_ascii_lowercase(), kind);
         if let Some(answer) = self.answers.get(&question).filter(|answer| answer.until > clock::instant()) {
             return answer.found;
@@ -299,19 +302,18 @@ impl Names {
 }
 
 /// Both outcomes, but the second family is not waited for long once the first brought something.
-async fn both<T: Default, E, F>(first: F, second: F) -> (Result<T, E>, Result<T, E>)
-where
-    F: Future<Output = Result<T, E>>,
-{
-    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+async fn both(first: impl Future<Output = Outcome>, second: impl Future<Output = Outcome>) -> (Outcome, Outcome) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let is_enough = |outcome: &Outcome| outcome.as_ref().is_ok_and(|found| !found.is_empty());
+    let late = || Ok(Arc::default());
     tokio::select! {
         a = &mut first => {
-            let b = timeout(SECOND_FAMILY, second).await;
-            (a, b.unwrap_or_else(|_| Ok(T::default())))
+            let b = if is_enough(&a) { timeout(SECOND_FAMILY, second).await.unwrap_or_else(|_| late()) } else { second.await };
+            (a, b)
         }
         b = &mut second => {
-            let a = timeout(SECOND_FAMILY, first).await;
-            (a.unwrap_or_else(|_| Ok(T::default())), b)
+            let a = if is_enough(&b) { timeout(SECOND_FAMILY, first).await.unwrap_or_else(|_| late()) } else { first.await };
+            (a, b)
         }
     }
 }
@@ -387,6 +389,30 @@ fn by_priority<T>(mut servers: Vec<(u16, u16, T)>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_known_serves_on_while_the_resolver_fails() {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let names = Names::new(Network::Resolver(socket.local_addr().unwrap()));
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                // The question as an answer that says SERVFAIL.
+                buffer[2] |= 0x80;
+                buffer[3] = (buffer[3] & 0xf0) | 2;
+                socket.send_to(&buffer[..length], from).await.unwrap();
+            }
+        });
+        let past = clock::instant();
+        for (kind, found) in [(RecordType::A, Some(Ipv4Addr::LOCALHOST)), (RecordType::AAAA, None)] {
+            let found: Vec<_> = found.into_iter().map(|address| Found::Address(address.into())).collect();
+            names.answers.insert(("known.test".to_owned(), kind), Answer { found: Ok(found.into()), until: past });
+        }
+        let known = names.addresses("known.test", 80).await;
+        assert_eq!(known.unwrap(), [SocketAddr::from((Ipv4Addr::LOCALHOST, 80))]);
+        let unknown = names.addresses("unknown.test", 80).await;
+        assert!(unknown.clone().is_err_and(|why| why.contains("cannot be looked up")), "{unknown:?}");
+    }
 
     #[test]
     fn servers_are_tried_by_priority_and_weight() {

@@ -252,4 +252,6 @@ trees! {
     APPSERVICE_TRANSACTIONS = Queue 210: String => Box<RawValue>;
     /// The rooms that an application service lists for a network: by its ID and the network's.
     NETWORK_ROOMS = Scan 210: (String, String, RoomNo) => ();
+    /// When the bytes with a hash were last given out, to the day, in milliseconds since the Unix epoch.
+    MEDIA_ACCESSED = Lookup 151: String => u64;
 }

@@ -4,5 +4,7 @@ mod keys;
 mod lookups;
 mod policy;
 mod reading;
+mod media;
+mod previews;
 mod requests;
 mod resolve;

@@ -9,7 +9,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use ruma::{
     OwnedServerName, UInt,
     api::{
-        client::authenticated_media::{get_content, get_content_as_filename, get_content_thumbnail, get_media_config},
+        client::authenticated_media::{
+            get_content, get_content_as_filename, get_content_thumbnail, get_media_config, get_media_preview,
+        },
         error::ErrorKind,
     },
     media::Method,
@@ -23,6 +25,7 @@ use crate::{
     media::{
         self, MediaContent,
         disposition::{CONTENT_SECURITY_POLICY, Part, content_disposition, content_type, range},
+        retention,
         thumbnails::{self, Size},
     },
     server::Server,
@@ -31,6 +34,9 @@ use crate::{
 
 /// How long a request may wait for a file that is not uploaded yet, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Bytes of a file of another server that are accepted, if users of this one may not send larger ones.
+const MAX_REMOTE: u64 = 100 * 1024 * 1024;
 
 /// How often it looks whether the file has come.
 const WAIT_STEP: Duration = Duration::from_millis(250);
@@ -85,6 +91,17 @@ pub async fn get_content_thumbnail_authed(
         animated: request.animated == Some(true),
     };
     thumbnail(server, &wanted, &shape, raw.headers()).await
+}
+
+/// `GET /_matrix/client/v1/media/preview_url`
+/// ([spec](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url))
+pub async fn get_url_preview_authed(
+    server: &Server,
+    _user: User,
+    request: get_media_preview::v1::Request,
+) -> Result<get_media_preview::v1::Response> {
+    let preview = server.previews.of(&server.media, server.name(), &request.url).await?;
+    Ok(get_media_preview::v1::Response::from_serialize(&*preview)?)
 }
 
 /// The largest upload, in bytes.
@@ -159,11 +176,15 @@ pub(in crate::api) async fn find_thumbnail(server: &Server, wanted: &Wanted, sha
     }
 }
 
-/// What is stored under the URI, once it is uploaded.
+/// What is stored under the URI, once it is uploaded; fetched now if it is another server's.
 pub(in crate::api) async fn find(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
     let deadline = clock::instant() + wanted.wait.min(MAX_WAIT);
     loop {
         let file = trees::MEDIA.get(&server.store.read(), (&wanted.server, &wanted.id))?;
+        if file.is_none() && wanted.server != server.name() {
+            let (wait, max) = (wanted.wait.min(MAX_WAIT), server.config.max_upload_size().max(MAX_REMOTE));
+            return server.federation.file(&server.media, &wanted.server, &wanted.id, wait, max).await;
+        }
         let file = file.ok_or_else(|| Error::not_found("This server does not have the file."))?;
         if let Some(content) = file.content {
             return Ok(content);
@@ -216,6 +237,7 @@ async fn respond(server: &Server, content: &MediaContent, headers: &HeaderMap) -
             return Ok(response);
         }
     };
+    retention::note_access(&server.store, &content.hash)?;
     let bytes = server.media.read(&content.hash, start, end).await.map_err(|error| {
         Error::internal(format_args!("the file {} of the media folder cannot be read: {error}", content.hash))
     })?;

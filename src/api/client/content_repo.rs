@@ -12,7 +12,7 @@ use ruma::{
         OutgoingResponseExt,
         client::media::{
             create_content, create_content_async, create_mxc_uri, get_content, get_content_as_filename,
-            get_content_thumbnail, get_media_config,
+            get_content_thumbnail, get_media_config, get_media_preview,
         },
     },
 };
@@ -36,7 +36,7 @@ pub async fn upload_content(
     raw: Request<Body>,
 ) -> Result<Response<Body>> {
     let content = receive(server, raw.into_body(), request.content_type, request.filename).await?;
-    let id = server.store.write(|tx| media::insert(tx, server.name(), &user.id, content))?;
+    let id = server.store.write(|tx| media::insert(tx, server.name(), Some(&user.id), content))?;
     let response = create_content::v3::Response::new(uri(server.name(), &id)?);
     let response = response.try_into_http_response::<Vec<u8>>().map_err(Error::internal)?;
     Ok(response.map(Body::full))
@@ -110,6 +110,17 @@ pub async fn get_content_thumbnail(
     request: get_content_thumbnail::v3::Request,
 ) -> Result<get_content_thumbnail::v3::Response> {
     Err(frozen(server, &request.server_name, &request.media_id))
+}
+
+/// `GET /_matrix/media/v3/preview_url`, deprecated
+/// ([spec](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3preview_url))
+pub async fn get_url_preview(
+    server: &Server,
+    _user: User,
+    request: get_media_preview::v3::Request,
+) -> Result<get_media_preview::v3::Response> {
+    let preview = server.previews.of(&server.media, server.name(), &request.url).await?;
+    Ok(get_media_preview::v3::Response::from_serialize(&*preview)?)
 }
 
 /// The answer of the frozen endpoints: what was never uploaded cannot be frozen, so 504 `M_NOT_YET_UPLOADED` stays as it

@@ -7,8 +7,8 @@ use crate::record;
 /// A file that clients know by its `mxc://` URI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaFile {
-    /// Who uploaded it.
-    pub user: ruma::OwnedUserId,
+    /// Who uploaded it; nobody for a file of another server, or a picture of a web page.
+    pub user: Option<ruma::OwnedUserId>,
     /// When the URI was made, in milliseconds since the Unix epoch.
     pub created_ts: u64,
     /// The bytes; none while the URI waits for its upload.
