@@ -38,8 +38,9 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How long it may take until a connection stands, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long it may take until somebody answers at one of the addresses, and until TLS stands or a proxy has connected.
+/// Finding the addresses takes as long as the request may: a resolver with much to do is not a host that is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one address has the field to itself before the next is tried as well.
 const STAGGER: Duration = Duration::from_millis(300);
@@ -81,7 +82,7 @@ impl Shared {
     /// TLS over a connection, with a certificate for `host`.
     pub(super) async fn secure<T: Io>(&self, host: &str, stream: T) -> io::Result<TlsStream<T>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        self.tls.connect(name, stream).await
+        timeout(CONNECT_TIMEOUT, self.tls.connect(name, stream)).await?
     }
 
     /// A connection to one of the addresses of `host` at `port`.
@@ -98,7 +99,7 @@ impl Shared {
             if admitted.is_empty() && count > 0 {
                 return Err(io::Error::other(format!("{host} is in a network that this server does not reach into")));
             }
-            last = race(admitted).await;
+            last = timeout(CONNECT_TIMEOUT, race(admitted)).await.unwrap_or_else(|slow| Err(slow.into()));
             if last.is_ok() {
                 break;
             }
@@ -219,7 +220,7 @@ impl Connector {
         if let Some(proxy) = shared.proxies.of(host).filter(|_| *reach != Reach::Anywhere) {
             // No SRV lookup: who uses a proxy may not want the name to be looked up around it.
             let address = if proxy.resolves_names() { None } else { Some(self.first_address(host, port).await?) };
-            return proxy.connect(shared, host, port, address).await;
+            return timeout(CONNECT_TIMEOUT, proxy.connect(shared, host, port, address)).await?;
         }
         let mut last = None;
         if *reach == Reach::Servers && uri.port().is_none() && !is_literal {
@@ -253,10 +254,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.clone().connect(uri);
-        Box::pin(async move {
-            timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        })
+        Box::pin(self.clone().connect(uri))
     }
 }
 

@@ -42,8 +42,12 @@ const FRESH: (Duration, Duration) = (Duration::from_secs(60), Duration::from_sec
 const NOTHING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// How many queries run at once while all is well.
+/// How many queries run at once while all is well, and at least.
 const QUERIES: usize = 32;
+const LEAST_QUERIES: usize = 2;
+
+/// How often a query is made that is not answered.
+const TRIES: usize = 3;
 
 /// After how many answers one more query runs at once, if some were lost before.
 const ANSWERS_FOR_ONE_MORE: usize = 16;
@@ -107,7 +111,17 @@ type Outcome = Result<Arc<[Found]>, Arc<str>>;
 #[derive(Clone)]
 struct Answer {
     found: Outcome,
+    /// When it was asked for, and until when it need not be asked for again.
+    asked: Instant,
     until: Instant,
+}
+
+/// Why a query brought no answer.
+enum Failed {
+    /// There was none.
+    Lost,
+    /// The resolver says so.
+    Refused(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,13 +213,16 @@ impl Names {
         Vec::new()
     }
 
-    /// Forgets the addresses of a host; gives whether any were remembered.
+    /// Forgets the addresses of a host that were asked for more than a minute ago; gives whether there were any.
     pub(super) fn forget(&self, host: &str) -> bool {
-        let name = host.to_ascii_lowercase();
-        let a = self.answers.remove(&(name.clone(), RecordType::A));
-        let aaaa = self.answers.remove(&(name, RecordType::AAAA));
-        let remembered = |answer: Option<(Question, Answer)>| answer.is_some_and(|(_, answer)| answer.found.is_ok());
-        remembered(a) | remembered(aaaa)
+        let mut forgotten = false;
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let question = (host.to_ascii_lowercase(), kind);
+            if self.answers.get(&question).is_some_and(|answer| answer.asked.elapsed() > FRESH.0) {
+                forgotten |= self.answers.remove(&question).is_some();
+            }
+        }
+        forgotten
     }
 
     /// What is remembered of a question, else what the resolver answers.
@@ -225,25 +242,37 @@ impl Names {
     }
 
     async fn query(&self, (name, kind): &Question, known: Option<Answer>) -> Answer {
-        let found = self.query_resolver(name, *kind).await;
+        let asked = clock::instant();
+        let mut found = self.query_resolver(name, *kind).await;
+        for _ in 1..TRIES {
+            if !matches!(found, Err(Failed::Lost)) {
+                break;
+            }
+            found = self.query_resolver(name, *kind).await;
+        }
         match found {
             Ok((found, ttl)) => {
                 let (least, most) = if found.is_empty() { NOTHING } else { FRESH };
-                Answer { found: Ok(found.into()), until: clock::instant() + ttl.clamp(least, most) }
+                Answer { found: Ok(found.into()), asked, until: clock::instant() + ttl.clamp(least, most) }
             }
-            Err(why) => {
-                let found = known.filter(|known| known.found.is_ok()).map_or(Err(why.into()), |known| known.found);
-                Answer { found, until: clock::instant() + AFTER_FAILURE }
+            Err(failed) => {
+                let why = || match failed {
+                    Failed::Lost => Arc::from("the resolver does not answer"),
+                    Failed::Refused(why) => Arc::from(why),
+                };
+                let known = known.filter(|known| known.found.is_ok());
+                let found = known.map_or_else(|| Err(why()), |known| known.found);
+                Answer { found, asked, until: clock::instant() + AFTER_FAILURE }
             }
         }
     }
 
     /// Asks the resolver, when it is our turn to.
-    async fn query_resolver(&self, name: &str, kind: RecordType) -> Result<(Vec<Found>, Duration), String> {
-        let resolver = self.system().0?;
+    async fn query_resolver(&self, name: &str, kind: RecordType) -> Result<(Vec<Found>, Duration), Failed> {
+        let resolver = self.system().0.map_err(Failed::Refused)?;
         // With a dot, a name is whole: search domains are for the short names of a local network.
         let whole = if name.contains('.') { format!("{name}.") } else { name.to_owned() };
-        let turn = self.queries.acquire().await.map_err(|closed| closed.to_string())?;
+        let turn = self.queries.acquire().await.map_err(|closed| Failed::Refused(closed.to_string()))?;
         match resolver.lookup(whole, kind).await {
             Ok(lookup) => {
                 self.was_answered();
@@ -255,14 +284,15 @@ impl Names {
                 self.was_answered();
                 Ok((Vec::new(), Duration::from_secs(nothing.negative_ttl.unwrap_or(0).into())))
             }
-            Err(error) => {
+            Err(NetError::Timeout) => {
                 // Fewer at once: it may be that it is asked too fast.
-                if matches!(error, NetError::Timeout) && self.at_once.load(Ordering::Relaxed) > 2 {
+                if self.at_once.load(Ordering::Relaxed) > LEAST_QUERIES {
                     self.at_once.fetch_sub(1, Ordering::Relaxed);
                     turn.forget();
                 }
-                Err(error.to_string())
+                Err(Failed::Lost)
             }
+            Err(error) => Err(Failed::Refused(error.to_string())),
         }
     }
 
@@ -406,7 +436,9 @@ mod tests {
         let past = clock::instant();
         for (kind, found) in [(RecordType::A, Some(Ipv4Addr::LOCALHOST)), (RecordType::AAAA, None)] {
             let found: Vec<_> = found.into_iter().map(|address| Found::Address(address.into())).collect();
-            names.answers.insert(("known.test".to_owned(), kind), Answer { found: Ok(found.into()), until: past });
+            names
+                .answers
+                .insert(("known.test".to_owned(), kind), Answer { found: Ok(found.into()), asked: past, until: past });
         }
         let known = names.addresses("known.test", 80).await;
         assert_eq!(known.unwrap(), [SocketAddr::from((Ipv4Addr::LOCALHOST, 80))]);
