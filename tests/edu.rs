@@ -3,7 +3,7 @@
 //! Two servers, of which only one has the room: the other's user is put into it there, so that nothing but what a test
 //! sends comes from the other server.
 
-use conduit::{federation::edu, rooms::Draft, server::Server, store::trees};
+use conduit::{federation::edu, rooms::Draft, server::Server, store::trees, users::device_keys as device_keys_of};
 use http::{Method, StatusCode};
 use ruma::{RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, events::StateEventType, serde::Raw};
 use serde_json::{Value, json, value::to_raw_value};
@@ -197,6 +197,38 @@ async fn lists_are_kept_while_a_room_is_shared() {
 }
 
 #[tokio::test]
+async fn both_kinds_of_sync_tell_whose_lists_are_of_interest() {
+    let pair = Pair::new().await;
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    pair.member("leave").await;
+    let body = json!({ "extensions": { "e2ee": { "enabled": true } } });
+    let sliding = async |pos: &str| {
+        let path = format!("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0{pos}");
+        alice.ok(Method::POST, &path, body.clone()).await
+    };
+    let mut since = next(&alice.sync("").await);
+    let mut pos = sliding("").await["pos"].as_str().unwrap().to_owned();
+    let none = Value::Null;
+    let told = json!([bob.user_id]);
+    for (what, changed, left) in [("join", &told, &none), ("changes", &told, &none), ("leave", &none, &told)] {
+        match what {
+            "changes" => pair.device_changed(&made_up(bob, "GHOST"), 1, &[]),
+            membership => pair.member(membership).await,
+        }
+        let sync = alice.sync(&format!("since={since}&timeout=0")).await;
+        let answer = sliding(&format!("&pos={pos}")).await;
+        (since, pos) = (next(&sync), answer["pos"].as_str().unwrap().to_owned());
+        for lists in [&sync["device_lists"], &answer["extensions"]["e2ee"]["device_lists"]] {
+            assert_eq!((&lists["changed"], &lists["left"]), (changed, left), "{what}: {sync} {answer}");
+        }
+    }
+    // Who is in no room of hers is nobody's business, whatever his server says.
+    pair.device_changed(&made_up(bob, "GHOST"), 2, &[1]);
+    let sync = alice.sync(&format!("since={since}&timeout=0")).await;
+    assert_eq!(sync["device_lists"], Value::Null);
+}
+
+#[tokio::test]
 async fn updates_are_applied_in_order_and_gaps_are_filled() {
     let pair = Pair::new().await;
     let bob = &pair.bob;
@@ -251,6 +283,85 @@ async fn updates_are_applied_in_order_and_gaps_are_filled() {
     until(async || pair.devices().await == (both.clone(), true)).await;
     let sync = pair.alice.sync(&format!("since={since}&timeout=0")).await;
     assert_eq!(sync["device_lists"], Value::Null, "nothing changed");
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Updates are lost, repeated and out of order, and so are the answers to questions: once the newest update is there, the
+/// list is what it is at the user's own server.
+#[tokio::test]
+async fn lists_end_right_whatever_happens_to_updates() {
+    let pair = Pair::new().await;
+    let bob = &pair.bob;
+    upload(bob, json!({ "device_keys": device_keys(bob, &Key::new()) })).await;
+    pair.devices().await;
+    let (server, user) = (pair.b.handle.server(), UserId::parse(&bob.user_id).unwrap());
+    let federation = &pair.a.handle.server().federation;
+    let mut dice = Dice(7);
+    let mut devices = Vec::new();
+    let mut previous = device_stream(server, &user);
+    for _ in 0..30 {
+        let mut updates = Vec::new();
+        for _ in 0..=dice.roll(4) {
+            if devices.is_empty() || dice.roll(3) > 0 {
+                let device = pair.b.login("bob").await;
+                upload(&device, json!({ "device_keys": device_keys(&device, &Key::new()) })).await;
+                devices.push(device);
+            } else {
+                let place = usize::try_from(dice.roll(devices.len() as u64)).unwrap();
+                devices.remove(place).ok(Method::POST, "/_matrix/client/v3/logout", json!({})).await;
+            }
+            let found = query(bob, &bob.user_id).await["device_keys"][&bob.user_id].clone();
+            let stream = device_stream(server, &user);
+            let name = devices.last().map_or(&bob.device_id, |device| &device.device_id).clone();
+            let keys = found.get(&name).cloned();
+            let mut update = json!({
+                "user_id": bob.user_id, "device_id": name, "stream_id": stream, "prev_id": [previous],
+                "deleted": keys.is_none(),
+            });
+            update["keys"] = keys.unwrap_or_default();
+            updates.push(update);
+            previous = stream;
+        }
+        let newest = updates.last().unwrap().clone();
+        updates.retain(|_| dice.roll(4) > 0);
+        for _ in 0..dice.roll(3) {
+            updates.extend(updates.first().cloned());
+        }
+        for place in (1..updates.len()).rev() {
+            updates.swap(place, usize::try_from(dice.roll(place as u64 + 1)).unwrap());
+        }
+        updates.push(newest);
+        let lost = std::sync::atomic::AtomicU64::new(dice.roll(3));
+        pair.net.wire("a", "b").decide(move |_| {
+            use std::sync::atomic::Ordering::Relaxed;
+            let is_lost = lost.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+            if is_lost { Fate::IsUnanswered } else { Fate::Passes }
+        });
+        for update in updates {
+            pair.edu("m.device_list_update", update);
+        }
+        let truth = query(bob, &bob.user_id).await["device_keys"].clone();
+        until(async || {
+            federation.heard_from(<&ServerName>::try_from("b.test").unwrap());
+            let found = query(&pair.alice, &bob.user_id).await;
+            found["failures"].is_null() && found["device_keys"] == truth
+        })
+        .await;
+    }
+}
+
+/// The number of the latest change of a user's devices at the user's own server.
+fn device_stream(server: &Server, user: &UserId) -> u64 {
+    device_keys_of::stream_id(&server.store.read(), user).unwrap().0
 }
 
 #[tokio::test]
