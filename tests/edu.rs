@@ -311,17 +311,19 @@ async fn lists_end_right_whatever_happens_to_updates() {
     for _ in 0..30 {
         let mut updates = Vec::new();
         for _ in 0..=dice.roll(4) {
-            if devices.is_empty() || dice.roll(3) > 0 {
+            let device = if devices.is_empty() || dice.roll(3) > 0 {
                 let device = pair.b.login("bob").await;
                 upload(&device, json!({ "device_keys": device_keys(&device, &Key::new()) })).await;
-                devices.push(device);
+                devices.push(device.clone());
+                device
             } else {
-                let place = usize::try_from(dice.roll(devices.len() as u64)).unwrap();
-                devices.remove(place).ok(Method::POST, "/_matrix/client/v3/logout", json!({})).await;
-            }
+                let device = devices.remove(usize::try_from(dice.roll(devices.len() as u64)).unwrap());
+                device.ok(Method::POST, "/_matrix/client/v3/logout", json!({})).await;
+                device
+            };
             let found = query(bob, &bob.user_id).await["device_keys"][&bob.user_id].clone();
             let stream = device_stream(server, &user);
-            let name = devices.last().map_or(&bob.device_id, |device| &device.device_id).clone();
+            let name = device.device_id;
             let keys = found.get(&name).cloned();
             let mut update = json!({
                 "user_id": bob.user_id, "device_id": name, "stream_id": stream, "prev_id": [previous],
