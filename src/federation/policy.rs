@@ -55,7 +55,8 @@ async fn ask(federation: &Federation, server: &PolicyServer, pdu: &Pdu, rules: &
         return Err(Error::forbidden("The room has chosen this server as its policy server, but it is none."));
     }
     let request = Request::new(RawValue::from_string(pdu.json.clone())?);
-    let answer = federation.send_with(&server.name, request, LIMITS).await?;
+    let ask = federation.send_with(&server.name, request, LIMITS);
+    let answer = federation.answers.policy.unless_unreachable(&server.name, ask).await?;
     let signature = answer.ed25519_signature(&server.name).filter(|text| server.is_signature(text, pdu, rules));
     signature.map(ToOwned::to_owned).ok_or_else(|| {
         Error::forbidden(format!("The room's policy server {} did not sign the event as it must.", server.name))

@@ -135,6 +135,23 @@ async fn states_and_what_allows_them() {
 }
 
 #[tokio::test]
+async fn large_states_come_whole() {
+    let asked = Asked::new().await;
+    let room = asked.room().await;
+    asked.member(&room, "join").await;
+    let filler = "x".repeat(10_000);
+    for key in 0..30 {
+        asked.alice.set_state(&room, "org.example.filler", &key.to_string(), json!({ "filler": filler })).await;
+    }
+    let last = asked.alice.send_text(&room, "last").await;
+    let state = asked.ok(&format!("state/{}?event_id={}", encode(&room), encode(&last))).await;
+    let fillers: Vec<_> = types(&state["pdus"]).into_iter().filter(|kind| *kind == "org.example.filler").collect();
+    assert_eq!(fillers.len(), 30);
+    let ids = asked.ok(&format!("state_ids/{}?event_id={}", encode(&room), encode(&last))).await;
+    assert_eq!(state["pdus"].as_array().unwrap().len(), ids["pdu_ids"].as_array().unwrap().len());
+}
+
+#[tokio::test]
 async fn history_goes_back_and_gaps_are_filled() {
     let asked = Asked::new().await;
     let room = asked.room().await;
