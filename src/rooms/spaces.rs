@@ -14,7 +14,6 @@ use serde_json::value::RawValue;
 
 use super::{
     event::{self, Event},
-    servers,
     summary::{self, Summary, Viewer},
 };
 use crate::{

@@ -1,8 +1,11 @@
 //! [Creating rooms](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3createroom).
 
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use ruma::{
-    RoomVersionId,
+    OwnedUserId, RoomId, RoomVersionId,
     api::{
         client::room::{
             Visibility,
@@ -17,6 +20,7 @@ use crate::{
     api::auth::User,
     config::Config,
     error::{Error, Result},
+    federation::invite,
     rooms::{
         aliases,
         create::{self, Creation, InitialState},
@@ -25,6 +29,9 @@ use crate::{
     server::Server,
     users::accounts,
 };
+
+/// How many servers are told of invitations at a time.
+const INVITES_AT_ONCE: usize = 10;
 
 /// `POST /_matrix/client/v3/createRoom`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3createroom))
@@ -72,7 +79,22 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
     };
     creation.initial_state.iter().try_for_each(|state| check_encryption(server, &state.kind))?;
     let room_id = server.store.write(|tx| create::create(tx, &server.rooms, &creation))?;
+    invite_elsewhere(server, &creation, &room_id).await;
     Ok(Response::new(room_id))
+}
+
+/// Invites the users of other servers into the new room. It is there already, so a server that cannot be reached is no
+/// reason to say that it could not be made: its users are missing in it, and can be invited again.
+async fn invite_elsewhere(server: &Server, creation: &Creation, room: &RoomId) {
+    let invite = async |user: &OwnedUserId| {
+        let creator = &creation.creator;
+        let invited = invite::invite(&server.federation, room, creator, user, None, creation.is_direct).await;
+        if let Err(error) = invited {
+            tracing::debug!("{creator} cannot invite {user} to {room}: {error}");
+        }
+    };
+    let elsewhere: BTreeSet<_> = creation.invites.iter().filter(|user| user.server_name() != server.name()).collect();
+    stream::iter(elsewhere).for_each_concurrent(INVITES_AT_ONCE, invite).await;
 }
 
 fn may_create(server: &Server, user: &User) -> Result<()> {

@@ -2,23 +2,20 @@
 
 use http::StatusCode;
 use ruma::{
-    OwnedRoomId, OwnedRoomOrAliasId, RoomId, RoomOrAliasId,
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId, RoomOrAliasId,
     api::{
         IncomingRequest,
         client::membership::{join_room_by_id, join_room_by_id_or_alias},
         error::{DeserializationError, ErrorKind},
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     api::{auth::User, own},
     error::{Error, Result},
-    rooms::{
-        self, aliases,
-        membership::{self, Content},
-        summary,
-    },
+    federation,
+    rooms::{self, aliases, membership::Content, summary},
     server::Server,
     stands_in_for,
     store::Read,
@@ -28,6 +25,7 @@ use crate::{
 /// there.
 pub struct ByIdRequest {
     room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
     content: Content,
 }
 stands_in_for!(ByIdRequest, join_room_by_id::v3::Request);
@@ -35,6 +33,7 @@ stands_in_for!(ByIdRequest, join_room_by_id::v3::Request);
 /// A request to join a room by its ID or alias.
 pub struct ByIdOrAliasRequest {
     room: OwnedRoomOrAliasId,
+    via: Vec<OwnedServerName>,
     content: Content,
 }
 stands_in_for!(ByIdOrAliasRequest, join_room_by_id_or_alias::v3::Request);
@@ -42,7 +41,7 @@ stands_in_for!(ByIdOrAliasRequest, join_room_by_id_or_alias::v3::Request);
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin))
 pub async fn join_room_by_id(server: &Server, user: User, req: ByIdRequest) -> Result<join_room_by_id::v3::Response> {
-    join(server, &user, &req.room_id, req.content).await?;
+    join(server, &user, &req.room_id, req.via, req.content).await?;
     Ok(join_room_by_id::v3::Response::new(req.room_id))
 }
 
@@ -53,12 +52,18 @@ pub async fn join_room(
     user: User,
     req: ByIdOrAliasRequest,
 ) -> Result<join_room_by_id_or_alias::v3::Response> {
-    let room_id = resolve(server, &server.store.read(), &req.room)?;
-    join(server, &user, &room_id, req.content).await?;
+    let (room_id, via) = locate(server, &req.room, req.via).await?;
+    join(server, &user, &room_id, via, req.content).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
-async fn join(server: &Server, user: &User, room: &RoomId, content: Content) -> Result<()> {
+async fn join(
+    server: &Server,
+    user: &User,
+    room: &RoomId,
+    via: Vec<OwnedServerName>,
+    content: Content,
+) -> Result<()> {
     if user.guest {
         let snapshot = server.store.read();
         let (no, _) = rooms::require(&snapshot, room)?;
@@ -67,7 +72,26 @@ async fn join(server: &Server, user: &User, room: &RoomId, content: Content) -> 
             return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
         }
     }
-    membership::join(&server.rooms, room, &user.id, content).await
+    federation::join::join(&server.federation, room, &user.id, via, content).await
+}
+
+/// The room that an ID or alias names, and the servers through which it can be entered, those in `via` first.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when there is no such alias; 502 or 504 when its server does not answer.
+pub async fn locate(
+    server: &Server,
+    room: &RoomOrAliasId,
+    mut via: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    match <&RoomId>::try_from(room) {
+        Ok(id) => Ok((id.to_owned(), via)),
+        Err(alias) => {
+            let located = federation::directory::locate(&server.federation, alias).await?;
+            via.extend(located.servers);
+            Ok((located.room_id, via))
+        }
+    }
 }
 
 /// The room that an ID or alias names.
@@ -85,16 +109,29 @@ pub fn resolve(server: &Server, read: &dyn Read, room: &RoomOrAliasId) -> Result
     Ok(rooms::get(read, aliases::require(read, alias)?.room)?.id)
 }
 
-/// The path of a request with one variable, and its body as it stands.
-fn parse<T: DeserializeOwned>(body: &[u8], path_args: &[&str]) -> Result<(T, Content), DeserializationError> {
+/// The path of a request with one variable, the servers to try, and its body as it stands.
+fn parse<T: DeserializeOwned>(
+    request: &http::Request<&[u8]>,
+    path_args: &[&str],
+) -> Result<(T, Vec<OwnedServerName>, Content), DeserializationError> {
+    #[derive(Deserialize)]
+    struct Query {
+        #[serde(default)]
+        via: Vec<OwnedServerName>,
+        // The name that `via` had before it was one.
+        #[serde(default)]
+        server_name: Vec<OwnedServerName>,
+    }
     let (room,) = own::path(path_args)?;
-    let mut content: Content = serde_json::from_slice(body)?;
+    let Query { via, server_name } = own::query(request)?;
+    let via = if via.is_empty() { server_name } else { via };
+    let mut content: Content = serde_json::from_slice(request.body())?;
     // Proof of an invitation through an identity server, which this server uses none of.
     content.remove("third_party_signed");
     if content.get("reason").is_some_and(|reason| !reason.is_string()) {
         content.remove("reason");
     }
-    Ok((room, content))
+    Ok((room, via, content))
 }
 
 impl IncomingRequest for ByIdRequest {
@@ -105,8 +142,8 @@ impl IncomingRequest for ByIdRequest {
         request: http::Request<&[u8]>,
         path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (room_id, content) = parse(request.body(), path_args)?;
-        Ok(Self { room_id, content })
+        let (room_id, via, content) = parse(&request, path_args)?;
+        Ok(Self { room_id, via, content })
     }
 }
 
@@ -118,7 +155,7 @@ impl IncomingRequest for ByIdOrAliasRequest {
         request: http::Request<&[u8]>,
         path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (room, content) = parse(request.body(), path_args)?;
-        Ok(Self { room, content })
+        let (room, via, content) = parse(&request, path_args)?;
+        Ok(Self { room, via, content })
     }
 }

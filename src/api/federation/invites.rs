@@ -1,0 +1,94 @@
+//! [Inviting to a room](https://spec.matrix.org/latest/server-server-api/#inviting-to-a-room): others invite users of
+//! this server.
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, RoomVersionId,
+    api::{
+        IncomingRequest,
+        error::DeserializationError,
+        federation::membership::{RawStrippedState, create_invite},
+    },
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    api::{
+        auth::Origin,
+        own::{self, Json},
+    },
+    error::Result,
+    federation::invite::{self, Invitation},
+    server::Server,
+    stands_in_for,
+};
+
+/// An invitation as old servers send it, into rooms of versions 1 and 2: the event alone, its preview of the room inside.
+pub struct InviteV1Request {
+    room_id: OwnedRoomId,
+    event_id: OwnedEventId,
+    event: Box<RawValue>,
+    preview: Vec<RawStrippedState>,
+}
+stands_in_for!(InviteV1Request, create_invite::v1::Request);
+
+impl IncomingRequest for InviteV1Request {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = Json<(u16, EventContainer)>;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(default)]
+            unsigned: Unsigned,
+        }
+        #[derive(Deserialize, Default)]
+        struct Unsigned {
+            #[serde(default)]
+            invite_room_state: Vec<RawStrippedState>,
+        }
+        let (room_id, event_id) = own::path(path_args)?;
+        let event = serde_json::from_slice(request.body())?;
+        let body: Body = serde_json::from_slice(request.body())?;
+        Ok(Self { room_id, event_id, event, preview: body.unsigned.invite_room_state })
+    }
+}
+
+/// The event with both servers' signatures.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct EventContainer {
+    event: Box<RawValue>,
+}
+
+/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`
+/// ([spec](https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv1inviteroomideventid))
+pub async fn send_invite_v1(
+    server: &Server,
+    origin: Origin,
+    req: InviteV1Request,
+) -> Result<Json<(u16, EventContainer)>> {
+    let InviteV1Request { room_id, event_id, event, preview } = req;
+    let invitation = Invitation { room_id, event_id, version: RoomVersionId::V1, event, preview };
+    let event = invite::receive(&server.federation, &origin.server, invitation).await?;
+    Ok(Json((200, EventContainer { event })))
+}
+
+/// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
+/// ([spec](https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv2inviteroomideventid))
+pub async fn send_invite_v2(
+    server: &Server,
+    origin: Origin,
+    req: create_invite::v2::Request,
+) -> Result<create_invite::v2::Response> {
+    let invitation = Invitation {
+        room_id: req.room_id,
+        event_id: req.event_id,
+        version: req.room_version,
+        event: req.event,
+        preview: req.invite_room_state,
+    };
+    Ok(create_invite::v2::Response::new(invite::receive(&server.federation, &origin.server, invitation).await?))
+}

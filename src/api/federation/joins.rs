@@ -1,0 +1,119 @@
+//! [Joining rooms](https://spec.matrix.org/latest/server-server-api/#joining-rooms) through this server.
+
+use std::collections::BTreeSet;
+
+use ruma::{
+    ServerName,
+    api::federation::membership::{create_join_event::v2 as send, prepare_join_event::v1 as make},
+    events::room::member::MembershipState,
+};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    answers_json,
+    api::{auth::Origin, own::Json},
+    error::{Error, Result},
+    federation::handshake,
+    ids::EventNo,
+    rooms::{Event, ancestors, event, members, servers, state, summary},
+    server::Server,
+    store::Read,
+};
+
+/// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
+/// ([spec](https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1make_joinroomiduserid))
+pub async fn make_join(server: &Server, origin: Origin, req: make::Request) -> Result<make::Response> {
+    let federation = &server.federation;
+    let versions = Some(&*req.ver);
+    let (version, event) =
+        handshake::template(federation, &origin.server, &req.room_id, &req.user_id, MembershipState::Join, versions)
+            .await?;
+    let mut response = make::Response::new(event);
+    response.room_version = Some(version);
+    Ok(response)
+}
+
+answers_json! {
+    /// A request to join, whose answer can be so large that it is written once only.
+    pub struct SendJoinRequest(send::Request) => Box<RawValue>;
+}
+
+/// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
+/// ([spec](https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv2send_joinroomideventid))
+pub async fn send_join_v2(
+    server: &Server,
+    origin: Origin,
+    SendJoinRequest(req): SendJoinRequest,
+) -> Result<Json<Box<RawValue>>> {
+    let federation = &server.federation;
+    // The answer can be tens of megabytes: a few at a time.
+    let _turn = federation.join_answers.acquire().await.map_err(Error::internal)?;
+    let join =
+        handshake::admit(federation, &origin.server, &req.room_id, &req.event_id, &req.pdu, MembershipState::Join)
+            .await?;
+    let store = server.store.clone();
+    let answer = spawn_blocking(move || answer(&store.read(), &origin.server, &join, req.omit_members));
+    answer.await.map_err(Error::internal)?.map(Json)
+}
+
+/// What a server that joined is told: see [`send::RoomState`].
+#[derive(Serialize)]
+struct Answer<'a> {
+    auth_chain: Vec<Box<RawValue>>,
+    state: Vec<Box<RawValue>>,
+    event: &'a RawValue,
+    members_omitted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers_in_room: Option<Vec<String>>,
+}
+
+fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool) -> Result<Box<RawValue>> {
+    let whole = state::at(read, join.state_before)?;
+    let kept = if omit_members { named_members(read, join)? } else { BTreeSet::new() };
+    let is_told = |no: &EventNo, is_member: bool| !(omit_members && is_member) || kept.contains(no);
+    let told: BTreeSet<EventNo> =
+        whole.iter().filter(|(key, no)| is_told(no, key.is_member())).map(|(_, no)| *no).collect();
+    let members_omitted = told.len() < whole.len();
+    drop(whole);
+    let mut chain = ancestors::auth_chain(read, told.iter().copied().chain([join.no]))?;
+    if omit_members {
+        chain.retain(|no| !told.contains(no));
+    }
+    let event: Box<RawValue> = RawValue::from_string(join.pdu.json.clone())?;
+    let answer = Answer {
+        auth_chain: pdus(read, &chain)?,
+        state: pdus(read, &told)?,
+        event: &event,
+        members_omitted,
+        servers_in_room: omit_members.then(|| servers_before(read, origin, join)).transpose()?,
+    };
+    Ok(to_raw_value(&answer)?)
+}
+
+fn pdus(read: &dyn Read, events: &BTreeSet<EventNo>) -> Result<Vec<Box<RawValue>>> {
+    events.iter().map(|no| Ok(RawValue::from_string(event::require(read, *no)?.pdu.json)?)).collect()
+}
+
+/// The member events without which a room that has no name cannot be called anything.
+fn named_members(read: &dyn Read, join: &Event) -> Result<BTreeSet<EventNo>> {
+    if summary::has_name(read, join.room)? {
+        return Ok(BTreeSet::new());
+    }
+    let heroes = members::heroes(read, join.room, &join.pdu.sender)?;
+    let events = heroes.iter().filter_map(|user| members::get(read, join.room, user).transpose());
+    events.map(|member| member.map(|member| member.event)).collect()
+}
+
+/// The servers in the room, without `origin` if it has just come.
+fn servers_before(read: &dyn Read, origin: &ServerName, join: &Event) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for row in servers::joined(read, join.room) {
+        let (server, users) = row?;
+        if server != origin || users > 1 {
+            names.push(server.to_string());
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,307 @@
+//! Users of this server join rooms of other servers
+//! ([Joining rooms](https://spec.matrix.org/latest/server-server-api/#joining-rooms)).
+//!
+//! A join of a large room takes long, longer than clients or the proxies between wait. So it is a task of its own that
+//! ends only with its outcome or with the server, and whoever asks for the same again waits for the same task
+//! ([`Moves`]). It asks one server after the other until one lets the user in.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    api::{
+        error::ErrorKind,
+        federation::membership::{create_join_event::v2 as send, prepare_join_event::v1 as make},
+    },
+    events::room::member::MembershipState,
+};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+use super::{Failure, Federation, Limits, send_join};
+use crate::{
+    error::{Error, Reason, Result},
+    rooms::{
+        self, Outcome, Signed,
+        import::Import,
+        members,
+        membership::{self, Content},
+        servers,
+        template::{self, Wanted},
+    },
+    store::{Read, trees::DEPARTURES},
+};
+
+/// How many servers are asked for one join.
+const MAX_CANDIDATES: usize = 12;
+
+/// How long a server may take to make a template.
+const MAKE: Limits = Limits { body: 1024 * 1024, timeout: Duration::from_secs(20), redirects: 0 };
+
+/// How large the answer to a join may be, and how long the other server may take to begin it: the largest rooms have some
+/// 100,000 events of state, and busy servers take minutes.
+const SEND: Limits = Limits { body: 512 * 1024 * 1024, timeout: Duration::from_secs(300), redirects: 0 };
+
+/// The room versions that this server knows.
+pub(super) fn versions() -> Vec<RoomVersionId> {
+    (1..=12).filter_map(|version: u8| RoomVersionId::try_from(version.to_string()).ok()).collect()
+}
+
+/// The joins that are under way, and other moves that must not meet one: one at a time for each room.
+#[derive(Default)]
+pub struct Moves {
+    running: Mutex<HashMap<OwnedRoomId, Running>>,
+}
+
+/// Who moves, and how it ended once it did.
+type Running = (OwnedUserId, watch::Receiver<Option<Arc<Result<()>>>>);
+
+/// The right to move in or out of a room; ends when dropped, and only then others hear of the outcome.
+pub(super) struct Turn {
+    federation: Arc<Federation>,
+    room: OwnedRoomId,
+    outcome: Option<Arc<Result<()>>>,
+    told: watch::Sender<Option<Arc<Result<()>>>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.federation.moves.running.lock().remove(&self.room);
+        self.told.send_replace(self.outcome.take());
+    }
+}
+
+/// What [`take_turn`] gives.
+pub(super) enum Turns {
+    /// It is one's own turn.
+    Mine(Turn),
+    /// Somebody else has it.
+    Of(Running),
+}
+
+/// Takes the room's turn, if nobody has it.
+pub(super) fn take_turn(federation: &Arc<Federation>, room: &RoomId, user: &UserId) -> Turns {
+    let mut running = federation.moves.running.lock();
+    if let Some(running) = running.get(room) {
+        return Turns::Of(running.clone());
+    }
+    let (told, receiver) = watch::channel(None);
+    running.insert(room.to_owned(), (user.to_owned(), receiver));
+    Turns::Mine(Turn { federation: federation.clone(), room: room.to_owned(), outcome: None, told })
+}
+
+/// Joins `user` to a room, through other servers if this one is not in it or may not let the user in. A user who is
+/// joined already stays so. `via` are servers to try first; `content` goes into the member event, but cannot say what
+/// the server says.
+///
+/// # Errors
+/// Those of [`membership::join`]; what the last of the other servers that knew the room said; 404 `M_NOT_FOUND` when
+/// there is none to ask, 502 or 504 when none answers as it should.
+pub async fn join(
+    federation: &Arc<Federation>,
+    room: &RoomId,
+    user: &UserId,
+    via: Vec<OwnedServerName>,
+    content: Content,
+) -> Result<()> {
+    loop {
+        let refusal = match here(federation, room, user, content.clone()).await {
+            Err(error) if others_may_know(&error) => error,
+            done => return done,
+        };
+        let (of, mut outcome) = match take_turn(federation, room, user) {
+            Turns::Of(running) => running,
+            Turns::Mine(turn) => {
+                let candidates = candidates(federation, &federation.rooms.store.read(), room, user, &via)?;
+                if candidates.is_empty() {
+                    return Err(final_refusal(refusal));
+                }
+                let outcome = turn.told.subscribe();
+                let (room, user, content) = (room.to_owned(), user.to_owned(), content.clone());
+                tokio::spawn(Joining { turn, room, user: user.clone(), content, candidates }.run());
+                (user, outcome)
+            }
+        };
+        let ended = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        // Somebody else's join may have brought this server into the room, or not; a departure says nothing.
+        if of == user && let Some(outcome) = ended {
+            return outcome.as_ref().as_ref().map(|()| ()).map_err(again);
+        }
+    }
+}
+
+/// The join without other servers.
+async fn here(federation: &Federation, room: &RoomId, user: &UserId, content: Content) -> Result<()> {
+    if !is_resident(&federation.rooms.store.read(), room)? {
+        return Err(Error::not_found("No server that is in this room can be found."));
+    }
+    membership::join(&federation.rooms, room, user, content).await
+}
+
+fn others_may_know(error: &Error) -> bool {
+    let Reason::Matrix { kind, .. } = error.reason() else { return false };
+    matches!(kind, ErrorKind::NotFound | ErrorKind::UnableToAuthorizeJoin | ErrorKind::UnableToGrantJoin)
+}
+
+/// What a client is told where there is no other server to ask.
+fn final_refusal(error: Error) -> Error {
+    match error.reason() {
+        Reason::Matrix { kind: ErrorKind::NotFound, .. } => error,
+        Reason::Matrix { message, .. } => Error::forbidden(message.clone()),
+        _ => error,
+    }
+}
+
+/// The same error once more: several may wait for one join.
+fn again(error: &Error) -> Error {
+    match error.reason() {
+        Reason::Matrix { status, kind, message } => Error::new(*status, kind.clone(), message.clone()),
+        _ => Error::internal(error),
+    }
+}
+
+/// The servers to ask, each once, best first: those that the client names, those that told of the room, those that are
+/// in it as far as is known, and the one that its ID names.
+pub(super) fn candidates(
+    federation: &Federation,
+    read: &dyn Read,
+    room: &RoomId,
+    user: &UserId,
+    via: &[OwnedServerName],
+) -> Result<Vec<OwnedServerName>> {
+    let mut named = via.to_vec();
+    if let Some(no) = rooms::find(read, room)? {
+        named.extend(members::user_room(read, user, no)?.and_then(|own| own.outside).unwrap_or_default());
+        named.extend(servers::largest(read, no, MAX_CANDIDATES)?);
+    }
+    named.extend(room.server_name().map(ToOwned::to_owned));
+    let mut seen = BTreeSet::new();
+    named.retain(|server| {
+        server != federation.server_name() && federation.admits(server) && seen.insert(server.clone())
+    });
+    named.truncate(MAX_CANDIDATES);
+    Ok(named)
+}
+
+/// A join on its way.
+struct Joining {
+    turn: Turn,
+    room: OwnedRoomId,
+    user: OwnedUserId,
+    content: Content,
+    candidates: Vec<OwnedServerName>,
+}
+
+impl Joining {
+    async fn run(mut self) {
+        let federation = self.turn.federation.clone();
+        let mut stopping = federation.stopping.clone();
+        let outcome = tokio::select! {
+            outcome = self.through_any() => outcome,
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Error::internal("the server stops")),
+        };
+        if let Err(error) = &outcome {
+            tracing::debug!("{} cannot join {}: {error}", self.user, self.room);
+        }
+        self.turn.outcome = Some(Arc::new(outcome));
+    }
+
+    async fn through_any(&self) -> Result<()> {
+        let store = &self.turn.federation.rooms.store;
+        // Whoever rejected an invitation and comes nevertheless is not to be taken out again by the late rejection.
+        store.write(|tx| {
+            DEPARTURES.delete(tx, (&*self.room, &*self.user));
+            Ok(())
+        })?;
+        let mut refusal: Option<Error> = None;
+        for server in &self.candidates {
+            match self.through(server).await {
+                Ok(()) => return store.durable().await,
+                Err(error) => {
+                    tracing::debug!("{} cannot join {} through {server}: {error}", self.user, self.room);
+                    // An answer says more than none.
+                    if refusal.as_ref().is_none_or(|earlier| earlier.status().is_server_error()) {
+                        refusal = Some(error);
+                    }
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Error::not_found("No server that is in this room can be found.")))
+    }
+
+    async fn through(&self, server: &ServerName) -> Result<()> {
+        let federation = &self.turn.federation;
+        let mut request = make::Request::new(self.room.clone(), self.user.clone());
+        request.ver = versions();
+        let answer = federation.send_with(server, request, MAKE).await?;
+        let version = answer.room_version.unwrap_or(RoomVersionId::V1);
+        if version.rules().is_none() {
+            return Err(Failure::Malformed(format!("the room has version {version}")).into());
+        }
+        let signed = self.complete(&version, &answer.event)?;
+        let pdu = signed.pdu();
+        let json = RawValue::from_string(pdu.json.clone())?;
+        let request = send::Request::new(self.room.clone(), pdu.event_id.clone(), json);
+        let body = federation.send_streamed(server, request, SEND).await?.into_body();
+        let answer = send_join::read(federation, &version, body).await?;
+        let event = match answer.event {
+            Some(event) => self.countersigned(&version, &signed, event).await?,
+            None => signed,
+        };
+        self.enter(&version, Import { event, state: answer.state, auth: answer.auth_chain }).await
+    }
+
+    fn complete(&self, version: &RoomVersionId, template: &RawValue) -> Result<Signed> {
+        let federation = &self.turn.federation;
+        let mut content = self.content.clone();
+        content.remove(membership::AUTHORISER);
+        let membership = MembershipState::Join;
+        content.extend(membership::with_profile(&federation.rooms.store.read(), &self.user, &membership)?);
+        let wanted = Wanted { room: &self.room, user: &self.user, membership: &membership };
+        template::complete(&federation.rooms.keys, version, template, content, &wanted)
+            .map_err(|why| Failure::Malformed(why).into())
+    }
+
+    /// The event as the other server sends it on, with the signature by which it lets the user in, if that was needed.
+    async fn countersigned(&self, version: &RoomVersionId, own: &Signed, event: Box<RawValue>) -> Result<Signed> {
+        let (_, signed) = self
+            .turn
+            .federation
+            .verify(version, vec![event])
+            .await?
+            .pop()
+            .ok_or_else(|| Error::internal("no event was verified"))?;
+        let signed = signed.map_err(Failure::Malformed)?;
+        if signed.pdu().event_id != own.pdu().event_id {
+            return Err(Failure::Malformed("it answers with another event".to_owned()).into());
+        }
+        Ok(signed)
+    }
+
+    /// Takes in the room with the event by which the user joined it.
+    async fn enter(&self, version: &RoomVersionId, import: Import) -> Result<()> {
+        let rooms = &self.turn.federation.rooms;
+        let guard = rooms.lock(&self.room).await;
+        if !is_resident(&rooms.store.read(), &self.room)? {
+            return rooms.import(&guard, version, import).await.map(drop);
+        }
+        match rooms.receive(&guard, import.event).await? {
+            Outcome::Accepted(_) | Outcome::Known => Ok(()),
+            other => Err(Error::internal(format_args!("a join through another server ended in {other:?}"))),
+        }
+    }
+}
+
+/// Whether this server can make the room's events itself.
+///
+/// # Errors
+/// When a row is damaged or the database fails.
+pub(super) fn is_resident(read: &dyn Read, room: &RoomId) -> Result<bool> {
+    let room = rooms::find(read, room)?.map(|no| rooms::get(read, no)).transpose()?;
+    Ok(room.is_some_and(|room| room.is_resident()))
+}

@@ -1,0 +1,298 @@
+//! Coming and going between servers: joins of all kinds, and what becomes of them when something goes wrong.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::common::{
+    Client, TestServer, encode,
+    net::{Fate, TestNet},
+};
+
+/// Asks until the answer is there.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what}: in vain")
+}
+
+/// The membership of `user` as `client`'s server has it.
+pub async fn membership(client: &Client, room: &str, user: &str) -> Option<String> {
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(room), encode(user));
+    let (status, content) = client.get(&path).await;
+    (status == StatusCode::OK).then(|| content["membership"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until `client`'s server has `user` with this membership.
+pub async fn until_membership(client: &Client, room: &str, user: &str, wanted: &str) {
+    let what = format!("{user} to be {wanted}");
+    until(&what, async || (membership(client, room, user).await.as_deref() == Some(wanted)).then_some(())).await;
+}
+
+/// Joins over other servers; gives status and answer.
+pub async fn try_join(client: &Client, room: &str, via: &[&str]) -> (StatusCode, Value) {
+    let via: Vec<_> = via.iter().map(|server| format!("via={server}")).collect();
+    client.post(&format!("/_matrix/client/v3/join/{}?{}", encode(room), via.join("&")), json!({})).await
+}
+
+pub async fn join(client: &Client, room: &str, via: &[&str]) {
+    let (status, answer) = try_join(client, room, via).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+}
+
+async fn leave(client: &Client, room: &str) {
+    client.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/leave", encode(room)), json!({})).await;
+}
+
+/// The texts of a room, oldest first, as the client can read them.
+async fn texts(client: &Client, room: &str) -> Vec<String> {
+    let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=100", encode(room));
+    let answer = client.ok(Method::GET, &path, Value::Null).await;
+    let mut texts: Vec<String> = answer["chunk"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["content"]["body"].as_str().map(str::to_owned))
+        .collect();
+    texts.reverse();
+    texts
+}
+
+/// The whole state of a room, in an order of its own.
+async fn state(client: &Client, room: &str) -> Vec<String> {
+    let path = format!("/_matrix/client/v3/rooms/{}/state", encode(room));
+    let answer = client.ok(Method::GET, &path, Value::Null).await;
+    let mut ids: Vec<String> =
+        answer.as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+async fn two() -> (TestNet, TestServer, TestServer, Client, Client) {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    (net, a, b, alice, bob)
+}
+
+#[tokio::test]
+async fn rooms_of_all_versions_are_joined() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    for version in 1..=12 {
+        let options = json!({
+            "preset": "public_chat",
+            "room_version": version.to_string(),
+            "name": "Everybody",
+            "initial_state": [{ "type": "m.room.topic", "content": { "topic": "tea" } }],
+        });
+        let room = alice.create_room(options).await;
+        alice.send_text(&room, "before").await;
+        join(&bob, &room, &["a.test"]).await;
+        assert_eq!(state(&alice, &room).await, state(&bob, &room).await, "room version {version}");
+        let answer = bob.sync("").await;
+        let joined = &answer["rooms"]["join"][&room];
+        assert_eq!(joined["summary"]["m.joined_member_count"], 2, "room version {version}: {joined}");
+        assert_eq!(membership(&alice, &room, &bob.user_id).await.as_deref(), Some("join"));
+        alice.send_text(&room, "hello").await;
+        until("the message", async || texts(&bob, &room).await.contains(&"hello".to_owned()).then_some(())).await;
+        bob.send_text(&room, "hello yourself").await;
+        until("the answer", async || texts(&alice, &room).await.contains(&"hello yourself".to_owned()).then_some(()))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn by_alias_and_over_the_second_server_when_the_first_is_dead() {
+    let net = TestNet::new();
+    let (a, b, c) = (net.server("a").await, net.server("b").await, net.server("c").await);
+    let (alice, bob, carol) = (a.register("alice").await, b.register("bob").await, c.register("carol").await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_alias_name": "tea" })).await;
+    join(&bob, "#tea:a.test", &[]).await;
+    net.cut("c", "a");
+    let (status, answer) = try_join(&carol, &room, &["a.test"]).await;
+    assert!(status.is_server_error(), "{status}: {answer}");
+    join(&carol, &room, &["a.test", "b.test"]).await;
+    until_membership(&alice, &room, &carol.user_id, "join").await;
+    net.heal("c", "a");
+    carol.send_text(&room, "all the way").await;
+    until("the message", async || texts(&alice, &room).await.contains(&"all the way".to_owned()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn refusals_are_told_and_change_nothing() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    let closed = alice.create_room(json!({ "preset": "private_chat" })).await;
+    let (status, answer) = try_join(&bob, &closed, &["a.test"]).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")), "{answer}");
+    let (status, answer) = try_join(&bob, "!nonesuch:a.test", &["a.test"]).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND")), "{answer}");
+    let (status, answer) = try_join(&bob, "#nonesuch:a.test", &[]).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND")), "{answer}");
+    let alone = alice.create_room(json!({ "preset": "public_chat", "creation_content": { "m.federate": false } })).await;
+    assert_eq!(try_join(&bob, &alone, &["a.test"]).await.0, StatusCode::FORBIDDEN);
+
+    let open = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let ban = json!({ "user_id": bob.user_id });
+    alice.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/ban", encode(&open)), ban).await;
+    assert_eq!(try_join(&bob, &open, &["a.test"]).await.0, StatusCode::FORBIDDEN);
+    let acl = json!({ "allow": ["*"], "deny": ["b.test"] });
+    let shut = alice.create_room(json!({ "preset": "public_chat" })).await;
+    alice.set_state(&shut, "m.room.server_acl", "", acl).await;
+    assert_eq!(try_join(&bob, &shut, &["a.test"]).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(bob.sync("").await["rooms"], json!({}));
+}
+
+#[tokio::test]
+async fn a_join_goes_on_without_the_client_and_the_next_one_waits_for_it() {
+    let (net, _a, _b, alice, bob) = two().await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let late = Duration::from_millis(800);
+    net.wire("b", "a").decide(move |passing| {
+        if passing.path.contains("send_join") { Fate::IsLate(late) } else { Fate::Passes }
+    });
+    let gave_up = tokio::time::timeout(Duration::from_millis(300), try_join(&bob, &room, &["a.test"])).await;
+    assert!(gave_up.is_err(), "the client is too patient for this test");
+    let carol = net_user(&bob, "carol").await;
+    let (again, other) = tokio::join!(try_join(&bob, &room, &["a.test"]), try_join(&carol, &room, &["a.test"]));
+    assert_eq!((again.0, other.0), (StatusCode::OK, StatusCode::OK), "{again:?} {other:?}");
+    let sent = net.wire("b", "a").passed().iter().filter(|line| line.contains("send_join")).count();
+    assert_eq!(sent, 1, "one join through the other server is enough for both users");
+    until_membership(&alice, &room, &carol.user_id, "join").await;
+    until_membership(&alice, &room, &bob.user_id, "join").await;
+}
+
+/// Another user of the same server.
+async fn net_user(client: &Client, name: &str) -> Client {
+    Client::new(client.base.clone()).register(name).await
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again() {
+    let (net, _a, _b, alice, bob) = two().await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    net.wire("b", "a").decide(|passing| {
+        if passing.path.contains("send_join") { Fate::IsUnanswered } else { Fate::Passes }
+    });
+    assert!(try_join(&bob, &room, &["a.test"]).await.0.is_server_error());
+    // Alice's server has let Bob in; Bob's knows nothing of it.
+    assert_eq!(membership(&alice, &room, &bob.user_id).await.as_deref(), Some("join"));
+    net.heal("b", "a");
+    net.wire("b", "a").decide(|passing| {
+        if passing.path.contains("send_join") { Fate::IsRepeated } else { Fate::Passes }
+    });
+    join(&bob, &room, &["a.test"]).await;
+    assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+}
+
+#[tokio::test]
+async fn who_left_comes_back_to_what_the_room_is_now() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "old" })).await;
+    join(&bob, &room, &["a.test"]).await;
+    bob.send_text(&room, "first").await;
+    until("the message", async || texts(&alice, &room).await.contains(&"first".to_owned()).then_some(())).await;
+    leave(&bob, &room).await;
+    until_membership(&alice, &room, &bob.user_id, "leave").await;
+    alice.send_text(&room, "while away").await;
+    alice.set_state(&room, "m.room.name", "", json!({ "name": "new" })).await;
+    join(&bob, &room, &[]).await;
+    assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+    let name = bob.get(&format!("/_matrix/client/v3/rooms/{}/state/m.room.name", encode(&room))).await.1;
+    assert_eq!(name["name"], "new");
+    alice.send_text(&room, "welcome back").await;
+    until("the message", async || texts(&bob, &room).await.contains(&"welcome back".to_owned()).then_some(())).await;
+}
+
+/// A room that those in `allowed` may join.
+async fn restricted(client: &Client, allowed: &str, version: &str) -> String {
+    client
+        .create_room(json!({
+            "room_version": version,
+            "initial_state": [{
+                "type": "m.room.join_rules",
+                "content": {
+                    "join_rule": "restricted",
+                    "allow": [{ "type": "m.room_membership", "room_id": allowed }],
+                },
+            }],
+        }))
+        .await
+}
+
+#[tokio::test]
+async fn restricted_rooms_let_members_of_other_rooms_in() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    for version in ["8", "9", "10", "11", "12"] {
+        let club = alice.create_room(json!({ "preset": "public_chat" })).await;
+        let room = restricted(&alice, &club, version).await;
+        let (status, answer) = try_join(&bob, &room, &["a.test"]).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+        join(&bob, &club, &["a.test"]).await;
+        join(&bob, &room, &["a.test"]).await;
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(&room), encode(&bob.user_id));
+        let content = alice.ok(Method::GET, &path, Value::Null).await;
+        assert_eq!(content["join_authorised_via_users_server"], alice.user_id, "room version {version}");
+        assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_may_not_let_its_own_user_in_asks_another() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob, carol) = (a.register("alice").await, b.register("bob").await, b.register("carol").await);
+    let club = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let room = restricted(&alice, &club, "11").await;
+    let levels = json!({ "users": { &*alice.user_id: 100 }, "invite": 50 });
+    alice.set_state(&room, "m.room.power_levels", "", levels).await;
+    for user in [&bob, &carol] {
+        join(user, &club, &["a.test"]).await;
+    }
+    join(&bob, &room, &["a.test"]).await;
+    // Bob's server is in the room now, but nobody of it may invite.
+    join(&carol, &room, &[]).await;
+    until_membership(&alice, &room, &carol.user_id, "join").await;
+    assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+}
+
+#[tokio::test]
+async fn only_a_proper_join_is_admitted() {
+    use crate::common::peer::Peer;
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let alice = a.register("alice").await;
+    let peer = Peer::new(&net, "peer").await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    let make = |user: &str, versions: &str| {
+        format!("/_matrix/federation/v1/make_join/{}/{}?{versions}", encode(&room), encode(user))
+    };
+    let (status, error) = peer.ask(&a, Method::GET, &make("@eve:peer.test", "ver=1"), None).await;
+    assert_eq!((status, &error["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INCOMPATIBLE_ROOM_VERSION")));
+    assert_eq!(error["room_version"], "10");
+    assert_eq!(peer.ask(&a, Method::GET, &make("@eve:else.test", "ver=10"), None).await.0, StatusCode::FORBIDDEN);
+    let (status, template) = peer.ask(&a, Method::GET, &make("@eve:peer.test", "ver=10"), None).await;
+    assert_eq!(status, StatusCode::OK, "{template}");
+    let event = &template["event"];
+    assert!(event.get("signatures").is_none() && event["content"]["membership"] == "join", "{event}");
+
+    let send = |event: &Value| {
+        let path = format!("/_matrix/federation/v2/send_join/{}/{}", encode(&room), encode("$whatever"));
+        let (peer, event, a) = (peer.clone(), event.clone(), &a);
+        async move { peer.ask(a, Method::PUT, &path, Some(event)).await }
+    };
+    // Unsigned, of another type, for another user, no event at all.
+    let mut topic = event.clone();
+    topic["type"] = json!("m.room.topic");
+    let mut other = event.clone();
+    other["sender"] = json!("@eve:else.test");
+    for event in [event.clone(), peer.sign(topic), peer.sign(other), json!({ "sender": 7 })] {
+        let (status, error) = send(&event).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+    }
+    assert_eq!(membership(&alice, &room, "@eve:peer.test").await, None);
+}
