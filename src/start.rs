@@ -85,10 +85,13 @@ impl Handle {
 async fn close(server: Arc<Server>) -> Result<()> {
     let mut server = server;
     for _ in 0..100 {
-        match Arc::try_unwrap(server) {
-            // Writing the memtables out takes time.
-            Ok(server) => return tokio::task::spawn_blocking(|| drop(server)).await.map_err(Error::internal),
-            Err(shared) => server = shared,
+        // A join that is under way has the federation, and with it the database.
+        if Arc::strong_count(&server.federation) == 1 {
+            match Arc::try_unwrap(server) {
+                // Writing the memtables out takes time.
+                Ok(server) => return tokio::task::spawn_blocking(|| drop(server)).await.map_err(Error::internal),
+                Err(shared) => server = shared,
+            }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -158,6 +161,7 @@ async fn background(server: Arc<Server>) {
         () = server.typing.expire(&server.rooms) => {}
         () = devices::resync(&server.federation) => {}
         () = sweep_media(&server) => {}
+        () = delivery::departures::run(&server.federation) => {}
         () = work => {}
     }
 }
@@ -216,7 +220,7 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
     let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
     let outgoing = Arc::new(Outgoing::new(&config, network)?);
     let previews = Previews::new(config.url_preview.clone(), outgoing.clone(), store.clone());
-    let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing));
+    let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing, stopping.clone()));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
         appservices,

@@ -45,6 +45,17 @@ fn server_server() -> Vec<Route<Server>> {
         stream(event_auth::get_event_auth),
         on(backfill::backfill_room),
         on(backfill::get_missing_previous_events),
+        // Coming and going
+        on(joins::make_join),
+        on(joins::send_join_v2),
+        on(leaving::make_leave),
+        on(leaving::send_leave_v2),
+        on(knocks::make_knock),
+        on(knocks::send_knock),
+        on(invites::send_invite_v1),
+        on(invites::send_invite_v2),
+        on(third_party_invite::exchange_third_party_invite),
+        on(third_party_invite::on_bind_third_party_identifier).rate_limited(),
         // Media
         stream(content_repository::get_content),
         stream(content_repository::get_content_thumbnail),

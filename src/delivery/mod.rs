@@ -9,4 +9,5 @@
 //! that somebody waits for (joins, look-ups); that is asked directly (`federation/`).
 
 pub mod appservices;
+pub mod departures;
 pub mod queue;

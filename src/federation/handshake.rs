@@ -18,6 +18,7 @@ use crate::{
     rooms::{
         self, Event, Outcome, Room, acl, event,
         membership::{self, Content},
+        outbox,
         template::{self, Wanted},
     },
     store::Read,
@@ -86,7 +87,8 @@ pub async fn admit(
     membership: MembershipState,
 ) -> Result<Event> {
     let rooms = &*federation.rooms;
-    let head: Head = serde_json::from_str(pdu.get()).map_err(|_| Error::invalid_param("The event is no member event."))?;
+    let head: Head =
+        serde_json::from_str(pdu.get()).map_err(|_| Error::invalid_param("The event is no member event."))?;
     if head.sender.server_name() != origin {
         return Err(Error::invalid_param(format!("The event is not sent by a user of {origin}.")));
     }
@@ -97,7 +99,8 @@ pub async fn admit(
         (room.version, json)
     };
     let invalid = |why: String| Error::invalid_param(format!("The event cannot be accepted: {why}."));
-    let (_, signed) = federation.verify(&version, vec![json]).await?.pop().ok_or_else(|| Error::internal("no event"))?;
+    let (_, signed) =
+        federation.verify(&version, vec![json]).await?.pop().ok_or_else(|| Error::internal("no event"))?;
     let signed = signed.map_err(invalid)?;
     Wanted { room, user: &head.sender, membership: &membership }.check(signed.pdu())?;
     if signed.pdu().event_id != event_id || signed.pdu().sender != head.sender {
@@ -105,7 +108,11 @@ pub async fn admit(
     }
     let guard = rooms.lock(room).await;
     match rooms.receive(&guard, signed).await? {
-        Outcome::Accepted(event) => Ok(event),
+        Outcome::Accepted(event) => {
+            // The others in the room hear of it from this server, through which it came.
+            rooms.store.write(|tx| outbox::pass_on(tx, rooms, &event))?;
+            Ok(event)
+        }
         Outcome::Known => known(&rooms.store.read(), event_id),
         Outcome::SoftFailed(_) => Err(Error::forbidden("The room no longer allows this.")),
         Outcome::Rejected(why) => Err(Error::forbidden(format!("The rules of the room do not allow this: {why}."))),

@@ -228,7 +228,8 @@ async fn verified(
     let invitation = invitation.map_err(|why| Error::invalid_param(format!("The invitation is no event: {why}.")))?;
     let mut has_create = !strict;
     for signed in verified {
-        let signed = signed.map_err(|why| Error::invalid_param(format!("invite_room_state has a wrong event: {why}.")))?;
+        let signed =
+            signed.map_err(|why| Error::invalid_param(format!("invite_room_state has a wrong event: {why}.")))?;
         if signed.pdu().room_id != room {
             return Err(Error::invalid_param("invite_room_state has an event of another room."));
         }

@@ -129,8 +129,13 @@ pub async fn join(
         };
         let ended = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         // Somebody else's join may have brought this server into the room, or not; a departure says nothing.
-        if of == user && let Some(outcome) = ended {
-            return outcome.as_ref().as_ref().map(|()| ()).map_err(again);
+        if of == user
+            && let Some(outcome) = ended
+        {
+            return match &*outcome {
+                Ok(()) => Ok(()),
+                Err(error) => Err(again(error)),
+            };
         }
     }
 }
@@ -177,7 +182,7 @@ pub(super) fn candidates(
     let mut named = via.to_vec();
     if let Some(no) = rooms::find(read, room)? {
         named.extend(members::user_room(read, user, no)?.and_then(|own| own.outside).unwrap_or_default());
-        named.extend(servers::largest(read, no, MAX_CANDIDATES)?);
+        named.extend(servers::to_join_through(read, no, federation.server_name())?);
     }
     named.extend(room.server_name().map(ToOwned::to_owned));
     let mut seen = BTreeSet::new();

@@ -32,7 +32,11 @@ pub async fn knock(
 ) -> Result<()> {
     let candidates = {
         let read = federation.rooms.store.read();
-        if join::is_resident(&read, room)? { None } else { Some(join::candidates(federation, &read, room, user, &via)?) }
+        if join::is_resident(&read, room)? {
+            None
+        } else {
+            Some(join::candidates(federation, &read, room, user, &via)?)
+        }
     };
     let Some(candidates) = candidates else { return membership::knock(&federation.rooms, room, user, reason).await };
     let mut refusal: Option<Error> = None;

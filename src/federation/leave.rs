@@ -29,9 +29,16 @@ use crate::{
 ///
 /// # Errors
 /// Why it is to be tried again later.
-pub async fn tell(federation: &Arc<Federation>, room: &RoomId, user: &UserId, departure: &Departure) -> Result<(), String> {
+pub async fn tell(
+    federation: &Arc<Federation>,
+    room: &RoomId,
+    user: &UserId,
+    departure: &Departure,
+) -> Result<(), String> {
     // A user who is coming back meanwhile must not be taken out.
-    let Turns::Mine(_turn) = take_turn(federation, room, user) else { return Err("the user is coming back".to_owned()) };
+    let Turns::Mine(_turn) = take_turn(federation, room, user) else {
+        return Err("the user is coming back".to_owned());
+    };
     let still = DEPARTURES.contains(&federation.rooms.store.read(), (room, user));
     if !still.map_err(|error| error.to_string())? {
         return Ok(());
@@ -54,6 +61,7 @@ async fn through(federation: &Federation, server: &ServerName, room: &RoomId, us
     let wanted = Wanted { room, user, membership: &MembershipState::Leave };
     let signed = template::complete(&federation.rooms.keys, &version, &answer.event, Content::new(), &wanted);
     let signed = signed.map_err(Failure::Malformed)?;
-    let json = RawValue::from_string(signed.pdu().json.clone()).map_err(|error| Failure::Malformed(error.to_string()))?;
+    let json =
+        RawValue::from_string(signed.pdu().json.clone()).map_err(|error| Failure::Malformed(error.to_string()))?;
     federation.send(server, send::Request::new(room.to_owned(), signed.pdu().event_id.clone(), json)).await.map(drop)
 }

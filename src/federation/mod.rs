@@ -4,6 +4,8 @@
 //! - `directory.rs`, `spaces.rs` and `profiles.rs` look up for our clients what others know, and `answers.rs` remembers it
 //!   for a while.
 //! - `media.rs` fetches files.
+//! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
+//!   ours by invitation; `handshake.rs` lets others' users in and out who ask here.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users.
 //!
@@ -14,8 +16,13 @@
 pub mod devices;
 pub mod directory;
 pub mod edu;
+pub mod handshake;
+pub mod invite;
+pub mod join;
 pub mod keys;
 pub mod policy;
+pub mod knock;
+pub mod leave;
 pub mod profiles;
 pub mod spaces;
 
@@ -23,15 +30,16 @@ mod answers;
 mod client;
 mod media;
 mod resolve;
+mod send_join;
 mod verify;
 
 use std::sync::Arc;
 
 use ruma::{OwnedServerName, ServerName};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 pub use self::client::{Failure, Limits};
-use self::{answers::Remembered, devices::Devices, keys::ServerKeys, resolve::Delegations};
+use self::{answers::Remembered, devices::Devices, join::Moves, keys::ServerKeys, resolve::Delegations};
 use crate::{
     config::{self, Config},
     error::{Error, Result},
@@ -54,6 +62,9 @@ pub struct Federation {
     pub heard: broadcast::Sender<OwnedServerName>,
     /// Who is being asked for keys of users.
     pub devices: Devices,
+    /// Holds `true` once the server is stopping: joins that are under way end.
+    pub stopping: watch::Receiver<bool>,
+    moves: Moves,
     answers: Remembered,
     delegations: Delegations,
     files: Turns<(OwnedServerName, String)>,
@@ -65,11 +76,18 @@ pub struct Federation {
 
 impl Federation {
     /// Federation as `config` wants it.
-    pub fn new(config: &Config, rooms: Arc<Rooms>, outgoing: Arc<Outgoing>) -> Self {
+    pub fn new(
+        config: &Config,
+        rooms: Arc<Rooms>,
+        outgoing: Arc<Outgoing>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             keys: ServerKeys::new(config, rooms.store.clone(), rooms.keys.clone()),
             heard: broadcast::Sender::new(HEARD),
             devices: Devices::default(),
+            stopping,
+            moves: Moves::default(),
             answers: Remembered::default(),
             delegations: Delegations::default(),
             files: Turns::default(),

@@ -288,7 +288,7 @@ impl<'a> View<'a> {
             _ => self.relations(event, with_room, extent)?,
         };
         let previous = if extent == Extent::Setting { None } else { self.previous(event)? };
-        let gate = self.gate.as_ref().filter(|_| extent != Extent::Setting);
+        let gate = self.gate.as_ref().filter(|_| extent != Extent::Setting && event.is_placed());
         let (prev_content, prev_sender, replaces_state) = match previous {
             Some(previous) => (Some(previous.pdu.content), Some(previous.pdu.sender), Some(previous.pdu.event_id)),
             None => (None, None, None),
@@ -307,7 +307,7 @@ impl<'a> View<'a> {
 
     /// The state event that this one took the place of.
     fn previous(&self, event: &Event) -> Result<Option<Event>> {
-        let Some(key) = &event.pdu.state_key else { return Ok(None) };
+        let Some(key) = event.pdu.state_key.as_deref().filter(|_| event.is_placed()) else { return Ok(None) };
         let kind = StateEventType::from(event.pdu.kind.to_string());
         match state::at_key(self.read, event.state_before, &kind, key)? {
             Some(no) => event::get(self.read, no),

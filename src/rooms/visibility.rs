@@ -115,12 +115,14 @@ impl<'a> Gate<'a> {
     /// # Errors
     /// As [`may_see_event`].
     pub fn may_see(&self, event: &Event) -> Result<bool> {
+        // One's own membership is one's own business, also before joining: an invite, a refusal, a ban; also if other
+        // servers alone know where in the room's graph it stands.
+        let is_own = event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(self.user.as_str());
+        if is_own && matches!(event.status, Status::Accepted | Status::Outlier) {
+            return Ok(true);
+        }
         if event.status != Status::Accepted {
             return Ok(false);
-        }
-        // One's own membership is one's own business, also before joining: an invite, a refusal, a ban.
-        if event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(self.user.as_str()) {
-            return Ok(true);
         }
         if event.pdu.state_key.is_none() && self.is_forgotten(&event.pdu.sender)? {
             return Ok(self.membership_at(event.state_before)? == MembershipState::Join);

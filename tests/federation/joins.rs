@@ -133,7 +133,8 @@ async fn refusals_are_told_and_change_nothing() {
     assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND")), "{answer}");
     let (status, answer) = try_join(&bob, "#nonesuch:a.test", &[]).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND")), "{answer}");
-    let alone = alice.create_room(json!({ "preset": "public_chat", "creation_content": { "m.federate": false } })).await;
+    let alone =
+        alice.create_room(json!({ "preset": "public_chat", "creation_content": { "m.federate": false } })).await;
     assert_eq!(try_join(&bob, &alone, &["a.test"]).await.0, StatusCode::FORBIDDEN);
 
     let open = alice.create_room(json!({ "preset": "public_chat" })).await;
@@ -152,9 +153,11 @@ async fn a_join_goes_on_without_the_client_and_the_next_one_waits_for_it() {
     let (net, _a, _b, alice, bob) = two().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     let late = Duration::from_millis(800);
-    net.wire("b", "a").decide(move |passing| {
-        if passing.path.contains("send_join") { Fate::IsLate(late) } else { Fate::Passes }
-    });
+    net.wire("b", "a").decide(
+        move |passing| {
+            if passing.path.contains("send_join") { Fate::IsLate(late) } else { Fate::Passes }
+        },
+    );
     let gave_up = tokio::time::timeout(Duration::from_millis(300), try_join(&bob, &room, &["a.test"])).await;
     assert!(gave_up.is_err(), "the client is too patient for this test");
     let carol = net_user(&bob, "carol").await;
@@ -175,16 +178,20 @@ async fn net_user(client: &Client, name: &str) -> Client {
 async fn a_lost_answer_is_asked_for_again() {
     let (net, _a, _b, alice, bob) = two().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
-    net.wire("b", "a").decide(|passing| {
-        if passing.path.contains("send_join") { Fate::IsUnanswered } else { Fate::Passes }
-    });
+    net.wire("b", "a").decide(
+        |passing| {
+            if passing.path.contains("send_join") { Fate::IsUnanswered } else { Fate::Passes }
+        },
+    );
     assert!(try_join(&bob, &room, &["a.test"]).await.0.is_server_error());
     // Alice's server has let Bob in; Bob's knows nothing of it.
     assert_eq!(membership(&alice, &room, &bob.user_id).await.as_deref(), Some("join"));
     net.heal("b", "a");
-    net.wire("b", "a").decide(|passing| {
-        if passing.path.contains("send_join") { Fate::IsRepeated } else { Fate::Passes }
-    });
+    net.wire("b", "a").decide(
+        |passing| {
+            if passing.path.contains("send_join") { Fate::IsRepeated } else { Fate::Passes }
+        },
+    );
     join(&bob, &room, &["a.test"]).await;
     assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
 }

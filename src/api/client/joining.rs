@@ -15,10 +15,9 @@ use crate::{
     api::{auth::User, own},
     error::{Error, Result},
     federation,
-    rooms::{self, aliases, membership::Content, summary},
+    rooms::{self, membership::Content, summary},
     server::Server,
     stands_in_for,
-    store::Read,
 };
 
 /// A request to join a room by its ID. All of its body goes into the member event, as clients put fields of their own
@@ -57,13 +56,7 @@ pub async fn join_room(
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
-async fn join(
-    server: &Server,
-    user: &User,
-    room: &RoomId,
-    via: Vec<OwnedServerName>,
-    content: Content,
-) -> Result<()> {
+async fn join(server: &Server, user: &User, room: &RoomId, via: Vec<OwnedServerName>, content: Content) -> Result<()> {
     if user.guest {
         let snapshot = server.store.read();
         let (no, _) = rooms::require(&snapshot, room)?;
@@ -92,21 +85,6 @@ pub async fn locate(
             Ok((located.room_id, via))
         }
     }
-}
-
-/// The room that an ID or alias names.
-///
-/// # Errors
-/// 404 `M_NOT_FOUND` when there is no such alias, or it is another server's.
-pub fn resolve(server: &Server, read: &dyn Read, room: &RoomOrAliasId) -> Result<OwnedRoomId> {
-    let alias = match <&RoomId>::try_from(room) {
-        Ok(id) => return Ok(id.to_owned()),
-        Err(alias) => alias,
-    };
-    if alias.server_name() != server.name() {
-        return Err(Error::not_found(format!("{alias} belongs to another server, which cannot be reached.")));
-    }
-    Ok(rooms::get(read, aliases::require(read, alias)?.room)?.id)
 }
 
 /// The path of a request with one variable, the servers to try, and its body as it stands.

@@ -2,7 +2,7 @@
 //! this server.
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{
         IncomingRequest,
         error::DeserializationError,
@@ -19,6 +19,7 @@ use crate::{
     },
     error::Result,
     federation::invite::{self, Invitation},
+    outgoing::appservices,
     server::Server,
     stands_in_for,
 };
@@ -72,7 +73,7 @@ pub async fn send_invite_v1(
 ) -> Result<Json<(u16, EventContainer)>> {
     let InviteV1Request { room_id, event_id, event, preview } = req;
     let invitation = Invitation { room_id, event_id, version: RoomVersionId::V1, event, preview };
-    let event = invite::receive(&server.federation, &origin.server, invitation).await?;
+    let event = receive(server, &origin, invitation).await?;
     Ok(Json((200, EventContainer { event })))
 }
 
@@ -90,5 +91,18 @@ pub async fn send_invite_v2(
         event: req.event,
         preview: req.invite_room_state,
     };
-    Ok(create_invite::v2::Response::new(invite::receive(&server.federation, &origin.server, invitation).await?))
+    Ok(create_invite::v2::Response::new(receive(server, &origin, invitation).await?))
+}
+
+/// Takes in an invitation; a bridge has the chance to make its user first.
+async fn receive(server: &Server, origin: &Origin, invitation: Invitation) -> Result<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct Target {
+        state_key: OwnedUserId,
+    }
+    let federation = &server.federation;
+    if let Ok(Target { state_key }) = serde_json::from_str(invitation.event.get()) {
+        appservices::query_user_id(&federation.outgoing, &server.appservices, &server.store, &state_key).await?;
+    }
+    invite::receive(federation, &origin.server, invitation).await
 }

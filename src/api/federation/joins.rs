@@ -7,19 +7,18 @@ use ruma::{
     api::federation::membership::{create_join_event::v2 as send, prepare_join_event::v1 as make},
     events::room::member::MembershipState,
 };
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
-use tokio::task::spawn_blocking;
+use serde_json::value::RawValue;
 
+use super::event_lists;
 use crate::{
     answers_json,
     api::{auth::Origin, own::Json},
     error::{Error, Result},
     federation::handshake,
     ids::EventNo,
-    rooms::{Event, ancestors, event, members, servers, state, summary},
+    rooms::{Event, ancestors, members, servers, state, summary},
     server::Server,
-    store::Read,
+    store::{Read, trees::EVENTS},
 };
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
@@ -48,52 +47,49 @@ pub async fn send_join_v2(
     SendJoinRequest(req): SendJoinRequest,
 ) -> Result<Json<Box<RawValue>>> {
     let federation = &server.federation;
-    // The answer can be tens of megabytes: a few at a time.
-    let _turn = federation.join_answers.acquire().await.map_err(Error::internal)?;
     let join =
         handshake::admit(federation, &origin.server, &req.room_id, &req.event_id, &req.pdu, MembershipState::Join)
             .await?;
-    let store = server.store.clone();
-    let answer = spawn_blocking(move || answer(&store.read(), &origin.server, &join, req.omit_members));
-    answer.await.map_err(Error::internal)?.map(Json)
+    event_lists::made(server, move |read| answer(read, &origin.server, &join, req.omit_members)).await.map(Json)
 }
 
-/// What a server that joined is told: see [`send::RoomState`].
-#[derive(Serialize)]
-struct Answer<'a> {
-    auth_chain: Vec<Box<RawValue>>,
-    state: Vec<Box<RawValue>>,
-    event: &'a RawValue,
-    members_omitted: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    servers_in_room: Option<Vec<String>>,
-}
-
+/// What a server that joined is told ([`send::RoomState`]), written straight from the rows: the events of a large room
+/// are tens of megabytes.
 fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool) -> Result<Box<RawValue>> {
     let whole = state::at(read, join.state_before)?;
     let kept = if omit_members { named_members(read, join)? } else { BTreeSet::new() };
     let is_told = |no: &EventNo, is_member: bool| !(omit_members && is_member) || kept.contains(no);
     let told: BTreeSet<EventNo> =
         whole.iter().filter(|(key, no)| is_told(no, key.is_member())).map(|(_, no)| *no).collect();
-    let members_omitted = told.len() < whole.len();
-    drop(whole);
     let mut chain = ancestors::auth_chain(read, told.iter().copied().chain([join.no]))?;
     if omit_members {
         chain.retain(|no| !told.contains(no));
     }
-    let event: Box<RawValue> = RawValue::from_string(join.pdu.json.clone())?;
-    let answer = Answer {
-        auth_chain: pdus(read, &chain)?,
-        state: pdus(read, &told)?,
-        event: &event,
-        members_omitted,
-        servers_in_room: omit_members.then(|| servers_before(read, origin, join)).transpose()?,
-    };
-    Ok(to_raw_value(&answer)?)
+    let members_omitted = told.len() < whole.len();
+    let mut out = format!("{{\"members_omitted\":{members_omitted},\"event\":{}", join.pdu.json);
+    if omit_members {
+        let servers = serde_json::to_string(&servers_before(read, origin, join)?)?;
+        out.push_str(",\"servers_in_room\":");
+        out.push_str(&servers);
+    }
+    list(&mut out, read, "state", &told)?;
+    list(&mut out, read, "auth_chain", &chain)?;
+    out.push('}');
+    Ok(RawValue::from_string(out)?)
 }
 
-fn pdus(read: &dyn Read, events: &BTreeSet<EventNo>) -> Result<Vec<Box<RawValue>>> {
-    events.iter().map(|no| Ok(RawValue::from_string(event::require(read, *no)?.pdu.json)?)).collect()
+/// Writes a field that lists events.
+fn list(out: &mut String, read: &dyn Read, name: &str, events: &BTreeSet<EventNo>) -> Result<()> {
+    out.push_str(&format!(",\"{name}\":"));
+    let mut separator = '[';
+    for no in events {
+        let event = EVENTS.get(read, *no)?.ok_or_else(|| Error::corrupt(EVENTS.name, no.0.to_be_bytes()))?;
+        out.push(separator);
+        out.push_str(&event.json);
+        separator = ',';
+    }
+    out.push_str(if events.is_empty() { "[]" } else { "]" });
+    Ok(())
 }
 
 /// The member events without which a room that has no name cannot be called anything.

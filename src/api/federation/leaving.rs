@@ -13,7 +13,8 @@ use crate::{api::auth::Origin, error::Result, federation::handshake, server::Ser
 pub async fn make_leave(server: &Server, origin: Origin, req: make::Request) -> Result<make::Response> {
     let federation = &server.federation;
     let (version, event) =
-        handshake::template(federation, &origin.server, &req.room_id, &req.user_id, MembershipState::Leave, None).await?;
+        handshake::template(federation, &origin.server, &req.room_id, &req.user_id, MembershipState::Leave, None)
+            .await?;
     Ok(make::Response::new(Some(version), event))
 }
 

@@ -29,7 +29,10 @@ pub async fn exchange_third_party_invite(
     req: exchange_invite::v1::Request,
 ) -> Result<exchange_invite::v1::Response> {
     if req.kind != StateEventType::RoomMember || req.state_key.server_name() != origin.server {
-        return Err(Error::invalid_param(format!("The event must be the m.room.member event of a user of {}.", origin.server)));
+        return Err(Error::invalid_param(format!(
+            "The event must be the m.room.member event of a user of {}.",
+            origin.server
+        )));
     }
     let content: Map<String, Value> = req
         .content
@@ -88,16 +91,15 @@ async fn issue(
     signed: Value,
 ) -> Result<()> {
     if sender.server_name() != server.name() {
-        return Err(Error::invalid_param(format!("{sender} is not a user of this server, which cannot sign for them.")));
+        return Err(Error::invalid_param(format!(
+            "{sender} is not a user of this server, which cannot sign for them."
+        )));
     }
     let draft = {
         let read = server.store.read();
         let display_name = invited_as(&read, room, &signed)?;
         let mut content = membership::with_profile(&read, target, &MembershipState::Invite)?;
-        content.insert(
-            "third_party_invite".to_owned(),
-            json!({ "display_name": display_name, "signed": signed }),
-        );
+        content.insert("third_party_invite".to_owned(), json!({ "display_name": display_name, "signed": signed }));
         membership::draft(target, content)?
     };
     if target.server_name() == server.name() {
