@@ -207,9 +207,12 @@ fn rooms(s: &mut Samples) {
         position: Position(20),
         left: Some(19),
         stripped: Some(vec![raw(json!({ "type": "m.room.create" }))]),
+        outside: Some(vec![owned_server_name!("example.org")]),
         forgotten: true,
     };
     s.add(USER_ROOMS, (alice(), RoomNo(1)), user_room);
+    let departure = Departure { servers: vec![owned_server_name!("example.org")], since: 5, attempts: 2, next: 9 };
+    s.add(DEPARTURES, (owned_room_id!("!r:example.org"), alice()), departure);
     s.add(MEMBERSHIP_CHANGES, Position(20), MembershipChange { room: RoomNo(1), user: alice(), joined: true });
     s.add(ROOM_CHANGED, RoomNo(1), Position(21));
     s.add(ROOM_CHANGES, Position(21), RoomNo(1));

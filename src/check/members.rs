@@ -14,7 +14,7 @@ use crate::{
     ids::RoomNo,
     rooms::{event, state},
     store::{
-        records::Member,
+        records::{Member, UserRoom},
         trees::{
             CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS, SERVER_ROOMS, USER_ROOMS,
         },
@@ -65,12 +65,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         |key, ()| key.clone(),
         |_, (), member| member.membership == MembershipState::Join,
     )?;
-    checker.has(
-        USER_ROOMS,
-        MEMBERS,
-        |(user, room), _| (*room, user.clone()),
-        |_, own, member| own.membership == member.membership && own.event == member.event,
-    )?;
+    checker.each(USER_ROOMS, |checker, (user, room), own| user_room(checker, &user, room, &own))?;
     self::servers(checker, servers)?;
     changes(checker)
 }
@@ -114,6 +109,21 @@ fn servers(checker: &mut Checker<'_>, mut counted: Servers) -> Result<()> {
     }
     checker.has(ROOM_SERVERS, SERVER_ROOMS, |(room, server), _| (server.clone(), *room), any)?;
     checker.has(SERVER_ROOMS, ROOM_SERVERS, |(server, room), ()| (*room, server.clone()), any)
+}
+
+/// A user's own row says what MEMBERS does, unless another server told of the membership: then it stands on an event
+/// outside the room's state.
+fn user_room(checker: &mut Checker<'_>, user: &UserId, room: RoomNo, own: &UserRoom) -> Result<()> {
+    if own.outside.is_some() {
+        let event = event::get(checker.read, own.event)?;
+        let fits = event.is_some_and(|event| event.room == room && event.order == 0);
+        checker.expect(fits, format_args!("{user} stands outside room {room} by an event that is not"));
+        return Ok(());
+    }
+    let member = MEMBERS.get(checker.read, (room, user))?;
+    let same = member.is_some_and(|member| own.membership == member.membership && own.event == member.event);
+    checker.expect(same, format_args!("USER_ROOMS and MEMBERS disagree about {user} in room {room}"));
+    Ok(())
 }
 
 /// The last change that is noted for somebody is how it is.

@@ -164,6 +164,13 @@ impl Authorized {
     }
 }
 
+impl Authorized {
+    /// The event alone, for who has it signed elsewhere before it goes into the room.
+    pub fn into_pdu(self) -> Pdu {
+        self.pdu
+    }
+}
+
 /// The rules of a room's version.
 ///
 /// # Errors
@@ -307,19 +314,22 @@ fn sign(
 
 /// References to events, as the room's version writes them.
 fn references(events: &[Arc<Event>], rules: &RoomVersionRules) -> Result<Vec<Reference>> {
-    let hashes = rules.events_reference_format == EventsReferenceFormatVersion::V1;
-    let reference = |event: &Arc<Event>| {
-        let hash = match hashes {
-            true => Some(canonical::hash(&canonical::reference_text(&event.pdu.json, &rules.redaction)?)),
-            false => None,
-        };
-        Ok(Reference { id: event.pdu.event_id.clone(), hash })
+    events.iter().map(|event| reference(&event.pdu, rules)).collect()
+}
+
+/// A reference to an event, as the room's version writes it.
+pub(super) fn reference(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Reference> {
+    let hash = match rules.events_reference_format {
+        EventsReferenceFormatVersion::V1 => {
+            Some(canonical::hash(&canonical::reference_text(&pdu.json, &rules.redaction)?))
+        }
+        _ => None,
     };
-    events.iter().map(reference).collect()
+    Ok(Reference { id: pdu.event_id.clone(), hash })
 }
 
 /// Hashes and signs an event, and gives it its ID.
-fn sign_parts(keys: &SigningKeys, parts: &Parts<'_>, rules: &RoomVersionRules) -> Result<Pdu> {
+pub(super) fn sign_parts(keys: &SigningKeys, parts: &Parts<'_>, rules: &RoomVersionRules) -> Result<Pdu> {
     let given_id = match rules.event_id_format {
         EventIdFormatVersion::V1 => Some(format!("${}:{}", clock::random_string(18)?, keys.server_name())),
         _ => None,

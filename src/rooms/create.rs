@@ -56,7 +56,7 @@ pub struct Creation {
     pub initial_state: Vec<InitialState>,
     /// Fields of the power levels that differ from the defaults.
     pub power_levels: Content,
-    /// Whom to invite.
+    /// Whom to invite; users of other servers are invited by the caller, once the room is there.
     pub invites: Vec<OwnedUserId>,
     /// Whether the invitations are for direct chats.
     pub is_direct: bool,
@@ -192,9 +192,11 @@ impl Creation {
         Ok(())
     }
 
+    /// Invites the users of this server; those of others must be asked there first.
     fn send_invites(&self, tx: &mut Tx<'_>, author: &Author<'_>) -> Result<()> {
         let mut seen = std::collections::HashSet::from([&self.creator]);
-        for user in self.invites.iter().filter(|user| seen.insert(user)) {
+        let local = self.invites.iter().filter(|user| user.server_name() == author.rooms.server_name);
+        for user in local.filter(|user| seen.insert(user)) {
             let draft = membership::invitation(tx, user, None, self.is_direct)?;
             author.send(tx, draft)?;
         }

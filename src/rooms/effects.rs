@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use ruma::{
     OwnedUserId, UserId,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, event::Event, notifications, redaction, relations, servers, state, timeline,
+    Room, Rooms, carry_over, client_event, event::Event, notifications, outside, redaction, relations, servers, state,
+    timeline,
 };
 use crate::{
     error::Result,
@@ -25,18 +26,6 @@ use crate::{
         trees,
     },
 };
-
-/// What stripped state holds besides the members
-/// ([Stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state)).
-const STRIPPED: [StateEventType; 7] = [
-    StateEventType::RoomCreate,
-    StateEventType::RoomJoinRules,
-    StateEventType::RoomCanonicalAlias,
-    StateEventType::RoomAvatar,
-    StateEventType::RoomEncryption,
-    StateEventType::RoomName,
-    StateEventType::RoomTopic,
-];
 
 /// Follows changes of the room's current state: its rows, its members and their counts. The caller writes `room`.
 ///
@@ -168,25 +157,15 @@ fn user_room(
     let gone = matches!(membership, MembershipState::Leave | MembershipState::Ban);
     let forgotten = gone && earlier.is_some_and(|row| row.forgotten);
     let stripped = match membership {
-        MembershipState::Invite | MembershipState::Knock => Some(stripped_state(tx, room_no, event)?),
+        MembershipState::Invite | MembershipState::Knock => {
+            let preview = outside::preview(tx, room_no, &event.pdu)?;
+            Some(preview.iter().chain([event]).map(client_event::stripped).collect::<Result<_>>()?)
+        }
         _ => None,
     };
-    let row = UserRoom { membership, event: member.event, position, left, stripped, forgotten };
+    let row = UserRoom { membership, event: member.event, position, left, stripped, outside: None, forgotten };
     trees::USER_ROOMS.put(tx, (user, room_no), &row);
     Ok(())
-}
-
-/// What an invited or knocking user may know of the room: a few state events, the sender of its member event, and that
-/// event itself.
-fn stripped_state(tx: &Tx<'_>, room: RoomNo, member: &Event) -> Result<Vec<Box<RawValue>>> {
-    let mut events = Vec::with_capacity(STRIPPED.len() + 2);
-    for kind in &STRIPPED {
-        events.extend(state::get(tx, room, kind, "")?);
-    }
-    if member.pdu.state_key.as_deref() != Some(member.pdu.sender.as_str()) {
-        events.extend(state::get(tx, room, &StateEventType::RoomMember, member.pdu.sender.as_str())?);
-    }
-    events.iter().chain([member]).map(client_event::stripped).collect()
 }
 
 /// Follows an event that has its place in the timeline; gives it as it is then. `awaited` says that others referred to

@@ -59,19 +59,24 @@ impl JoinRules {
         restricts(&self.kind)
     }
 
-    /// Whether the user is in one of the rooms whose members may join.
+    /// Whether the user is in one of the rooms whose members may join; `None` if this server does not know, because it is
+    /// not in all of them.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn allow(&self, read: &dyn Read, user: &UserId) -> Result<bool> {
+    pub fn allow(&self, read: &dyn Read, user: &UserId) -> Result<Option<bool>> {
+        let mut answer = Some(false);
         for id in &self.allowed_rooms {
-            if let Some(room) = super::find(read, id)?
-                && members::is_joined(read, room, user)?
-            {
-                return Ok(true);
+            match super::find(read, id)? {
+                Some(room) if super::get(read, room)?.is_resident() => {
+                    if members::is_joined(read, room, user)? {
+                        return Ok(Some(true));
+                    }
+                }
+                _ => answer = None,
             }
         }
-        Ok(false)
+        Ok(answer)
     }
 
     /// Whether the server is in one of the rooms whose members may join.
@@ -102,7 +107,7 @@ impl JoinRules {
             JoinRuleKind::KnockRestricted => rules.authorization.knock_restricted_join_rule,
             JoinRuleKind::Restricted if rules.authorization.restricted_join_rule => match viewer {
                 Viewer::Anyone => false,
-                Viewer::User(user) => self.allow(read, user)?,
+                Viewer::User(user) => self.allow(read, user)? == Some(true),
                 Viewer::Server(server) => self.allow_server(read, server)?,
             },
             _ => false,

@@ -1,7 +1,8 @@
 //! Changing who is in a room: joining, inviting, leaving, kicking, banning, knocking.
 //!
 //! Each change is one `m.room.member` event, checked by the authorization rules like any other. What is decided here is
-//! its content, and what asks for no event at all. Deliberately absent: rooms that only other servers know.
+//! its content, and what asks for no event at all. Deliberately absent: rooms that this server is not in; how users come
+//! into them is `federation`'s matter, and what they have to do with them until then `outside.rs`'s.
 
 use ruma::{
     OwnedUserId, RoomId, UserId,
@@ -11,13 +12,16 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Rooms, build::Draft, event::Event, join_rules, members};
+use super::{Rooms, build::Draft, event::Event, join_rules, members, outside};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
     store::{Read, records::Room},
     users::{account_data, profiles},
 };
+
+/// Where the content of a join names who let the user into a restricted room.
+pub const AUTHORISER: &str = "join_authorised_via_users_server";
 
 /// The content of a member event; what is `null` in it is left out.
 pub type Content = serde_json::Map<String, Value>;
@@ -44,18 +48,19 @@ pub fn with_profile(read: &dyn Read, user: &UserId, membership: &MembershipState
     })))
 }
 
-fn fields(content: Value) -> Content {
+pub(super) fn fields(content: Value) -> Content {
     match content {
         Value::Object(fields) => fields,
         _ => Content::new(),
     }
 }
 
-/// Joins `user` to a room that this server is in. A user who is joined already stays so, without a new event. `extra`
+/// Joins `user` to a room that this server is resident in. A user who is joined already stays so, without a new event. `extra`
 /// goes into the event's content, but cannot say what the server says.
 ///
 /// # Errors
-/// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user may not join.
+/// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user may not join; those of
+/// [`set_authoriser`].
 pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -> Result<()> {
     let guard = rooms.lock(room).await;
     let draft = {
@@ -78,9 +83,10 @@ pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#restricted-rooms)).
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when the room is restricted and nobody lets the user in.
+/// When the room is restricted: 403 `M_FORBIDDEN` when it does not let the user in; 400 `M_UNABLE_TO_AUTHORISE_JOIN` when
+/// this server cannot know whether it does, and `M_UNABLE_TO_GRANT_JOIN` when it knows, but no user of it may invite:
+/// other servers may be able to.
 pub fn set_authoriser(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId, content: &mut Content) -> Result<()> {
-    const AUTHORISER: &str = "join_authorised_via_users_server";
     content.remove(AUTHORISER);
     if !members::is_joined(read, no, user)?
         && let Some(authoriser) = authoriser(read, no, room, user)?
@@ -97,14 +103,16 @@ fn authoriser(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId) -> Result
     if !known || !rules.is_restricted() || join_rules::is_invited(read, no, user)? {
         return Ok(None);
     }
-    if !rules.allow(read, user)? {
-        return Err(Error::forbidden(
-            "You can join this room only with an invitation, or as a member of one of the rooms that it names.",
-        ));
+    let only = "You can join this room only with an invitation, or as a member of one of the rooms that it names.";
+    match rules.allow(read, user)? {
+        Some(true) => {}
+        Some(false) => return Err(Error::forbidden(only)),
+        None => return Err(Error::bad_request(ErrorKind::UnableToAuthorizeJoin, only)),
     }
     let authoriser = join_rules::authorising_user(read, no, room)?;
     let authoriser = authoriser.ok_or_else(|| {
-        Error::forbidden("Nobody on this server has the power to let you into this room. Ask for an invitation.")
+        let message = "Nobody on this server has the power to let you into this room. Ask for an invitation.";
+        Error::bad_request(ErrorKind::UnableToGrantJoin, message)
     })?;
     Ok(Some(authoriser))
 }
@@ -164,8 +172,9 @@ pub fn check_not_blocked(read: &dyn Read, target: &UserId) -> Result<()> {
     Ok(())
 }
 
-/// Takes `user` out of a room: leaves it, or rejects an invitation, or takes back a knock. Who is not in it stays out,
-/// without a new event.
+/// Takes `user` out of a room: leaves it, or rejects an invitation, or takes back a knock; that works also where this
+/// server is not in the room, and no other can be reached (`outside.rs`). Who is not in it stays out, without a new
+/// event.
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user is banned, or never had to do
@@ -173,8 +182,11 @@ pub fn check_not_blocked(read: &dyn Read, target: &UserId) -> Result<()> {
 pub async fn leave(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<Option<Event>> {
     let guard = rooms.lock(room).await;
     let no = super::require(&rooms.store.read(), room)?.0;
-    let member = members::get(&rooms.store.read(), no, user)?;
-    match member.map(|member| member.membership) {
+    let own = members::user_room(&rooms.store.read(), user, no)?;
+    match own.as_ref().map(|own| &own.membership) {
+        Some(MembershipState::Invite | MembershipState::Knock) if own.as_ref().is_some_and(|own| own.outside.is_some()) => {
+            outside::leave(rooms, &guard, user, reason).map(Some)
+        }
         None => Err(Error::forbidden("You are not in this room.")),
         Some(MembershipState::Leave) => Ok(None),
         Some(MembershipState::Ban) => Err(Error::forbidden("You are banned from this room.")),

@@ -35,6 +35,7 @@ pub mod members;
 pub mod membership;
 pub mod notifications;
 pub mod outbox;
+pub mod outside;
 pub mod pdu;
 pub mod point;
 pub mod policy;
@@ -50,6 +51,7 @@ pub mod servers;
 pub mod spaces;
 pub mod state;
 pub mod summary;
+pub mod template;
 pub mod timeline;
 pub mod typing;
 pub mod upgrade;
@@ -171,6 +173,14 @@ impl Rooms {
             also(tx, &event)?;
             Ok(event)
         })
+    }
+}
+
+impl Room {
+    /// Whether this server is *resident* in the room, so that it can make the room's next event: a user of it is joined,
+    /// or nobody is and it knows the room's last state.
+    pub fn is_resident(&self) -> bool {
+        self.create.is_some() && (self.local_joined > 0 || self.joined == 0)
     }
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
-    events::TimelineEventType, state_res,
+    events::{TimelineEventType, room::member::MembershipState}, state_res,
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -123,6 +123,15 @@ impl Pdu {
     /// The state key of a state event of type `kind`.
     pub fn state_key_of(&self, kind: &TimelineEventType) -> Option<&str> {
         self.state_key.as_deref().filter(|_| self.kind == *kind)
+    }
+
+    /// The membership that it sets, if it is a member event.
+    pub fn membership(&self) -> Option<MembershipState> {
+        #[derive(Deserialize)]
+        struct Content {
+            membership: MembershipState,
+        }
+        (self.kind == TimelineEventType::RoomMember).then(|| self.content_as::<Content>())?.map(|it| it.membership)
     }
 
     /// The content as `T`; `None` if it is not of that shape.

@@ -39,15 +39,6 @@ pub fn since(read: &dyn Read, room: RoomNo, server: &ServerName) -> Result<Optio
     Ok(trees::ROOM_SERVERS.get(read, (room, server))?.map(|(_, since)| since))
 }
 
-/// Whether this server knows how the room is now: it is in it, or nobody is in it any more. Rooms that its users left,
-/// or are only invited to, go on without it.
-///
-/// # Errors
-/// As [`is_in`].
-pub fn is_current(read: &dyn Read, no: RoomNo, room: &Room) -> Result<bool> {
-    Ok(room.create.is_some() && (room.local_joined > 0 || joined(read, no).next().transpose()?.is_none()))
-}
-
 /// How many servers are in the room.
 ///
 /// # Errors

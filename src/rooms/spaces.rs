@@ -126,7 +126,7 @@ pub fn chunk(read: &dyn Read, viewer: Viewer<'_>, id: &RoomId, suggested_only: b
 pub fn summary(read: &dyn Read, viewer: Viewer<'_>, id: &RoomId) -> Result<Known<Summary>> {
     let Some(no) = super::find(read, id)? else { return Ok(Known::Unknown) };
     let room = super::get(read, no)?;
-    if !servers::is_current(read, no, &room)? {
+    if !room.is_resident() {
         Ok(Known::Unknown)
     } else if summary::may_be_shown(read, no, &room, viewer)? {
         summary::of(read, no, &room).map(Known::Shown)

@@ -162,6 +162,15 @@ pub fn room_type(read: &dyn Read, room: RoomNo) -> Result<Option<String>> {
     text(read, room, &StateEventType::RoomCreate, "type")
 }
 
+/// Whether the room has a name or a canonical alias, so that it need not be called after its members.
+///
+/// # Errors
+/// When the store fails.
+pub fn has_name(read: &dyn Read, room: RoomNo) -> Result<bool> {
+    Ok(text(read, room, &StateEventType::RoomName, "name")?.is_some()
+        || text(read, room, &StateEventType::RoomCanonicalAlias, "alias")?.is_some())
+}
+
 /// Whether guests may be in the room
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#guest-access)).
 ///

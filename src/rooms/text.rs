@@ -11,6 +11,7 @@ use super::canonical;
 use crate::{error::Result, signing::SigningKeys};
 
 /// A reference to an event; with its reference hash in room versions 1 and 2.
+#[derive(Clone)]
 pub(super) struct Reference {
     pub(super) id: OwnedEventId,
     pub(super) hash: Option<String>,

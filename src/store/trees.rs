@@ -155,6 +155,8 @@ trees! {
     TRANSACTIONS = Queue 140: (OwnedUserId, OwnedDeviceId, String, String) => Transaction;
     /// The same in the order of time, to forget the oldest.
     TRANSACTION_TIMES = Queue 141: (u64, (OwnedUserId, OwnedDeviceId, String, String)) => ();
+    /// Rejected invitations and knocks taken back of which other servers are still to be told.
+    DEPARTURES = Queue 180: (OwnedRoomId, OwnedUserId) => Departure;
     /// What each room's current state was, from each position on at which it changed.
     ROOM_STATES = Scan 120: (RoomNo, Position) => StateNo;
     /// The identity keys of devices as they sent them; those of other servers' users as far as DEVICE_LISTS has them.

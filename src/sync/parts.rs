@@ -179,7 +179,7 @@ pub fn has_alias(view: &View<'_>, room: RoomNo) -> Result<bool> {
 /// # Errors
 /// As [`direct_rooms`].
 pub fn was_joined_before(view: &View<'_>, event: &Event) -> Result<bool> {
-    let Some(target) = event.pdu.state_key.as_deref() else { return Ok(false) };
+    let Some(target) = event.pdu.state_key.as_deref().filter(|_| event.is_placed()) else { return Ok(false) };
     let before = state::at_key(view.read, event.state_before, &StateEventType::RoomMember, target)?;
     let Some(before) = before else { return Ok(false) };
     Ok(membership(&event::require(view.read, before)?) == Some(MembershipState::Join))

@@ -4,7 +4,8 @@
 //! others are records.
 
 use ruma::{
-    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomVersionId, events::room::member::MembershipState,
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, RoomVersionId,
+    events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -259,11 +260,30 @@ pub struct UserRoom {
     /// ([stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripped: Option<Vec<Box<RawValue>>>,
+    /// The servers to ask about the room, if one of them told of the membership while this server was not in the room:
+    /// the membership is no part of the room's state here then (`rooms/outside.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Vec<OwnedServerName>>,
     /// Whether the user forgot the room after leaving it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgotten: bool,
 }
 record!(UserRoom, 1);
+
+/// A user's leaving of a room that this server was not in, of which the servers that are there are still to be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// Whom to tell; one is enough.
+    pub servers: Vec<OwnedServerName>,
+    /// When the user left, in milliseconds since the Unix epoch.
+    pub since: u64,
+    /// How often it was tried to tell.
+    #[serde(default)]
+    pub attempts: u32,
+    /// When to try next, in milliseconds since the Unix epoch.
+    pub next: u64,
+}
+record!(Departure, 1);
 
 /// What other events make of an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
