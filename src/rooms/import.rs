@@ -136,8 +136,9 @@ impl Rooms {
         let rules = build::rules(version)?;
         let joined = self.store.write(|tx| {
             let mut room = super::get(tx, room_no)?;
-            self.change_state(tx, room_no, &mut room, &last)?;
+            // First, since a user's coming into the room asks what it replaces.
             room.create = Some(create);
+            self.change_state(tx, room_no, &mut room, &last)?;
             trees::ROOMS.put(tx, room_no, &room);
             if let Some(known) = event::by_id(tx, &event.pdu.event_id)?.filter(Event::is_placed) {
                 return Ok(known);
