@@ -20,9 +20,9 @@ pub mod handshake;
 pub mod invite;
 pub mod join;
 pub mod keys;
-pub mod policy;
 pub mod knock;
 pub mod leave;
+pub mod policy;
 pub mod profiles;
 pub mod spaces;
 
