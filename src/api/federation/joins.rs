@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     federation::handshake,
     ids::EventNo,
-    rooms::{Event, ancestors, members, servers, state, summary},
+    rooms::{Event, auth_chains, members, servers, state, summary},
     server::Server,
     store::{Read, trees::EVENTS},
 };
@@ -61,7 +61,7 @@ fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool
     let is_told = |no: &EventNo, is_member: bool| !(omit_members && is_member) || kept.contains(no);
     let told: BTreeSet<EventNo> =
         whole.iter().filter(|(key, no)| is_told(no, key.is_member())).map(|(_, no)| *no).collect();
-    let mut chain = ancestors::auth_chain(read, told.iter().copied().chain([join.no]))?;
+    let mut chain = auth_chains::of(read, told.iter().copied().chain([join.no]))?;
     if omit_members {
         chain.retain(|no| !told.contains(no));
     }
