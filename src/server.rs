@@ -40,7 +40,7 @@ pub struct Server {
     /// The other servers.
     pub federation: Arc<Federation>,
     /// The programs beside the server that act for users of their own.
-    pub appservices: Appservices,
+    pub appservices: Arc<Appservices>,
     /// The hashing of passwords.
     pub passwords: Passwords,
     /// Clients on their way through user-interactive authentication.

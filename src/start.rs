@@ -215,12 +215,13 @@ pub async fn run(config: Config) -> Result<()> {
 /// The server's state over its database.
 fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
-    let appservices = open_appservices(&config, &store)?;
+    let appservices = Arc::new(open_appservices(&config, &store)?);
     let keys = store.signing_keys()?;
     let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
     let outgoing = Arc::new(Outgoing::new(&config, network)?);
     let previews = Previews::new(config.url_preview.clone(), outgoing.clone(), store.clone());
-    let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing, stopping.clone()));
+    let federation =
+        Arc::new(Federation::new(&config, rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
         appservices,

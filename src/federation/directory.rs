@@ -15,6 +15,7 @@ use ruma::{
 use super::{Federation, Limits};
 use crate::{
     error::{Error, Result},
+    outgoing::appservices,
     rooms::{self, aliases, directory::Page, servers, summary::Summary},
 };
 
@@ -40,6 +41,8 @@ pub struct Located {
 pub async fn locate(federation: &Federation, alias: &RoomAliasId) -> Result<Located> {
     let server = alias.server_name();
     if server == federation.server_name() {
+        let store = &federation.rooms.store;
+        appservices::query_room_alias(&federation.outgoing, &federation.appservices, store, alias).await?;
         let read = federation.rooms.store.read();
         let room = aliases::require(&read, alias)?.room;
         let servers = servers::to_join_through(&read, room, server)?;

@@ -41,6 +41,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 pub use self::client::{Failure, Limits};
 use self::{answers::Remembered, devices::Devices, join::Moves, keys::ServerKeys, resolve::Delegations};
 use crate::{
+    appservice::Appservices,
     config::{self, Config},
     error::{Error, Result},
     outgoing::{Outgoing, Turns},
@@ -56,6 +57,8 @@ pub struct Federation {
     pub rooms: Arc<Rooms>,
     /// The client for everything that goes out.
     pub outgoing: Arc<Outgoing>,
+    /// The programs that make users and aliases of this server when somebody asks for them.
+    pub appservices: Arc<Appservices>,
     /// The keys of other servers.
     pub keys: ServerKeys,
     /// Tells who listens which servers sent a request just now. Who does not keep up misses some.
@@ -80,6 +83,7 @@ impl Federation {
         config: &Config,
         rooms: Arc<Rooms>,
         outgoing: Arc<Outgoing>,
+        appservices: Arc<Appservices>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -97,6 +101,7 @@ impl Federation {
             denied: config.denied_servers.clone(),
             rooms,
             outgoing,
+            appservices,
         }
     }
 

@@ -6,7 +6,7 @@ use ruma::{UserId, api::federation::query::get_profile_information};
 use serde_json::{Map, Value};
 
 use super::{Federation, Limits};
-use crate::{error::Result, users::profiles};
+use crate::{error::Result, outgoing::appservices, users::profiles};
 
 /// The largest profile that is looked at, in bytes: a little more than a profile may have.
 const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
@@ -19,7 +19,9 @@ const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(1
 pub async fn profile(federation: &Federation, user: &UserId) -> Result<Map<String, Value>> {
     let server = user.server_name();
     if server == federation.server_name() {
-        let profile = profiles::of_account(&federation.rooms.store.read(), user)?;
+        let store = &federation.rooms.store;
+        appservices::query_user_id(&federation.outgoing, &federation.appservices, store, user).await?;
+        let profile = profiles::of_account(&store.read(), user)?;
         return Ok(profile.fields.into_iter().collect());
     }
     let ask = async {

@@ -33,6 +33,21 @@ async fn rooms_and_users_are_made_when_somebody_asks_for_them() {
     let invite = format!("/_matrix/client/v3/rooms/{}/invite", encode(&room));
     alice.ok(Method::POST, &invite, json!({ "user_id": "@_irc_bob:localhost" })).await;
     assert_eq!(fake.asked(), ["users/%40_irc_bob%3alocalhost"]);
+    let profile = |name: &str| format!("/_matrix/client/v3/profile/@_irc_{name}:localhost");
+    alice.ok(Method::GET, &profile("bob"), Value::Null).await;
+    assert_eq!(fake.asked().len(), 1, "who is there is not asked for");
+    assert_eq!(alice.get(&profile("nobody")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(fake.asked()[1..], ["users/%40_irc_nobody%3alocalhost"]);
+
+    let alias = |name: &str| format!("/_matrix/client/v3/directory/room/%23{name}:localhost");
+    for _ in 0..2 {
+        alice.ok(Method::GET, &alias("irc_rust"), Value::Null).await;
+    }
+    assert_eq!(fake.asked()[2..], ["rooms/%23irc_rust%3alocalhost"], "once");
+    for name in ["irc_none", "other"] {
+        assert_eq!(alice.get(&alias(name)).await.0, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(fake.asked()[3..], ["rooms/%23irc_none%3alocalhost"], "aliases of others are not its own");
 
     // The invitation comes with what the one who is invited may know of the room.
     let invited = fake.entry("events", |event| event["state_key"] == "@_irc_bob:localhost").await;

@@ -9,6 +9,7 @@ use ruma::api::{
 use crate::{
     api::auth::Origin,
     error::{Error, Result},
+    outgoing::appservices,
     rooms::{self, aliases, servers},
     server::Server,
     users::profiles,
@@ -34,6 +35,8 @@ pub async fn query_room_directory(
     _: Origin,
     req: get_room_information::v1::Request,
 ) -> Result<get_room_information::v1::Response> {
+    let outgoing = &server.federation.outgoing;
+    appservices::query_room_alias(outgoing, &server.appservices, &server.store, &req.room_alias).await?;
     let read = server.store.read();
     let room = aliases::require(&read, &req.room_alias)?.room;
     let servers = servers::to_join_through(&read, room, server.name())?;
@@ -47,6 +50,8 @@ pub async fn query_profile(
     _: Origin,
     req: get_profile_information::v1::Request,
 ) -> Result<get_profile_information::v1::Response> {
+    let outgoing = &server.federation.outgoing;
+    appservices::query_user_id(outgoing, &server.appservices, &server.store, &req.user_id).await?;
     let profile = profiles::of_account(&server.store.read(), &req.user_id)?;
     let wanted = |name: &String| req.field.as_ref().is_none_or(|field| field.as_str() == name);
     Ok(profile.fields.into_iter().filter(|(name, _)| wanted(name)).collect())
