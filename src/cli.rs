@@ -3,6 +3,7 @@
 //!
 //! A command fails with one line on standard error and a status from sysexits.h: 78 if the configuration is wrong.
 
+mod admin;
 mod check;
 mod config;
 mod serve;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Command {
     /// Run the server; this is what happens without a command
     Serve,
+    /// Give the running server a command
+    Admin(admin::Arguments),
     /// Check the database of a server that is stopped
     Check,
     /// Show the configuration that is in effect, without secrets
@@ -66,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
     let Arguments { config, command } = Arguments::parse();
     let result = match command.unwrap_or(Command::Serve) {
         Command::Serve => load(config).and_then(serve::run),
+        Command::Admin(arguments) => load(config).and_then(|loaded| admin::run(&arguments, loaded)),
         Command::Check => load(config).and_then(check::run),
         Command::Config(arguments) => config::run(&arguments, || load(config)),
     };

@@ -3,12 +3,15 @@
 //! Everything that asks for the time or for chance asks here, so that a reader finds both in one place. The random
 //! source is the operating system's, through ring.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ruma::MilliSecondsSinceUnixEpoch;
 
 use crate::error::{Error, Result};
+
+/// The end of the year 9999, the last that dates are written of.
+const LAST_DATE_MS: u64 = 253_402_300_799_000;
 
 /// The wall-clock time, as events and devices are stamped with.
 pub fn now() -> MilliSecondsSinceUnixEpoch {
@@ -18,6 +21,11 @@ pub fn now() -> MilliSecondsSinceUnixEpoch {
 /// The wall-clock time in milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     now().get().into()
+}
+
+/// The date and time, in words of the internet, of a time in milliseconds since the Unix epoch.
+pub fn date(ms: u64) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms.min(LAST_DATE_MS)))
 }
 
 /// The monotonic time, for time-outs and rates.

@@ -46,6 +46,7 @@
 //! the snapshot's: the log of changed rooms, account data, to-device messages, keys. If nothing did, it waits and does
 //! that again. The snapshot's position becomes `next_batch`, so there is no race between the two.
 
+pub mod admin;
 pub mod api;
 pub mod appservice;
 pub mod check;

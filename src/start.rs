@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    admin,
     api::routes,
     appservice::Appservices,
     config::{Config, RateLimit, RateLimits},
@@ -162,6 +163,8 @@ async fn background(server: Arc<Server>) {
         () = devices::resync(&server.federation) => {}
         () = sweep_media(&server) => {}
         () = delivery::departures::run(&server.federation) => {}
+        () = admin::socket::serve(&server) => {}
+        () = admin::room::attend(&server), if server.config.admin_room => {}
         () = work => {}
     }
 }

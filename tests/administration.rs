@@ -1,6 +1,9 @@
 //! What administrators do to accounts: `api/client/admin.rs`.
 
-use conduit::users::accounts;
+use conduit::{
+    admin::{Command, socket},
+    users::accounts,
+};
 use http::StatusCode;
 use ruma::UserId;
 use serde_json::{Value, json};
@@ -106,4 +109,92 @@ async fn only_administrators_moderate_and_only_other_accounts() {
     let of_alice = capabilities(alice.get("/_matrix/client/v3/capabilities").await.1);
     assert_eq!(of_alice, Value::Null);
     server.stop().await;
+}
+
+/// Waits for the answer to what `admin` writes in the administration room.
+async fn command(admin: &Client, room: &str, line: &str) -> String {
+    let asked = admin.send_text(room, line).await;
+    let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=10", encode(room));
+    loop {
+        let page = admin.get(&path).await.1;
+        let events = page["chunk"].as_array().unwrap();
+        let before: Vec<_> = events.iter().take_while(|event| event["event_id"] != *asked).collect();
+        if let Some(answer) = before.last() {
+            assert_eq!(
+                (&answer["sender"], &answer["content"]["msgtype"]),
+                (&json!("@conduit:localhost"), &json!("m.notice"))
+            );
+            return answer["content"]["body"].as_str().unwrap().to_owned();
+        }
+        admin.sync("timeout=100").await;
+    }
+}
+
+#[tokio::test]
+async fn administrators_give_commands_in_their_room() {
+    let (server, admin, alice) = start().await;
+    let mut answer = admin.sync("timeout=0").await;
+    while answer["rooms"]["invite"].as_object().is_none_or(serde_json::Map::is_empty) {
+        answer = admin.sync(&format!("timeout=1000&since={}", answer["next_batch"].as_str().unwrap())).await;
+    }
+    let room = answer["rooms"]["invite"].as_object().unwrap().keys().next().unwrap().clone();
+    admin.join(&room).await;
+    assert_eq!(admin.get("/_matrix/client/v3/directory/room/%23admins:localhost").await.1["room_id"], *room);
+
+    assert!(command(&admin, &room, "!admin").await.contains("registration-tokens"));
+    assert!(command(&admin, &room, "!admin users lock \"").await.contains("quotation"));
+    assert!(command(&admin, &room, "!admin users lock nobody").await.starts_with("There is no account"));
+    assert_eq!(command(&admin, &room, "!admin users lock alice").await, "@alice:localhost is locked.");
+    assert_eq!(code(&alice.get("/_matrix/client/v3/account/whoami").await), (401, "M_USER_LOCKED"));
+    let list = command(&admin, &room, "!admin users list").await;
+    assert!(list.lines().any(|line| line.starts_with("@alice:localhost ") && line.contains(" locked ")), "{list}");
+    command(&admin, &room, "!admin users unlock @alice:localhost").await;
+    let created = command(&admin, &room, "!admin registration-tokens create for-bob --uses 1 --days 7").await;
+    assert!(created.contains("for-bob"), "{created}");
+    assert!(command(&admin, &room, "!admin registration-tokens list").await.contains("for-bob"));
+
+    // Who is in the room but no administrator commands nothing.
+    let invite = json!({ "user_id": alice.user_id });
+    assert_eq!(
+        admin.post(&format!("/_matrix/client/v3/rooms/{}/invite", encode(&room)), invite).await.0,
+        StatusCode::OK
+    );
+    alice.join(&room).await;
+    assert_eq!(command(&alice, &room, "!admin users list").await, "Only administrators can do this.");
+
+    let report = format!("/_matrix/client/v3/users/{}/report", encode(&alice.user_id));
+    assert_eq!(admin.post(&report, json!({ "reason": "is <rude>" })).await.0, StatusCode::OK);
+    let mut sync = admin.sync("timeout=0").await;
+    while !sync.to_string().contains("reports @alice:localhost: is <rude>") {
+        sync = admin.sync(&format!("timeout=1000&since={}", sync["next_batch"].as_str().unwrap())).await;
+    }
+    assert!(sync.to_string().contains("is &lt;rude&gt;"), "the formatted text is escaped");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn commands_reach_the_running_server_through_its_socket() {
+    let (server, _, alice) = start().await;
+    let folder = server.handle.server().config.database_path.clone();
+    let ask = async |line: &str, as_json| {
+        let (folder, command) = (folder.clone(), Command::parse(line).unwrap());
+        tokio::task::spawn_blocking(move || socket::ask(&folder, &command, as_json)).await.unwrap()
+    };
+    let answer = ask("users create bob --password secret-bob", false).await;
+    assert_eq!(answer.unwrap(), "@bob:localhost is registered.");
+    server.login("bob").await;
+    let answer = ask("users create bob", false).await;
+    assert_eq!(answer.unwrap_err(), "This user name is taken.");
+    let list: Value = serde_json::from_str(&ask("users list", true).await.unwrap()).unwrap();
+    assert!(list.as_array().unwrap().iter().any(|row| row["user"] == *alice.user_id), "{list}");
+    let reset = ask("users reset-password alice", false).await.unwrap();
+    assert!(reset.starts_with("@alice:localhost has a new password. The password is "), "{reset}");
+    assert_eq!(code(&alice.get("/_matrix/client/v3/account/whoami").await), (401, "M_UNKNOWN_TOKEN"));
+    for line in ["server status", "server disk", "server trees", "rooms list", "reports list", "users show bob"] {
+        ask(line, false).await.unwrap();
+    }
+    let directory = server.stop().await;
+    let refused = ask("server status", false).await.unwrap_err();
+    assert!(refused.contains("Is it running"), "{refused}");
+    drop(directory);
 }

@@ -84,6 +84,10 @@ options! {
         /// A password for the account @conduit of this server, for an administrator who is locked out. Remove it afterwards.
         emergency_password: Option<Secret> = None, example r#""a text that is hard to guess""#;
 
+        /// Whether there is a room in which administrators give the server commands and hear what users report. It is
+        /// made, and administrators are invited into it, by the user @conduit of this server.
+        admin_room: bool = true;
+
         /// A secret shared with a service whose JSON Web Tokens (HS256) can be used to log in.
         jwt_secret: Option<Secret> = None, example r#""a text that is hard to guess""#;
 

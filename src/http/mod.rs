@@ -22,6 +22,7 @@ mod connection;
 mod cors;
 mod endpoint;
 mod errors;
+pub mod html;
 pub mod limits;
 pub mod listen;
 mod router;

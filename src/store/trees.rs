@@ -57,7 +57,7 @@ macro_rules! trees {
 trees! {
     /// Named counters: the stream's position, the schema version, the last number of each kind given out.
     COUNTERS = Lookup 1: String => u64;
-    /// What the server is: its name.
+    /// What the server is: its name, the administration room.
     IDENTITY = Lookup 2: String => String;
     /// The accounts of this server.
     ACCOUNTS = Lookup 3: OwnedUserId => Account;

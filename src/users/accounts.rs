@@ -22,8 +22,17 @@ use crate::{
     },
 };
 
-/// The account that the option `emergency_password` opens; nobody can register it.
+/// The account that speaks for the server in the administration room, and that the option `emergency_password` opens;
+/// nobody can register it.
 pub const EMERGENCY_USER: &str = "conduit";
+
+/// The user that speaks for the server: [`EMERGENCY_USER`].
+///
+/// # Errors
+/// When the server's name is such that it makes no user ID, which does not happen.
+pub fn server_user(server: &ServerName) -> Result<OwnedUserId> {
+    UserId::parse_with_server_name(EMERGENCY_USER, server).map_err(Error::internal)
+}
 
 /// The user ID that an account called `name` would have; `name` is a localpart, or a whole user ID of this server.
 /// Capitals become small letters.
@@ -167,7 +176,7 @@ pub fn initial_display_name(config: &Config, user: &UserId) -> String {
 /// 400 `M_USER_IN_USE`.
 pub fn create(tx: &mut Tx<'_>, user: &UserId, account: &Account, display_name: Option<&str>) -> Result<()> {
     require_free(tx, user)?;
-    ACCOUNTS.put(tx, user, account);
+    put(tx, user, account)?;
     if let Some(name) = display_name {
         profiles::set(tx, user, "displayname", Some(json!(name)))?;
     }
@@ -181,7 +190,15 @@ pub fn create(tx: &mut Tx<'_>, user: &UserId, account: &Account, display_name: O
 pub fn update(tx: &mut Tx<'_>, user: &UserId, change: impl FnOnce(&mut Account)) -> Result<()> {
     let mut account = require(tx, user)?;
     change(&mut account);
-    ACCOUNTS.put(tx, user, &account);
+    put(tx, user, &account)
+}
+
+/// Writes the account. An administrator is to be invited into the administration room.
+fn put(tx: &mut Tx<'_>, user: &UserId, account: &Account) -> Result<()> {
+    ACCOUNTS.put(tx, user, account);
+    if account.admin {
+        tx.wake(&server_user(user.server_name())?);
+    }
     Ok(())
 }
 

@@ -19,6 +19,9 @@ use crate::{
 /// The length of tokens that we make; long enough that nobody guesses one, short enough to be typed.
 const LENGTH: usize = 24;
 
+/// The longest token that can be chosen.
+const MAX_LENGTH: usize = 64;
+
 /// Whether `token` is good for one more account, when `pending` uses of it have begun.
 ///
 /// # Errors
@@ -50,6 +53,25 @@ pub fn redeem(tx: &mut Tx<'_>, config: &Config, token: &str) -> Result<bool> {
         REGISTRATION_TOKENS.put(tx, token, &row);
     }
     Ok(row.admin)
+}
+
+/// Keeps a token, one that is made up if there is none; gives it.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` when it is not what a token can be
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#token-authenticated-registration)), or is there already.
+pub fn create(tx: &mut Tx<'_>, token: Option<String>, row: &RegistrationToken) -> Result<String> {
+    let token = token.map_or_else(|| clock::random_string(LENGTH), Ok)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
+    if token.is_empty() || token.len() > MAX_LENGTH || !token.bytes().all(allowed) {
+        let message = format!("A token has 1 to {MAX_LENGTH} letters, digits and characters of . _ ~ -");
+        return Err(Error::invalid_param(message));
+    }
+    if REGISTRATION_TOKENS.contains(tx, &token)? {
+        return Err(Error::invalid_param("There is such a token already."));
+    }
+    REGISTRATION_TOKENS.put(tx, &token, row);
+    Ok(token)
 }
 
 /// Whether the token of the first start is still to be used.

@@ -1,6 +1,6 @@
 //! Pages for people, in plain HTML: no script, no cookies, nothing fetched from elsewhere.
 //!
-//! Text that comes from outside goes through [`escape`] before it stands in a page. The policy of every page forbids
+//! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of every page forbids
 //! scripts, frames and foreign targets of forms, so that a mistake there would still do nothing.
 
 pub mod register;
@@ -44,20 +44,4 @@ fn html(status: StatusCode, title: &str, body: &str) -> Response<Body> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-/// Text as it stands in HTML, also inside an attribute's quotes.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }

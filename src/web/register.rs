@@ -7,12 +7,12 @@ use http::{Response, StatusCode, header};
 use ruma::OwnedUserId;
 use serde::Deserialize;
 
-use super::{escape, html};
+use super::html;
 use crate::{
     clock,
     config::Registration,
     error::{Error, Reason, Result},
-    http::{Body, PageRequest},
+    http::{Body, PageRequest, html::escape},
     server::Server,
     store::records::Account,
     users::{accounts, passwords, registration_tokens},

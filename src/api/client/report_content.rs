@@ -77,6 +77,7 @@ fn keep(server: &Server, report: Report) -> Result<()> {
     server.store.write(|tx| {
         let number = tx.next("report")?;
         REPORTS.put(tx, number, &report);
+        tx.wake(&accounts::server_user(server.name())?);
         Ok(())
     })?;
     let Report { reporter, room, event, user, reason, .. } = report;

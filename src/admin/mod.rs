@@ -1,0 +1,86 @@
+//! Commands for administrators: one set, declared once, for the administration room (`room.rs`) and for
+//! `conduit admin ...` on the machine itself (`socket.rs`).
+//!
+//! A command is a value of [`Command`], whichever way it came, and [`Command::run`] gives an [`Answer`], which can be
+//! shown as text or as JSON. Who may command is decided by those who take commands: in the room the accounts with the
+//! administrator's flag, on the socket whoever may open its file.
+
+mod answer;
+mod registration_tokens;
+mod reports;
+mod rooms;
+mod server;
+mod users;
+
+pub mod room;
+pub mod socket;
+
+use clap::{Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+
+pub use self::answer::Answer;
+use crate::{
+    error::{Error, Reason, Result},
+    server::Server,
+};
+
+/// A command line of the administration room: without a program's name.
+#[derive(Parser)]
+#[command(name = room::PREFIX, no_binary_name = true, disable_help_flag = true, disable_version_flag = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What an administrator can do.
+#[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
+pub enum Command {
+    /// Accounts and their devices
+    #[command(subcommand)]
+    Users(users::Command),
+    /// Tokens that people register with
+    #[command(subcommand)]
+    RegistrationTokens(registration_tokens::Command),
+    /// Rooms that this server knows
+    #[command(subcommand)]
+    Rooms(rooms::Command),
+    /// What users reported
+    #[command(subcommand)]
+    Reports(reports::Command),
+    /// The server itself
+    #[command(subcommand)]
+    Server(server::Command),
+}
+
+impl Command {
+    /// Reads a command as it is written in the administration room, its words as a shell would split them.
+    ///
+    /// # Errors
+    /// What to tell who wrote it: what is wrong, or the help that was asked for.
+    pub fn parse(line: &str) -> std::result::Result<Self, String> {
+        let words = shlex::split(line).ok_or("A quotation mark is not closed.")?;
+        Line::try_parse_from(words).map(|line| line.command).map_err(|error| error.to_string())
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Why it cannot be done; nothing is changed then.
+    pub async fn run(self, server: &Server) -> Result<Answer> {
+        match self {
+            Self::Users(command) => users::run(server, command).await,
+            Self::RegistrationTokens(command) => registration_tokens::run(server, command),
+            Self::Rooms(command) => rooms::run(server, command),
+            Self::Reports(command) => reports::run(server, command),
+            Self::Server(command) => server::run(server, &command),
+        }
+    }
+}
+
+/// What an administrator is told of an error: the sentence, without the code that is for clients.
+fn told(error: &Error) -> String {
+    match error.reason() {
+        Reason::Matrix { message, .. } => message.clone(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,67 @@
+//! `server`: the server itself.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Answer;
+use crate::{
+    error::Result,
+    server::Server,
+    store::{Direction, trees},
+};
+
+/// What can be asked of the server.
+#[derive(Clone, Debug, clap::Subcommand, Serialize, Deserialize)]
+pub enum Command {
+    /// Show version, accounts, rooms and memory
+    Status,
+    /// Show how much of the disk the parts of the database take
+    Disk,
+    /// Show how many rows each kind of data has, and their size; this reads the whole database
+    Trees,
+}
+
+pub(super) fn run(server: &Server, command: &Command) -> Result<Answer> {
+    match command {
+        Command::Status => status(server),
+        Command::Disk => {
+            let rows = server.store.disk_usage()?;
+            let rows = rows.into_iter().map(|(name, bytes)| vec![json!(name), json!(bytes)]).collect();
+            Ok(Answer::Table(vec!["part", "bytes"], rows))
+        }
+        Command::Trees => {
+            let read = server.store.read();
+            let mut rows = Vec::new();
+            for tree in trees::ALL {
+                let (count, bytes) = (tree.verify)(&read)?;
+                rows.push((bytes, vec![json!(tree.name), json!(count), json!(bytes)]));
+            }
+            rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+            Ok(Answer::Table(vec!["tree", "rows", "bytes"], rows.into_iter().map(|(_, row)| row).collect()))
+        }
+    }
+}
+
+fn status(server: &Server) -> Result<Answer> {
+    let read = server.store.read();
+    let accounts = trees::ACCOUNTS.scan(&read, (), Direction::Forward).filter_map(Result::ok);
+    let in_use = accounts.filter(|(_, account)| !account.deactivated && !account.guest).count();
+    let rooms = trees::ROOMS.scan(&read, (), Direction::Forward).filter_map(Result::ok);
+    let joined = rooms.filter(|(_, room)| room.local_joined > 0).count();
+    Ok(Answer::Fields(vec![
+        ("server", json!(server.name())),
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("accounts", json!(in_use)),
+        ("rooms", json!(joined)),
+        ("waiting_clients", json!(server.store.hub().len())),
+        ("memory_bytes", json!(resident_bytes())),
+        ("memory_budget_bytes", json!(server.config.memory_budget())),
+    ]))
+}
+
+/// How much memory this process takes, where the system says it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

@@ -1,0 +1,120 @@
+//! The socket beside the database on which `conduit admin` reaches the running server.
+//!
+//! A connection carries one command and one answer, each a line of JSON. Whoever may open the socket's file may
+//! command: its folder is the database's, which nobody else reads, and its own permissions say so again. Where unix
+//! sockets are forbidden (as by the NixOS module), the server goes without.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream as BlockingStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader},
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
+
+use super::{Command, told};
+use crate::server::Server;
+
+/// The largest command, in bytes.
+const MAX_COMMAND: u64 = 64 * 1024;
+
+/// How long a command may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the server answers: text and JSON of the answer, or what went wrong.
+#[derive(Serialize, Deserialize)]
+struct Reply {
+    done: Option<(String, serde_json::Value)>,
+    failed: Option<String>,
+}
+
+/// Where the socket is.
+pub fn path(database_path: &Path) -> PathBuf {
+    database_path.join("admin.sock")
+}
+
+/// Takes commands, one after the other, until dropped. Returns at once where there can be no such socket.
+pub async fn serve(server: &Arc<Server>) {
+    let path = path(&server.config.database_path);
+    let listener = match bind(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::debug!("conduit admin cannot reach this server: {}: {error}", path.display());
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        let answered = match listener.accept().await {
+            Ok((stream, _)) => timeout(PATIENCE, read(stream)).await.map_err(io::Error::from),
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(Ok((command, stream))) => answer(server, command, stream).await,
+            Ok(Err(error)) | Err(error) => {
+                tracing::debug!("a command did not arrive: {error}");
+                tokio::time::sleep(Duration::from_millis(10)).await; // a broken listener must not spin
+            }
+        }
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn read(stream: UnixStream) -> io::Result<(Command, UnixStream)> {
+    let mut reader = AsyncBufReader::new(stream.take(MAX_COMMAND));
+    let mut line = String::new();
+    reader.read_line(&mut line).await?;
+    Ok((serde_json::from_str(&line)?, reader.into_inner().into_inner()))
+}
+
+async fn answer(server: &Server, command: Command, mut stream: UnixStream) {
+    let result = match command.run(server).await {
+        Ok(answer) => server.store.durable().await.map(|()| answer),
+        Err(error) => Err(error),
+    };
+    let reply = match result {
+        Ok(answer) => Reply { done: Some((answer.to_string(), answer.to_json())), failed: None },
+        Err(error) => Reply { done: None, failed: Some(told(&error)) },
+    };
+    let line = serde_json::to_vec(&reply).unwrap_or_default();
+    if let Err(error) = stream.write_all(&line).await {
+        tracing::debug!("nobody waits for the answer of a command: {error}");
+    }
+}
+
+/// Has the running server over `database_path` do a command; gives its answer, as JSON or as text.
+///
+/// # Errors
+/// What to tell who asked.
+pub fn ask(database_path: &Path, command: &Command, as_json: bool) -> Result<String, String> {
+    let path = path(database_path);
+    let unreachable = |error: io::Error| {
+        let shown = path.display();
+        format!("cannot reach the server through {shown} ({error}). Is it running, and may you open this file?")
+    };
+    let mut stream = BlockingStream::connect(&path).map_err(unreachable)?;
+    let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
+    writeln!(stream, "{command}").map_err(unreachable)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(unreachable)?;
+    let reply: Reply = serde_json::from_str(&line).map_err(|error| unreachable(error.into()))?;
+    match reply {
+        Reply { done: Some((text, json)), .. } => Ok(if as_json { json.to_string() } else { text }),
+        Reply { failed, .. } => Err(failed.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,255 @@
+//! `users`: accounts and their devices.
+
+use ruma::{OwnedDeviceId, OwnedUserId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Answer;
+use crate::{
+    clock,
+    error::{Error, Result},
+    rooms::{self, chores, members},
+    server::Server,
+    store::{
+        Direction, Read,
+        records::{Account, Device},
+        trees::ACCOUNTS,
+    },
+    users::{accounts, devices, passwords},
+};
+
+/// The length of passwords that are made up.
+const PASSWORD_LENGTH: usize = 16;
+
+/// What can be done with accounts. A user is a name such as `alice`, or a whole ID.
+#[derive(Clone, Debug, clap::Subcommand, Serialize, Deserialize)]
+pub enum Command {
+    /// List all accounts
+    List {
+        /// Those that were deactivated as well
+        #[arg(long)]
+        deactivated: bool,
+    },
+    /// Show an account with its devices and rooms
+    Show { user: String },
+    /// Make an account
+    Create {
+        user: String,
+        /// Its password; without this, one is made up and shown
+        #[arg(long)]
+        password: Option<String>,
+        /// Make it an administrator
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Give an account a new password and log its devices out
+    ResetPassword {
+        user: String,
+        /// The password; without this, one is made up and shown
+        #[arg(long)]
+        password: Option<String>,
+        /// Leave its devices logged in
+        #[arg(long)]
+        keep_devices: bool,
+    },
+    /// Make an account an administrator
+    MakeAdmin { user: String },
+    /// Make an administrator an ordinary user
+    RemoveAdmin { user: String },
+    /// Lock an account: nothing works until it is unlocked
+    Lock { user: String },
+    /// Unlock an account
+    Unlock { user: String },
+    /// Suspend an account: it can read, but not write
+    Suspend { user: String },
+    /// End the suspension of an account
+    Unsuspend { user: String },
+    /// Log a device out, or all
+    LogOut {
+        user: String,
+        /// The device; without this, all of them
+        #[arg(long)]
+        device: Option<OwnedDeviceId>,
+    },
+    /// End an account for good: it leaves its rooms, and its name is never given out again
+    Deactivate {
+        user: String,
+        /// Hide its messages from those who join its rooms later
+        #[arg(long)]
+        erase: bool,
+    },
+}
+
+pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
+    match command {
+        Command::List { deactivated } => list(&server.store.read(), deactivated),
+        Command::Show { user } => show(server, &user),
+        Command::Create { user, password, admin } => create(server, &user, password, admin).await,
+        Command::ResetPassword { user, password, keep_devices } => {
+            reset_password(server, &user, password, keep_devices).await
+        }
+        Command::MakeAdmin { user } => change(server, &user, "is an administrator now", |account| account.admin = true),
+        Command::RemoveAdmin { user } => {
+            change(server, &user, "is an ordinary user now", |account| account.admin = false)
+        }
+        Command::Lock { user } => change(server, &user, "is locked", |account| account.locked = true),
+        Command::Unlock { user } => change(server, &user, "is not locked any more", |account| account.locked = false),
+        Command::Suspend { user } => change(server, &user, "is suspended", |account| account.suspended = true),
+        Command::Unsuspend { user } => {
+            change(server, &user, "is not suspended any more", |account| account.suspended = false)
+        }
+        Command::LogOut { user, device } => log_out(server, &user, device),
+        Command::Deactivate { user, erase } => deactivate(server, &user, erase).await,
+    }
+}
+
+/// The account that a name means, one that is in use.
+fn find(read: &dyn Read, server: &Server, name: &str) -> Result<(OwnedUserId, Account)> {
+    let name = name.trim_start_matches('@').trim_end_matches(&format!(":{}", server.name())).to_owned();
+    let (user, account) = accounts::find(read, server.name(), &name)?
+        .ok_or_else(|| Error::not_found(format!("There is no account called {name} here.")))?;
+    if account.deactivated {
+        return Err(Error::not_found(format!("The account {user} was deactivated.")));
+    }
+    Ok((user, account))
+}
+
+/// What an account is besides a user.
+fn state(account: &Account) -> Value {
+    let states = [
+        (account.admin, "administrator"),
+        (account.guest, "guest"),
+        (account.locked, "locked"),
+        (account.suspended, "suspended"),
+        (account.deactivated, "deactivated"),
+    ];
+    states.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
+}
+
+fn list(read: &dyn Read, deactivated: bool) -> Result<Answer> {
+    let mut rows = Vec::new();
+    for row in ACCOUNTS.scan(read, (), Direction::Forward) {
+        let (user, account) = row?;
+        if account.deactivated && !deactivated {
+            continue;
+        }
+        let all: Vec<Device> = devices::all(read, &user).map(|row| row.map(|row| row.1)).collect::<Result<_>>()?;
+        let last_seen = all.iter().filter_map(|device| device.last_seen_ts).max();
+        rows.push(vec![json!(user), state(&account), json!(all.len()), date(last_seen)]);
+    }
+    Ok(Answer::Table(vec!["user", "state", "devices", "last_seen"], rows))
+}
+
+/// A time in milliseconds since the Unix epoch, as people read it.
+pub(super) fn date(ms: Option<u64>) -> Value {
+    ms.map_or(Value::Null, |ms| json!(clock::date(ms)))
+}
+
+fn show(server: &Server, name: &str) -> Result<Answer> {
+    let read = server.store.read();
+    let (user, account) = find(&read, server, name)?;
+    let mut logins = Vec::new();
+    for row in devices::all(&read, &user) {
+        let (id, device) = row?;
+        let name = device.display_name.unwrap_or_default();
+        let ip = device.last_seen_ip.unwrap_or_default();
+        logins.push(format!("{id} ({name}, {ip})"));
+    }
+    let mut joined = Vec::new();
+    for row in members::rooms_of(&read, &user) {
+        let (room, own) = row?;
+        if own.membership == MembershipState::Join {
+            joined.push(rooms::get(&read, room)?.id);
+        }
+    }
+    Ok(Answer::Fields(vec![
+        ("user", json!(user)),
+        ("state", state(&account)),
+        ("registered", date(Some(account.created_ts))),
+        ("password", json!(account.password_hash.is_some())),
+        ("addresses", account.threepids.iter().map(|threepid| threepid.address.as_str()).collect()),
+        ("devices", json!(logins)),
+        ("rooms", json!(joined)),
+    ]))
+}
+
+/// The given password or a new one; the sentence that tells a new one.
+fn or_made_up(server: &Server, password: Option<String>) -> Result<(String, String)> {
+    match password {
+        Some(password) => {
+            passwords::check_new(&password, server.config.password_min_length)?;
+            Ok((password, String::new()))
+        }
+        None => {
+            let password = clock::random_string(PASSWORD_LENGTH)?;
+            let sentence = format!(" The password is {password}");
+            Ok((password, sentence))
+        }
+    }
+}
+
+async fn create(server: &Server, name: &str, password: Option<String>, admin: bool) -> Result<Answer> {
+    let user = accounts::parse_new(server.name(), &server.appservices, name)?;
+    accounts::require_free(&server.store.read(), &user)?;
+    let (password, told) = or_made_up(server, password)?;
+    let account = Account {
+        password_hash: Some(server.passwords.hash(password).await?),
+        admin,
+        created_ts: clock::now_ms(),
+        ..Account::default()
+    };
+    let display_name = accounts::initial_display_name(&server.config, &user);
+    server.store.write(|tx| accounts::create(tx, &user, &account, Some(&display_name)))?;
+    Ok(Answer::Sentence(format!("{user} is registered.{told}")))
+}
+
+async fn reset_password(server: &Server, name: &str, password: Option<String>, keep_devices: bool) -> Result<Answer> {
+    let (user, _) = find(&server.store.read(), server, name)?;
+    let (password, told) = or_made_up(server, password)?;
+    let hash = server.passwords.hash(password).await?;
+    server.store.write(|tx| {
+        accounts::update(tx, &user, |account| account.password_hash = Some(hash))?;
+        if keep_devices { Ok(()) } else { devices::delete_all(tx, &user, None) }
+    })?;
+    Ok(Answer::Sentence(format!("{user} has a new password.{told}")))
+}
+
+fn change(server: &Server, name: &str, outcome: &str, change: impl FnOnce(&mut Account)) -> Result<Answer> {
+    let user = server.store.write(|tx| {
+        let (user, _) = find(tx, server, name)?;
+        accounts::update(tx, &user, change)?;
+        tx.wake(&user);
+        Ok(user)
+    })?;
+    Ok(Answer::Sentence(format!("{user} {outcome}.")))
+}
+
+fn log_out(server: &Server, name: &str, device: Option<OwnedDeviceId>) -> Result<Answer> {
+    let user = server.store.write(|tx| {
+        let (user, _) = find(tx, server, name)?;
+        match &device {
+            None => devices::delete_all(tx, &user, None)?,
+            Some(device) => {
+                devices::require(tx, &user, device)?;
+                devices::delete(tx, &user, device)?;
+            }
+        }
+        Ok(user)
+    })?;
+    let which = device.map_or("on all devices".to_owned(), |device| format!("on {device}"));
+    Ok(Answer::Sentence(format!("{user} is logged out {which}.")))
+}
+
+async fn deactivate(server: &Server, name: &str, erase: bool) -> Result<Answer> {
+    let user = server.store.write(|tx| {
+        let (user, _) = find(tx, server, name)?;
+        accounts::deactivate(tx, &user, erase)?;
+        Ok(user)
+    })?;
+    let done = chores::leave_all(&server.rooms, &user, chores::AT_ONCE).await?;
+    if !done {
+        server.chores.notify_one();
+    }
+    let rooms = if done { "It left its rooms." } else { "It is leaving its rooms." };
+    Ok(Answer::Sentence(format!("{user} is deactivated. {rooms}")))
+}
