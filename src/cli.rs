@@ -6,6 +6,7 @@
 mod admin;
 mod check;
 mod config;
+mod rotate_key;
 mod serve;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -35,6 +36,8 @@ enum Command {
     Admin(admin::Arguments),
     /// Check the database of a server that is stopped
     Check,
+    /// Make a new signing key for a server that is stopped, in place of one that may have been stolen
+    RotateKey,
     /// Show the configuration that is in effect, without secrets
     Config(config::Arguments),
 }
@@ -71,6 +74,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve => load(config).and_then(serve::run),
         Command::Admin(arguments) => load(config).and_then(|loaded| admin::run(&arguments, loaded)),
         Command::Check => load(config).and_then(check::run),
+        Command::RotateKey => load(config).and_then(rotate_key::run),
         Command::Config(arguments) => config::run(&arguments, || load(config)),
     };
     match result {

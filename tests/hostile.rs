@@ -123,7 +123,9 @@ async fn no_request_is_a_fault() {
             let method = info.method.clone();
             let shown = String::from_utf8_lossy(&body).into_owned();
             let (status, answer) = alice.raw(method, &path, "application/json", body).await;
-            assert!(!status.is_server_error(), "{} {path} {shown}: {status} {answer:?}", info.operation);
+            // That another server is not there is no fault of this one.
+            let elsewhere = [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].contains(&status);
+            assert!(elsewhere || !status.is_server_error(), "{} {path} {shown}: {status} {answer:?}", info.operation);
             let (whoami, _) = alice.get("/_matrix/client/v3/account/whoami").await;
             assert_eq!(whoami, StatusCode::OK, "{} {path} {shown} logged alice out", info.operation);
         }

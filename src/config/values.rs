@@ -173,6 +173,11 @@ impl Scalar for HttpUrl {
 pub struct ProxyUrl(String);
 
 impl ProxyUrl {
+    /// The proxy at this address.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
     /// The address, with user name and password if it has them.
     pub fn expose(&self) -> &str {
         &self.0

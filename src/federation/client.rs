@@ -73,8 +73,22 @@ impl Federation {
         R: OutgoingRequest,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let request = self.signed(destination, encoded(request)?)?;
         let _turn = self.requests.acquire().await.map_err(|closed| Failure::Unreachable(closed.to_string()))?;
+        self.exchange(destination, request, limits).await
+    }
+
+    /// [`send_with`](Self::send_with) at once, however many requests are under way.
+    pub(super) async fn exchange<R>(
+        &self,
+        destination: &ServerName,
+        request: R,
+        limits: Limits,
+    ) -> Result<R::IncomingResponse, Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        let request = self.signed(destination, encoded(request)?)?;
         let ask = |request| self.outgoing.request(Reach::Servers, request, limits);
         let response = self.at_destination(destination, request, ask).await?;
         let response = response.map(|body| body.to_vec());

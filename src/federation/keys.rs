@@ -24,6 +24,7 @@ use ruma::{
     signatures::{PublicKeyMap, PublicKeySet, to_canonical_json_string_for_signing, verify_canonical_json_bytes},
 };
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::{Federation, Limits};
 use crate::{
@@ -33,7 +34,7 @@ use crate::{
     outgoing::Turns,
     signing::SigningKeys,
     store::{
-        Direction, Read, Store,
+        Store,
         records::{ServerKey, ServerKeyDocument},
         trees,
     },
@@ -54,11 +55,14 @@ const MANY: usize = 8;
 /// How many servers a notary is asked about at once.
 const BATCH: usize = 100;
 
-/// How many servers are asked at once.
+/// How many servers are asked at once. They have these turns for themselves: whoever sends requests in made-up names has us
+/// ask for keys, and must not keep us from sending anything else.
 const AT_ONCE: usize = 32;
 
-/// How long a server that gave no keys is not asked again, and how many such servers are remembered.
-const AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// How long a server that gave no keys, or keys that somebody finds too old, is not asked again; and how many servers that
+/// gave none are remembered.
+const AFTER_FAILURE_MS: u64 = 60 * 1000;
+const AFTER_FAILURE: Duration = Duration::from_millis(AFTER_FAILURE_MS);
 const FAILURES: usize = 5_000;
 
 const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
@@ -77,6 +81,7 @@ pub struct ServerKeys {
     /// Who gave no usable keys when.
     failed: Cache<OwnedServerName, Instant>,
     asking: Turns<OwnedServerName>,
+    at_once: Semaphore,
 }
 
 /// Keys that were asked for, as far as they are known.
@@ -133,6 +138,7 @@ impl ServerKeys {
             ignored: config.ignored_keys.clone(),
             failed: Cache::new(FAILURES),
             asking: Turns::default(),
+            at_once: Semaphore::new(AT_ONCE),
         }
     }
 
@@ -204,7 +210,8 @@ impl ServerKeys {
         let is_enough = |row: &ServerKeyDocument| {
             // Half-way through what a document is valid for it is asked for again, so that who asks us gets it in time.
             let lifetime = row.valid_until_ts.saturating_sub(row.fetched_ts).min(BELIEVED_MS);
-            row.valid_until_ts >= minimum_valid_until && clock::now_ms() < row.fetched_ts + lifetime / 2
+            let age = clock::now_ms().saturating_sub(row.fetched_ts);
+            age < AFTER_FAILURE_MS || (row.valid_until_ts >= minimum_valid_until && age < lifetime / 2)
         };
         if !stored()?.is_some_and(|row| is_enough(&row))
             && !self.has_failed(server)
@@ -297,7 +304,9 @@ impl ServerKeys {
         if trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server)?.is_some_and(|row| is_enough(&row)) {
             return Ok(Ok(()));
         }
-        let answer = federation.send_with(server, get_server_keys::v2::Request::new(), LIMITS).await;
+        let turn = self.at_once.acquire().await.map_err(Error::internal)?;
+        let answer = federation.exchange(server, get_server_keys::v2::Request::new(), LIMITS).await;
+        drop(turn);
         let document = match answer {
             Ok(answer) => answer.server_key.into_json(),
             Err(failure) => return Ok(Err(failure.to_string())),
@@ -343,7 +352,7 @@ impl ServerKeys {
             ((*server).clone(), ids.collect())
         };
         let request = get_remote_server_keys_batch::v2::Request::new(batch.iter().map(keys).collect());
-        let documents = match federation.send_with(notary, request, BATCH_LIMITS).await {
+        let documents = match federation.exchange(notary, request, BATCH_LIMITS).await {
             Ok(answer) => answer.server_keys,
             Err(failure) => return Ok(Err(failure.to_string())),
         };
@@ -418,15 +427,6 @@ impl ServerKeys {
             }
             Ok(())
         })
-    }
-
-    /// All keys of a server that are known, by their IDs.
-    ///
-    /// # Errors
-    /// When the database fails or a row is damaged.
-    pub fn all_of(&self, read: &dyn Read, server: &ServerName) -> Result<BTreeMap<String, ServerKey>> {
-        let rows = trees::SERVER_KEYS.scan(read, (server,), Direction::Forward);
-        rows.map(|row| row.map(|((_, id), key)| (id, key))).collect()
     }
 }
 

@@ -12,6 +12,27 @@ use crate::{
 };
 
 impl Store {
+    /// Makes a new signing key; the one that signed until now is an old one from now on. For a server that does not run:
+    /// keys are read when it starts. Gives the ID of the new key.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes, a row is damaged, or the database fails.
+    pub fn rotate_signing_key(&self) -> Result<String> {
+        let (version, pkcs8) = signing::generate()?;
+        let pkcs8 = Base64::<Standard, _>::new(pkcs8).encode();
+        self.write(|tx| {
+            let now = clock::now_ms();
+            let rows: Vec<_> = trees::SIGNING_KEYS.scan(tx, (), Direction::Forward).collect::<Result<_>>()?;
+            for (version, key) in rows {
+                let expired_ts = key.expired_ts.or(Some(now));
+                trees::SIGNING_KEYS.put(tx, &version, &SigningKey { expired_ts, ..key });
+            }
+            trees::SIGNING_KEYS.put(tx, &version, &SigningKey { pkcs8, created_ts: now, expired_ts: None });
+            Ok(())
+        })?;
+        Ok(format!("ed25519:{version}"))
+    }
+
     /// The server's signing keys; the first call ever makes one.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use hickory_resolver::proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, SRV},
+        rdata::{A, AAAA, SRV},
     },
 };
 use parking_lot::Mutex;
@@ -52,7 +52,15 @@ impl Dns {
 
     /// `name` is at 127.0.0.1.
     pub fn here(&self, name: &str) {
-        self.add(name, RecordType::A, RData::A(A(Ipv4Addr::LOCALHOST)));
+        self.at(name, "127.0.0.1");
+    }
+
+    /// `name` is at `address`.
+    pub fn at(&self, name: &str, address: &str) {
+        match address.parse().unwrap() {
+            IpAddr::V4(address) => self.add(name, RecordType::A, RData::A(A(address))),
+            IpAddr::V6(address) => self.add(name, RecordType::AAAA, RData::AAAA(AAAA(address))),
+        }
     }
 
     /// The service `service` (with its domain) is at `target`.

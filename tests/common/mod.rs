@@ -88,6 +88,11 @@ pub fn config(directory: &Path) -> Config {
     Config::load(Some(file), std::iter::empty()).unwrap().0
 }
 
+/// The same for a server with another name.
+pub fn config_in(directory: &TempDir, server_name: &str) -> Config {
+    Config { server_name: server_name.try_into().unwrap(), ..config(directory.path()) }
+}
+
 impl TestServer {
     /// A fresh server.
     pub async fn start() -> Self {

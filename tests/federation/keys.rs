@@ -56,6 +56,33 @@ async fn our_keys_are_published_and_signed() {
 }
 
 #[tokio::test]
+async fn after_a_rotation_the_old_key_is_one_that_signed_once() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let old = a.handle.server().keys.id().to_owned();
+    let before = clock::now_ms();
+    let federation = &b.handle.server().federation;
+    let server = ServerName::parse("a.test").unwrap();
+    let of = |id: &str, time| Needed::from([(server.clone(), [(id.try_into().unwrap(), time)].into())]);
+    let known = async |id: &str, time| {
+        let known = federation.keys.fetch(federation, &of(id, time)).await.unwrap();
+        known.valid_at([&*server], Some(time))["a.test"].contains_key(id)
+    };
+    assert!(known(&old, before).await);
+    let directory = a.stop().await;
+    let store = conduit::start::open_store(&crate::common::config_in(&directory, "a.test")).unwrap();
+    let new = store.rotate_signing_key().unwrap();
+    drop(store);
+    let a = net.start_in("a", directory, |_| {}).await;
+    let (_, document) = a.anyone().get("/_matrix/key/v2/server").await;
+    assert_eq!(document["verify_keys"].as_object().unwrap().keys().collect::<Vec<_>>(), [&new]);
+    assert!(document["old_verify_keys"][&old]["expired_ts"].as_u64().unwrap() >= before);
+    // Learning of the new key, others learn that the old one signs nothing any more.
+    assert!(known(&new, clock::now_ms()).await);
+    assert!(known(&old, before).await && !known(&old, clock::now_ms() + 1).await);
+}
+
+#[tokio::test]
 async fn keys_are_fetched_once_and_kept() {
     let net = TestNet::new();
     let a = net.server("a").await;

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
 };
 
 use conduit::rooms::{
@@ -233,10 +233,10 @@ impl Federation {
         let mut chain: BTreeMap<OwnedEventId, Event> = BTreeMap::new();
         let mut open: Vec<_> = state.iter().chain([event]).flat_map(|event| event.pdu.auth_events.clone()).collect();
         while let Some(id) = open.pop() {
-            if !chain.contains_key(&id) {
-                let event = event::by_id(&read, &id).unwrap().unwrap();
+            if let Entry::Vacant(place) = chain.entry(id) {
+                let event = event::by_id(&read, place.key()).unwrap().unwrap();
                 open.extend(event.pdu.auth_events.clone());
-                chain.insert(id, event);
+                place.insert(event);
             }
         }
         let signed = |event: &Event| self.signed(&RawValue::from_string(event.pdu.json.clone()).unwrap());
