@@ -1,6 +1,6 @@
 //! Invitations and knocks between servers, and rejecting them.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::joins::{join, until, until_membership};
