@@ -2,6 +2,7 @@
 
 mod acting;
 mod fake;
+mod federated;
 mod lookup;
 mod registrations;
 mod transactions;

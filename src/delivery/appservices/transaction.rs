@@ -24,7 +24,7 @@ use crate::{
     server::Server,
     store::{
         Direction, Snapshot,
-        trees::{KEY_SUPPLIES, MEMBERSHIP_CHANGES, TO_DEVICE},
+        trees::{ACCOUNTS, KEY_SUPPLIES, MEMBERSHIP_CHANGES, TO_DEVICE},
     },
     users::{device_keys, one_time_keys},
 };
@@ -105,7 +105,9 @@ pub(super) fn since(
     let changed: Vec<RoomNo> =
         timeline::changed_since(read, since).map(|row| row.map(|(_, room)| room)).collect::<Result<_>>()?;
     span.note_left_rooms()?;
-    let events = span.events(&changed)?;
+    let mut events = span.events(&changed)?;
+    events.extend(span.outside(&changed)?);
+    events.sort_by_key(|(position, _)| *position);
     let messages = if span.wants_messages() { span.messages()? } else { Vec::new() };
     let mut body = Body::default();
     body.events.extend(span.cut(events));
@@ -203,6 +205,36 @@ impl Span<'_> {
         let mut json: serde_json::Value = serde_json::from_str(json.get())?;
         json["unsigned"]["invite_room_state"] = json!(stripped);
         Ok(to_raw_value(&json)?)
+    }
+
+    /// What other servers told of the memberships of its users in rooms that this server is not in, such as invitations;
+    /// there these are all that is known, and stand in no timeline (`rooms/outside.rs`).
+    fn outside(&self, changed: &[RoomNo]) -> Result<Vec<(Position, Json)>> {
+        let Interest { read, service, .. } = *self.interest;
+        let mut shown = Vec::new();
+        for &no in changed {
+            let room = crate::rooms::get(read, no)?;
+            if room.local_joined > 0 {
+                continue;
+            }
+            for (from, to) in ranges(service) {
+                for row in ACCOUNTS.range(read, &*from, &*to, Direction::Forward) {
+                    let (user, _) = row?;
+                    let own = members::user_room(read, &user, no)?
+                        .filter(|own| own.outside.is_some() && own.position > self.since && own.position <= self.until);
+                    if let Some(own) = own.filter(|_| service.has_user(&user)) {
+                        let pdu = event::require(read, own.event)?.pdu;
+                        let json = json!({
+                            "type": pdu.kind, "room_id": room.id, "event_id": pdu.event_id, "sender": pdu.sender,
+                            "state_key": user, "origin_server_ts": pdu.origin_server_ts, "content": pdu.content,
+                            "unsigned": { "invite_room_state": own.stripped.unwrap_or_default() },
+                        });
+                        shown.push((own.position, to_raw_value(&json)?));
+                    }
+                }
+            }
+        }
+        Ok(shown)
     }
 
     /// The messages to devices of the application service's users, as [`events`](Self::events).
