@@ -6,12 +6,15 @@
 //! which goes on for as long as the server runs, and after a restart.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, FuturesUnordered},
+};
 use parking_lot::Mutex;
 use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId,
@@ -32,7 +35,7 @@ use tokio::{
 use super::{Failure, Federation, Limits};
 use crate::{
     clock,
-    error::Result,
+    error::{Error, Result},
     users::device_lists::{self, Asked, Told},
 };
 
@@ -40,13 +43,13 @@ use crate::{
 const SERVERS_AT_ONCE: usize = 128;
 
 /// How many servers are asked at the same time in the background.
-const RESYNCS_AT_ONCE: usize = 8;
+const RESYNCS_AT_ONCE: usize = 32;
 
 /// How many users one request names.
 const USERS_AT_ONCE: usize = 100;
 
 /// The longest answer about users' keys, in bytes.
-const MAX_ANSWER: usize = 8 * 1024 * 1024;
+const MAX_ANSWER: usize = 2 * 1024 * 1024;
 
 /// How long a client waits for other servers that does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -200,7 +203,14 @@ fn told(answer: &mut get_keys::Response, user: &UserId) -> Option<Told> {
 
 /// Those of the users who share a room with somebody here are asked for again later.
 fn note_failure(federation: &Federation, users: &[OwnedUserId]) -> Result<()> {
-    federation.rooms.store.write(|tx| users.iter().try_for_each(|user| device_lists::failed(tx, user)))?;
+    federation.rooms.store.write(|tx| {
+        for user in users {
+            if !device_lists::is_fresh(tx, user)? {
+                device_lists::failed(tx, user)?;
+            }
+        }
+        Ok(())
+    })?;
     federation.devices.wake();
     Ok(())
 }
@@ -254,21 +264,29 @@ pub async fn claim(
 pub async fn resync(federation: &Federation) {
     let mut heard = federation.heard.subscribe();
     let mut cleaning = tokio::time::interval(CLEANING);
-    let mut later = Later::new();
+    let mut agenda = Agenda::default();
+    let mut asking = FuturesUnordered::new();
     loop {
-        match round(federation, &later).await {
-            Ok(waiting) => later = waiting,
-            Err(error) => tracing::error!("device lists of other servers could not be asked for: {error}"),
+        match agenda.due(federation) {
+            Ok(due) => asking.extend(due.into_iter().map(|(server, users)| async move {
+                let done = resync_users(federation, &server, &users).await;
+                (server, done)
+            })),
+            Err(error) => agenda.fail(&error),
         }
-        let next =
-            later.values().min().map_or(CLEANING, |at| Duration::from_millis(at.saturating_sub(clock::now_ms())));
         tokio::select! {
             () = federation.devices.wanted.notified() => {}
-            () = tokio::time::sleep(next.max(REST)) => {}
-            server = servers_heard(&mut heard, &later) => drop(later.insert(server, 0)),
+            () = tokio::time::sleep(agenda.pause()) => {}
+            Some((server, done)) = asking.next() => {
+                agenda.asked.remove(&server);
+                if let Err(error) = done {
+                    agenda.fail(&error);
+                }
+            }
+            server = heard_of(&mut heard, &agenda.later) => drop(agenda.heard.insert(server)),
             _ = cleaning.tick() => {
                 if let Err(error) = clean(federation) {
-                    tracing::error!("device lists that are of no use any more could not be forgotten: {error}");
+                    agenda.fail(&error);
                 }
             }
         }
@@ -276,7 +294,10 @@ pub async fn resync(federation: &Federation) {
 }
 
 /// Waits until one of the servers in `later` is heard of.
-async fn servers_heard(heard: &mut broadcast::Receiver<OwnedServerName>, later: &Later) -> OwnedServerName {
+async fn heard_of(
+    heard: &mut broadcast::Receiver<OwnedServerName>,
+    later: &BTreeMap<OwnedServerName, u64>,
+) -> OwnedServerName {
     loop {
         match heard.recv().await {
             Ok(server) if later.contains_key(&server) => return server,
@@ -286,30 +307,56 @@ async fn servers_heard(heard: &mut broadcast::Receiver<OwnedServerName>, later: 
     }
 }
 
-/// The servers that are to be asked later, each with when, in milliseconds since the Unix epoch; 0 when it is time.
-type Later = BTreeMap<OwnedServerName, u64>;
+/// Which servers the background asks, and which it is to ask.
+#[derive(Default)]
+struct Agenda {
+    /// Those being asked.
+    asked: BTreeSet<OwnedServerName>,
+    /// Those to be asked at once, since they were heard of.
+    heard: BTreeSet<OwnedServerName>,
+    /// Those to be asked later, with when, in milliseconds since the Unix epoch.
+    later: BTreeMap<OwnedServerName, u64>,
+}
 
-/// Asks for what is due, or of servers of which `heard` says so; gives what is to be asked for later.
-async fn round(federation: &Federation, heard: &Later) -> Result<Later> {
-    let mut due: BTreeMap<OwnedServerName, Vec<OwnedUserId>> = BTreeMap::new();
-    for row in device_lists::waiting(&federation.rooms.store.read()) {
-        let (user, resync) = row?;
-        if resync.retry_at <= clock::now_ms() || heard.get(user.server_name()) == Some(&0) {
-            due.entry(user.server_name().to_owned()).or_default().push(user);
+impl Agenda {
+    /// Takes the servers that are to be asked now, each with the users. Those that failed before get half of the places,
+    /// so that the dead do not hold up the living.
+    fn due(&mut self, federation: &Federation) -> Result<BTreeMap<OwnedServerName, Vec<OwnedUserId>>> {
+        let mut due: BTreeMap<OwnedServerName, Vec<OwnedUserId>> = BTreeMap::new();
+        self.later.clear();
+        for row in device_lists::waiting(&federation.rooms.store.read()) {
+            let (user, resync) = row?;
+            let server = user.server_name();
+            let is_heard = self.heard.contains(server);
+            if resync.retry_at > clock::now_ms() && !is_heard {
+                let at = self.later.entry(server.to_owned()).or_insert(u64::MAX);
+                *at = resync.retry_at.min(*at);
+                continue;
+            }
+            let places = if resync.failures == 0 || is_heard { RESYNCS_AT_ONCE } else { RESYNCS_AT_ONCE / 2 };
+            let starts = !self.asked.contains(server) && self.asked.len() + due.len() < places;
+            if let Some(users) = due.get_mut(server) {
+                users.push(user);
+            } else if starts {
+                due.insert(server.to_owned(), vec![user]);
+            }
         }
+        self.heard.clear();
+        self.asked.extend(due.keys().cloned());
+        Ok(due)
     }
-    let asking = due.into_iter().map(|(server, users)| async move { resync_users(federation, &server, &users).await });
-    let mut asking = stream::iter(asking).buffer_unordered(RESYNCS_AT_ONCE);
-    while let Some(done) = asking.next().await {
-        done?;
+
+    /// How long until there may be more to ask for, unless one of those being asked has answered before.
+    fn pause(&self) -> Duration {
+        let next = self.later.values().min().map_or(u64::MAX, |at| at.saturating_sub(clock::now_ms()));
+        Duration::from_millis(next).clamp(REST, CLEANING)
     }
-    let mut later = Later::new();
-    for row in device_lists::waiting(&federation.rooms.store.read()) {
-        let (user, resync) = row?;
-        let at = later.entry(user.server_name().to_owned()).or_insert(u64::MAX);
-        *at = resync.retry_at.clamp(1, *at);
+
+    /// Tells of a fault of ours; what it kept from being done is tried again later.
+    fn fail(&mut self, error: &Error) {
+        tracing::error!("device lists of other servers could not be kept up to date: {error}");
+        self.later.clear();
     }
-    Ok(later)
 }
 
 /// Asks one server for the lists of some of its users, one after the other. Once it cannot be reached, the rest waits.
