@@ -26,6 +26,8 @@ fn server_server() -> Vec<Route<Server>> {
         on(keys_query::perspectives_key_query),
         on(keys_query::bulk_perspectives_key_query),
         on(openid::exchange_open_id_token),
+        // Events
+        on(transactions::send_transaction),
         // Devices and keys
         on(user_devices::get_user_devices),
         on(user_keys::query_user_encryption_keys),

@@ -7,18 +7,24 @@
 //! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
 //!   ours by invitation; `handshake.rs` lets others' users in and out who ask here.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
+//! - `inbound.rs` takes the events that servers send, `fetch.rs` asks for those that are missing,
+//!   `backfill.rs` for what came before.
 //! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users.
 //!
 //! Invariants: every request is signed and for one destination; no answer is believed beyond what its sender may say;
 //! everything that comes is bounded. That a server is down, slow or lying is nothing that an administrator need know, so
 //! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
 
+pub mod backfill;
+mod client;
 pub mod devices;
 pub mod directory;
 pub mod edu;
 pub mod handshake;
 pub mod invite;
 pub mod join;
+mod fetch;
+pub mod inbound;
 pub mod keys;
 pub mod knock;
 pub mod leave;
@@ -39,7 +45,10 @@ use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 pub use self::client::{Failure, Limits};
-use self::{answers::Remembered, devices::Devices, join::Moves, keys::ServerKeys, resolve::Delegations};
+use self::{
+    answers::Remembered, backfill::Backfills, devices::Devices, inbound::Inbound, join::Moves, keys::ServerKeys,
+    resolve::Delegations,
+};
 use crate::{
     appservice::Appservices,
     config::{self, Config},
@@ -68,7 +77,10 @@ pub struct Federation {
     /// Holds `true` once the server is stopping: joins that are under way end.
     pub stopping: watch::Receiver<bool>,
     moves: Moves,
+    /// Whose events are taken in.
+    pub inbound: Inbound,
     answers: Remembered,
+    backfills: Backfills,
     delegations: Delegations,
     files: Turns<(OwnedServerName, String)>,
     requests: Semaphore,
@@ -93,6 +105,8 @@ impl Federation {
             stopping,
             moves: Moves::default(),
             answers: Remembered::default(),
+            inbound: Inbound::default(),
+            backfills: Backfills::default(),
             delegations: Delegations::default(),
             files: Turns::default(),
             requests: Semaphore::new(usize::from(config.max_concurrent_requests.max(1))),

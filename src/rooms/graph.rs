@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{EventId, OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
+use ruma::{EventId, OwnedEventId, RoomId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 
 use super::{
     Event, Outcome, Pdu, Room, RoomGuard, Rooms, Signed, append,
@@ -20,6 +20,7 @@ use super::{
     build::{self, Authorized, Context, Place},
     deltas,
     event::{self, Status},
+    import::filtered,
     state,
 };
 use crate::{
@@ -117,6 +118,33 @@ impl Rooms {
             outcomes.push((id, outcome));
         }
         Ok(outcomes)
+    }
+
+    /// Those of these events that have no place in the graph here.
+    ///
+    /// # Errors
+    /// When a row is damaged or the database fails.
+    pub fn unplaced(&self, ids: BTreeSet<OwnedEventId>) -> Result<Vec<OwnedEventId>> {
+        let snapshot = self.store.read();
+        let is_placed = |id: &EventId| match event::no_of(&snapshot, id)? {
+            Some(no) => {
+                let row = trees::EVENTS.get(&snapshot, no)?;
+                Ok(row.is_some_and(|row| row.state_before != StateNo::UNKNOWN))
+            }
+            None => Ok(false),
+        };
+        filtered(ids, |id| is_placed(id).map(|placed| !placed))
+    }
+
+    /// The events of the room that its next event follows.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND` when the server does not know the room; else as [`unplaced`](Self::unplaced).
+    pub fn extremities(&self, room: &RoomId) -> Result<Vec<OwnedEventId>> {
+        let snapshot = self.store.read();
+        let (no, _) = super::require(&snapshot, room)?;
+        let extremities = trees::EXTREMITIES.get(&snapshot, no)?.unwrap_or_default().0;
+        extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id)).collect()
     }
 
     /// [`receive`](Self::receive), or with a place among what came before.

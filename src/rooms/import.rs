@@ -7,7 +7,7 @@
 //! visible with the last one, in which the join is appended.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -111,6 +111,19 @@ impl Rooms {
             }
             Ok(())
         })
+    }
+
+    /// Those of these events that are not stored together with what allows them.
+    ///
+    /// # Errors
+    /// When a row is damaged or the database fails.
+    pub fn unknown(&self, ids: BTreeSet<OwnedEventId>) -> Result<Vec<OwnedEventId>> {
+        let snapshot = self.store.read();
+        let is_known = |id: &EventId| match event::no_of(&snapshot, id)? {
+            Some(no) => Ok(trees::EVENTS.contains(&snapshot, no)? && trees::AUTH_EVENTS.contains(&snapshot, no)?),
+            None => Ok(false),
+        };
+        filtered(ids, |id| is_known(id).map(|known| !known))
     }
 
     /// Makes the room, which this server has no part in yet or any more, from a join of one of its users through another
@@ -296,6 +309,19 @@ impl Rooms {
         let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_ref())).collect();
         effects::state_changed(tx, self, room_no, room, position, &changes)
     }
+}
+
+/// Those of the IDs of which `keep` says so.
+pub(super) fn filtered(
+    ids: BTreeSet<OwnedEventId>,
+    keep: impl Fn(&EventId) -> Result<bool>,
+) -> Result<Vec<OwnedEventId>> {
+    let kept = ids.into_iter().filter_map(|id| match keep(&id) {
+        Ok(true) => Some(Ok(id)),
+        Ok(false) => None,
+        Err(error) => Some(Err(error)),
+    });
+    kept.collect()
 }
 
 /// A key, and what it is set to.

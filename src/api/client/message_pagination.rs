@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     rooms::{
         Event, access,
+        backfill::{self, Edge},
         client_event::View,
         event,
         history::{self, Stretch},
@@ -114,6 +115,15 @@ impl RelationFilter {
 /// `GET /_matrix/client/v3/rooms/{roomId}/messages`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidmessages))
 pub async fn get_room_events(server: &Server, user: User, req: MessagesRequest) -> Result<Response> {
+    let (response, edge) = page(server, &user, &req)?;
+    match edge {
+        Some(edge) if server.federation.backfill(&req.room_id, &edge).await? => Ok(page(server, &user, &req)?.0),
+        _ => Ok(response),
+    }
+}
+
+/// The page as far as its events are here; and where it comes to a gap, this.
+fn page(server: &Server, user: &User, req: &MessagesRequest) -> Result<(Response, Option<Edge>)> {
     let snapshot = server.store.read();
     let readable = access::history_of(&snapshot, &user.id, &req.room_id)?;
     let direction = req.direction.ok_or_else(|| Error::missing_param("dir is missing."))?;
@@ -134,12 +144,28 @@ pub async fn get_room_events(server: &Server, user: User, req: MessagesRequest) 
     let mut response = Response::new();
     response.start = stretch.start(&snapshot, readable.no)?.to_string();
     response.end = page.end.map(|end| end.to_string());
-    let view = view(&snapshot, &user, ignored);
+    let view = view(&snapshot, user, ignored);
     response.chunk = show(&view, &page.events)?;
     if req.filter.is_lazy() {
         response.state = senders(&snapshot, &view, page.events.iter())?;
     }
-    Ok(response)
+    let edge = match direction {
+        Direction::Forward => None,
+        Direction::Backward => {
+            let start = stretch.start(&snapshot, readable.no)?;
+            // The page ends at its last event if it is full, else where there is nothing more.
+            let full = page.events.len() == req.limit;
+            let end = page
+                .events
+                .last()
+                .filter(|_| full)
+                .map_or(i64::MIN, |last| last.order)
+                .max(to.map_or(i64::MIN, |to| to.0));
+            let edges = backfill::edges(&snapshot, readable.no)?;
+            edges.into_iter().find(|edge| edge.order >= end && Point::before(edge.order) <= start)
+        }
+    };
+    Ok((response, edge))
 }
 
 /// How the user sees events.

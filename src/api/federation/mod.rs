@@ -15,6 +15,7 @@ pub mod public_rooms;
 pub mod query;
 pub mod space_hierarchy;
 pub mod third_party_invite;
+pub mod transactions;
 pub mod user_devices;
 pub mod user_keys;
 pub mod version;

@@ -1,0 +1,146 @@
+//! Asking another server for the events and states that a room's graph lacks.
+//!
+//! What is fetched is verified like whatever comes by itself, and stored without a place in the graph
+//! ([`Rooms::add_outliers`](crate::rooms::Rooms::add_outliers)): auth events and states. Each answer is bounded, and so is
+//! the number of questions; a server that answers slowly or wrongly costs its own events nothing but time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UInt,
+    api::federation::{
+        authorization::get_event_authorization::v1 as event_auth,
+        event::{
+            get_event::v1 as get_event, get_missing_events::v1 as missing_events, get_room_state::v1 as get_state,
+            get_room_state_ids::v1 as state_ids,
+        },
+    },
+};
+use serde_json::value::RawValue;
+
+use super::{Failure, Federation, Limits};
+use crate::{
+    error::{Error, Result},
+    rooms::Signed,
+};
+
+/// How many events are fetched one by one rather than with the whole state around them.
+const ONE_BY_ONE: usize = 200;
+
+/// How many events are asked for at a time.
+const AT_A_TIME: usize = 10;
+
+/// The largest lists of IDs that are read: about 250,000.
+const IDS: Limits = Limits { body: 16 << 20, timeout: Duration::from_secs(60), redirects: 0 };
+
+/// The largest states that are read.
+const STATE: Limits = Limits { body: 64 << 20, timeout: Duration::from_secs(120), redirects: 0 };
+
+/// The largest lists of a few events.
+const EVENTS: Limits = Limits { body: 8 << 20, timeout: Duration::from_secs(30), redirects: 0 };
+
+/// Why something was not fetched.
+#[derive(Debug)]
+pub(super) enum Unfetched {
+    /// The other server did not give it, or not rightly.
+    Theirs(String),
+    /// Something of ours failed.
+    Ours(Error),
+}
+
+impl From<Error> for Unfetched {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<Failure> for Unfetched {
+    fn from(failure: Failure) -> Self {
+        Self::Theirs(failure.to_string())
+    }
+}
+
+/// What is needed to ask a server about a room.
+#[derive(Clone, Copy)]
+pub(super) struct Fetch<'a> {
+    pub(super) federation: &'a Federation,
+    /// Whom to ask.
+    pub(super) server: &'a ServerName,
+    pub(super) room: &'a RoomId,
+    pub(super) version: &'a RoomVersionId,
+}
+
+impl Fetch<'_> {
+    /// Events before `latest` back to `earliest`, at most `limit`, in no order that could be relied on.
+    pub(super) async fn before(
+        &self,
+        earliest: Vec<OwnedEventId>,
+        latest: Vec<OwnedEventId>,
+        limit: u32,
+    ) -> Result<Vec<Signed>, Unfetched> {
+        let mut request = missing_events::Request::new(self.room.to_owned(), earliest, latest);
+        request.limit = UInt::from(limit);
+        let mut events = self.federation.send_with(self.server, request, EVENTS).await?.events;
+        events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(self.verified(events).await?)
+    }
+
+    /// Stores the auth chain of an event.
+    pub(super) async fn auth_chain(&self, event: &EventId) -> Result<(), Unfetched> {
+        let request = event_auth::Request::new(self.room.to_owned(), event.to_owned());
+        let chain = self.federation.send_with(self.server, request, STATE).await?.auth_chain;
+        self.store(chain).await
+    }
+
+    /// The state before an event, as the other server has it; stores what of it and of its auth chain is not here.
+    pub(super) async fn state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Unfetched> {
+        let request = state_ids::Request::new(event.to_owned(), self.room.to_owned());
+        let answer = self.federation.send_with(self.server, request, IDS).await?;
+        let named: BTreeSet<_> = answer.pdu_ids.iter().chain(&answer.auth_chain_ids).cloned().collect();
+        let unknown = self.federation.rooms.unknown(named)?;
+        if unknown.len() > ONE_BY_ONE {
+            let request = get_state::Request::new(event.to_owned(), self.room.to_owned());
+            let state = self.federation.send_with(self.server, request, STATE).await?;
+            let mut events = state.pdus;
+            events.extend(state.auth_chain);
+            self.store(events).await?;
+        } else {
+            let events = self.events(unknown).await;
+            self.store(events).await?;
+        }
+        Ok(answer.pdu_ids)
+    }
+
+    /// The events with these IDs, as far as the other server gives them.
+    async fn events(&self, ids: Vec<OwnedEventId>) -> Vec<Box<RawValue>> {
+        let ask = async |id: OwnedEventId| {
+            let answer = self.federation.send(self.server, get_event::Request::new(id.clone())).await;
+            answer.map(|answer| answer.pdu).inspect_err(|failure| tracing::debug!(%id, "not fetched: {failure}")).ok()
+        };
+        stream::iter(ids).map(ask).buffer_unordered(AT_A_TIME).filter_map(async |event| event).collect().await
+    }
+
+    /// Verifies events; what is wrong is left out.
+    pub(super) async fn verified(&self, events: Vec<Box<RawValue>>) -> Result<Vec<Signed>> {
+        let mut verified = Vec::with_capacity(events.len());
+        for (id, event) in self.federation.verify(self.version, events).await? {
+            match event {
+                Ok(event) => verified.push(event),
+                Err(why) => tracing::debug!(?id, server = %self.server, "a fetched event is wrong: {why}"),
+            }
+        }
+        Ok(verified)
+    }
+
+    async fn store(&self, events: Vec<Box<RawValue>>) -> Result<(), Unfetched> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let events = self.verified(events).await?;
+        let rooms = &self.federation.rooms;
+        let guard = rooms.lock(self.room).await;
+        rooms.add_outliers(&guard, events).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! Events that another server sends: a transaction's PDUs
+//! ([spec](https://spec.matrix.org/latest/server-server-api/#pdus)).
+//!
+//! Rooms are worked on side by side, the events of one in the order in which they came; each fails alone. What an event
+//! needs and is not here is fetched from who sent it (`fetch.rs`): first the events before it, and where these do not lead
+//! to what is here, the state before the earliest of them. The room is locked while an event is taken in, not while
+//! something is fetched, so a slow server holds up its own events only.
+//!
+//! Bounds: one transaction of a server at a time and a few servers side by side, so a flood waits outside; for each event
+//! a number of questions and a time. The answer to a transaction is remembered for when it is sent again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit},
+    time::timeout,
+};
+
+use super::{
+    Federation,
+    fetch::{Fetch, Unfetched},
+};
+use crate::{
+    error::{Error, Result},
+    rooms::{self, Outcome, Signed, acl, receive, servers},
+};
+
+/// What became of each event: why it was refused, if it was.
+pub type Results = BTreeMap<OwnedEventId, Result<(), String>>;
+
+/// How many servers' transactions are worked on at a time.
+const SERVERS: usize = 16;
+
+/// How many requests of one server wait for their turn.
+const WAITING: usize = 8;
+
+/// How many answers are remembered.
+const ANSWERS: usize = 200;
+
+/// How often the events before an event are asked for, each time from where the last answer ended.
+const ROUNDS: usize = 5;
+
+/// How many events are asked for each time.
+const EACH_ROUND: u32 = 50;
+
+/// How many states are fetched for one event and those before it.
+const STATES: usize = 3;
+
+/// How long one event may take.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// Whose transactions are worked on, and what the last ones were answered.
+pub struct Inbound {
+    turns: Semaphore,
+    servers: Mutex<HashMap<OwnedServerName, Weak<AsyncMutex<()>>>>,
+    answers: Cache<(OwnedServerName, OwnedTransactionId), Arc<Results>>,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self { turns: Semaphore::new(SERVERS), servers: Mutex::default(), answers: Cache::new(ANSWERS) }
+    }
+}
+
+/// A server's turn to have a transaction worked on.
+pub struct Turn<'a> {
+    _turn: SemaphorePermit<'a>,
+    _server: OwnedMutexGuard<()>,
+}
+
+impl Inbound {
+    /// Waits for the server's turn.
+    ///
+    /// # Errors
+    /// 429 `M_LIMIT_EXCEEDED` when too many requests of this server wait already.
+    pub async fn turn(&self, origin: &ServerName) -> Result<Turn<'_>> {
+        let lock = {
+            let mut servers = self.servers.lock();
+            let lock = servers.get(origin).and_then(Weak::upgrade).unwrap_or_default();
+            if Arc::strong_count(&lock) > WAITING {
+                return Err(Error::limit_exceeded(Duration::from_secs(10)));
+            }
+            servers.retain(|_, lock| lock.strong_count() > 0);
+            servers.insert(origin.to_owned(), Arc::downgrade(&lock));
+            lock
+        };
+        let server = lock.lock_owned().await;
+        let turn = self.turns.acquire().await.map_err(Error::internal)?;
+        Ok(Turn { _turn: turn, _server: server })
+    }
+
+    /// What the transaction was answered, if that was not long ago.
+    pub fn answer(&self, origin: &ServerName, transaction: &OwnedTransactionId) -> Option<Arc<Results>> {
+        self.answers.get(&(origin.to_owned(), transaction.clone()))
+    }
+
+    /// Remembers what a transaction was answered.
+    pub fn answered(&self, origin: &ServerName, transaction: OwnedTransactionId, results: Arc<Results>) {
+        self.answers.insert((origin.to_owned(), transaction), results);
+    }
+}
+
+/// Takes in what `origin` sent. An event that does not even have an ID is in no result.
+///
+/// # Errors
+/// When the database fails.
+pub async fn receive(federation: &Federation, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Results> {
+    let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+    for pdu in pdus {
+        #[derive(Deserialize)]
+        struct InRoom {
+            room_id: OwnedRoomId,
+        }
+        match serde_json::from_str::<InRoom>(pdu.get()) {
+            Ok(InRoom { room_id }) => by_room.entry(room_id).or_default().push(pdu),
+            Err(error) => tracing::debug!("{origin} sent an event of no room: {error}"),
+        }
+    }
+    let of_rooms = by_room.into_iter().map(|(room, pdus)| of_room(federation, origin, room, pdus));
+    let mut results = Results::new();
+    for of_room in join_all(of_rooms).await {
+        results.extend(of_room?);
+    }
+    Ok(results)
+}
+
+/// What a transaction has of one room.
+async fn of_room(
+    federation: &Federation,
+    origin: &ServerName,
+    room: OwnedRoomId,
+    pdus: Vec<Box<RawValue>>,
+) -> Result<Results> {
+    let (version, refusal) = {
+        let read = federation.rooms.store.read();
+        let Some(no) = rooms::find(&read, &room)? else {
+            tracing::debug!("{origin} sent events of {room}, which is not known");
+            return Ok(Results::new());
+        };
+        let record = rooms::get(&read, no)?;
+        let refusal = if !servers::is_current(&read, no, &record)? {
+            Some("This server is not in the room.")
+        } else if !acl::allows(&read, no, origin)? {
+            Some("The room does not let your server take part.")
+        } else {
+            None
+        };
+        (record.version, refusal)
+    };
+    if let Some(refusal) = refusal {
+        let ids = pdus.iter().filter_map(|pdu| Some(receive::parse(pdu, &version).ok()?.event_id().to_owned()));
+        return Ok(ids.map(|id| (id, Err(refusal.to_owned()))).collect());
+    }
+    let fetch = Fetch { federation, server: origin, room: &room, version: &version };
+    let mut results = Results::new();
+    for (id, event) in federation.verify(&version, pdus).await? {
+        let result = match event {
+            Ok(event) => one(fetch, event).await?,
+            Err(why) => Err(why),
+        };
+        if let Err(why) = &result {
+            tracing::debug!(?id, %origin, %room, "an event was refused: {why}");
+        }
+        results.extend(id.map(|id| (id, result)));
+    }
+    Ok(results)
+}
+
+/// Takes in one event, fetching what it needs.
+async fn one(fetch: Fetch<'_>, event: Signed) -> Result<Result<(), String>> {
+    match timeout(LONGEST, complete(fetch, event)).await {
+        Ok(Ok(Outcome::Rejected(why))) => Ok(Err(why)),
+        Ok(Ok(Outcome::Missing { .. })) => Ok(Err("What it refers to could not be fetched.".to_owned())),
+        Ok(Ok(_)) => Ok(Ok(())),
+        Ok(Err(Unfetched::Theirs(why))) => Ok(Err(format!("What it refers to could not be fetched: {why}"))),
+        Ok(Err(Unfetched::Ours(error))) => Err(error),
+        Err(_) => Ok(Err("What it refers to could not be fetched in time.".to_owned())),
+    }
+}
+
+/// Takes in an event after those before it.
+async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched> {
+    let id = event.pdu().event_id.clone();
+    match take(fetch, &event, None).await? {
+        Outcome::Missing { prev, .. } if !prev.is_empty() => {}
+        Outcome::Missing { .. } => fetch.auth_chain(&id).await?,
+        outcome => return Ok(outcome),
+    }
+    let mut states = STATES;
+    for earlier in between(fetch, &event).await? {
+        place(fetch, &earlier, &mut states).await?;
+    }
+    place(fetch, &event, &mut states).await
+}
+
+/// The events between an event and those that are here, the earliest first, as far as the other server gives them.
+async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<Vec<Signed>, Unfetched> {
+    let mut found: BTreeMap<OwnedEventId, Signed> = BTreeMap::new();
+    let mut latest = vec![event.pdu().event_id.clone()];
+    for _ in 0..ROUNDS {
+        let earliest = fetch.federation.rooms.extremities(fetch.room)?;
+        // Who does not answer this may yet know the state.
+        let answer = fetch.before(earliest, std::mem::take(&mut latest), EACH_ROUND).await;
+        let Ok(events) = answer.inspect_err(|why| tracing::debug!("the events before are not given: {why:?}")) else {
+            break;
+        };
+        let before = found.len();
+        found.extend(events.into_iter().map(|event| (event.pdu().event_id.clone(), event)));
+        let named: BTreeSet<_> = found.values().flat_map(|event| event.pdu().prev_events.iter().cloned()).collect();
+        let named = named.into_iter().filter(|id| !found.contains_key(id)).collect();
+        let unplaced: BTreeSet<_> = fetch.federation.rooms.unplaced(named)?.into_iter().collect();
+        if unplaced.is_empty() || found.len() == before {
+            break;
+        }
+        let leads_on = |event: &&Signed| event.pdu().prev_events.iter().any(|id| unplaced.contains(id));
+        latest = found.values().filter(leads_on).map(|event| event.pdu().event_id.clone()).take(20).collect();
+    }
+    found.remove(&event.pdu().event_id);
+    let mut found: Vec<_> = found.into_values().collect();
+    found.sort_by(|a, b| (a.pdu().depth, &a.pdu().event_id).cmp(&(b.pdu().depth, &b.pdu().event_id)));
+    Ok(found)
+}
+
+/// Takes in an event whose predecessors were taken in as far as they were to be had: fetches its auth chain if that is not
+/// here, and the state before it if its predecessors are not, if that was not done too often.
+async fn place(fetch: Fetch<'_>, event: &Signed, states: &mut usize) -> Result<Outcome, Unfetched> {
+    let id: &EventId = &event.pdu().event_id;
+    let mut outcome = take(fetch, event, None).await?;
+    if matches!(&outcome, Outcome::Missing { auth, .. } if !auth.is_empty()) {
+        fetch.auth_chain(id).await?;
+        outcome = take(fetch, event, None).await?;
+    }
+    if matches!(&outcome, Outcome::Missing { auth, .. } if auth.is_empty()) && *states > 0 {
+        *states -= 1;
+        let state = fetch.state_before(id).await?;
+        outcome = take(fetch, event, Some(&state)).await?;
+    }
+    Ok(outcome)
+}
+
+async fn take(fetch: Fetch<'_>, event: &Signed, state_before: Option<&[OwnedEventId]>) -> Result<Outcome> {
+    let rooms = &fetch.federation.rooms;
+    let guard = rooms.lock(fetch.room).await;
+    match state_before {
+        Some(state) => rooms.receive_at(&guard, event.clone(), state).await,
+        None => rooms.receive(&guard, event.clone()).await,
+    }
+}
