@@ -18,9 +18,7 @@ use std::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName,
-};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{

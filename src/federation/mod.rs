@@ -16,15 +16,13 @@
 //! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
 
 pub mod backfill;
-mod client;
 pub mod devices;
 pub mod directory;
 pub mod edu;
 pub mod handshake;
+pub mod inbound;
 pub mod invite;
 pub mod join;
-mod fetch;
-pub mod inbound;
 pub mod keys;
 pub mod knock;
 pub mod leave;
@@ -34,6 +32,7 @@ pub mod spaces;
 
 mod answers;
 mod client;
+mod fetch;
 mod media;
 mod resolve;
 mod send_join;

@@ -11,3 +11,4 @@ mod previews;
 mod reading;
 mod requests;
 mod resolve;
+mod transactions;

@@ -3,10 +3,11 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    sync::Arc,
 };
 
 use conduit::rooms::{
-    self, Draft, Event, Import, Outcome, Signed, canonical, event,
+    self, Draft, Event, Import, Outcome, Rooms, Signed, canonical, event,
     receive::{self, Received},
     state,
 };
@@ -23,7 +24,10 @@ use super::{World, make_room, version, world_of};
 
 /// Servers in one room, and all events that they made.
 pub struct Federation {
-    pub servers: Vec<World>,
+    /// The room engine of each.
+    pub servers: Vec<Arc<Rooms>>,
+    /// What they run in, if in nothing else.
+    _worlds: Vec<World>,
     pub room: OwnedRoomId,
     pub version: RoomVersionId,
     pub keys: PublicKeyMap,
@@ -46,30 +50,35 @@ pub fn raw(json: &Value) -> Box<RawValue> {
 impl Federation {
     /// A public room by alice of the first of `servers` servers, which `bob`, `carol` and so on of the others joined.
     pub async fn new(number: u8, servers: usize) -> Self {
-        let servers: Vec<_> =
+        let worlds: Vec<_> =
             (0..servers).map(|server| world_of(<&ServerName>::try_from(&*server_name(server)).unwrap())).collect();
-        let mut keys = PublicKeyMap::new();
-        for server in &servers {
-            let own = &server.rooms.keys;
-            let key = Base64::parse(own.public_key()).unwrap();
-            keys.entry(own.server_name().to_string()).or_default().insert(own.id().to_owned(), key);
-        }
-        let room = make_room(&servers[0].rooms, number);
-        let events = RefCell::default();
-        let federation = Self { servers, room, version: version(number), keys, events };
+        let room = make_room(&worlds[0].rooms, number);
+        let rooms = worlds.iter().map(|world| world.rooms.clone()).collect();
+        let federation = Self { _worlds: worlds, ..Self::over(rooms, room, version(number)) };
         federation.collect(0);
-        for (server, name) in (1..federation.servers.len()).zip(["bob", "carol", "dora"]) {
+        for (server, name) in (1..servers).zip(["bob", "carol", "dora"]) {
             federation.join(0, server, &of(server, name)).await;
         }
-        for server in 1..federation.servers.len() {
+        for server in 1..servers {
             federation.deliver_all(server).await;
         }
         federation
     }
 
+    /// These servers, of which the first has the room.
+    pub fn over(servers: Vec<Arc<Rooms>>, room: OwnedRoomId, version: RoomVersionId) -> Self {
+        let mut keys = PublicKeyMap::new();
+        for server in &servers {
+            let own = &server.keys;
+            let key = Base64::parse(own.public_key()).unwrap();
+            keys.entry(own.server_name().to_string()).or_default().insert(own.id().to_owned(), key);
+        }
+        Self { servers, _worlds: Vec::new(), room, version, keys, events: RefCell::default() }
+    }
+
     /// Notes every event that a server has.
     pub fn collect(&self, server: usize) {
-        let read = self.servers[server].rooms.store.read();
+        let read = self.servers[server].store.read();
         let mut events = self.events.borrow_mut();
         for row in conduit::store::trees::EVENTS.scan(&read, (), conduit::store::Direction::Forward) {
             let (_, row) = row.unwrap();
@@ -99,7 +108,7 @@ impl Federation {
     }
 
     pub async fn give_signed(&self, server: usize, signed: Signed) -> Outcome {
-        let rooms = &self.servers[server].rooms;
+        let rooms = &self.servers[server];
         let guard = rooms.lock(&self.room).await;
         rooms.receive(&guard, signed).await.unwrap()
     }
@@ -130,7 +139,9 @@ impl Federation {
 
     /// A user of a server says something.
     pub async fn send(&self, server: usize, sender: &UserId, draft: Draft) -> conduit::error::Result<Event> {
-        let sent = self.servers[server].send(&self.room, sender, draft).await?;
+        let rooms = &self.servers[server];
+        let guard = rooms.lock(&self.room).await;
+        let sent = rooms.send(&guard, sender, draft)?;
         self.events
             .borrow_mut()
             .insert(sent.pdu.event_id.clone(), RawValue::from_string(sent.pdu.json.clone()).unwrap());
@@ -141,7 +152,7 @@ impl Federation {
     /// has; `change` changes it before it is hashed.
     pub fn make(&self, at: usize, sender: &UserId, event: Value, change: impl FnOnce(&mut Value)) -> Box<RawValue> {
         let rules = self.version.rules().unwrap();
-        let read = self.servers[at].rooms.store.read();
+        let read = self.servers[at].store.read();
         let (no, _) = rooms::require(&read, &self.room).unwrap();
         let extremities = conduit::store::trees::EXTREMITIES.get(&read, no).unwrap().unwrap().0;
         let prev: Vec<_> = extremities.into_iter().map(|no| event::require(&read, no).unwrap()).collect();
@@ -193,7 +204,7 @@ impl Federation {
         mut event: Value,
         rules: &ruma::room_version_rules::RoomVersionRules,
     ) -> Box<RawValue> {
-        let keys = &self.servers.iter().find(|world| world.rooms.server_name == server).unwrap().rooms.keys;
+        let keys = &self.servers.iter().find(|rooms| rooms.server_name == server).unwrap().keys;
         let text = canonical::reference_text(&event.to_string(), &rules.redaction).unwrap();
         event["signatures"] = json!({keys.server_name().as_str(): {keys.id(): keys.sign(text.as_bytes())}});
         raw(&event)
@@ -214,7 +225,7 @@ impl Federation {
         let id = self.note(join);
         let Outcome::Accepted(event) = self.give(from, &id).await else { panic!("the join was not accepted") };
         let (state, auth) = self.state_before(from, &event);
-        let rooms = &self.servers[to].rooms;
+        let rooms = &self.servers[to];
         let guard = rooms.lock(&self.room).await;
         let import = Import { event: self.signed(&self.json(&id)), state, auth };
         let (_, joined) = rooms.import(&guard, &self.version, import).await.unwrap();
@@ -224,7 +235,7 @@ impl Federation {
 
     /// The state before an event that a server has, and the auth chains of both.
     pub fn state_before(&self, server: usize, event: &Event) -> (Vec<Signed>, Vec<Signed>) {
-        let read = self.servers[server].rooms.store.read();
+        let read = self.servers[server].store.read();
         let state: Vec<_> = state::at(&read, event.state_before)
             .unwrap()
             .into_values()
@@ -245,7 +256,7 @@ impl Federation {
 
     /// The room's current state on a server.
     pub fn state(&self, server: usize) -> BTreeMap<(StateEventType, String), OwnedEventId> {
-        let read = self.servers[server].rooms.store.read();
+        let read = self.servers[server].store.read();
         let (no, _) = rooms::require(&read, &self.room).unwrap();
         let entry = |(key, no)| (state::key_of(&read, key).unwrap(), event::require(&read, no).unwrap().pdu.event_id);
         state::all(&read, no).unwrap().into_iter().map(entry).collect()
@@ -253,7 +264,7 @@ impl Federation {
 
     /// The room's forward extremities on a server.
     pub fn extremities(&self, server: usize) -> BTreeSet<OwnedEventId> {
-        let read = self.servers[server].rooms.store.read();
+        let read = self.servers[server].store.read();
         let (no, _) = rooms::require(&read, &self.room).unwrap();
         let extremities = conduit::store::trees::EXTREMITIES.get(&read, no).unwrap().unwrap().0;
         extremities.into_iter().map(|no| event::require(&read, no).unwrap().pdu.event_id).collect()

@@ -38,7 +38,7 @@ async fn events_cross_between_servers() {
         let sent = net.send(0, &of(0, "alice"), text("hello")).await.unwrap();
         let got = accepted(net.give(1, &sent.pdu.event_id).await);
         assert_eq!(got.pdu.json, sent.pdu.json, "version {version}");
-        assert!(may_see_event(&net.servers[1].rooms.store.read(), &of(1, "bob"), &got).unwrap());
+        assert!(may_see_event(&net.servers[1].store.read(), &of(1, "bob"), &got).unwrap());
         assert!(matches!(net.give(1, &sent.pdu.event_id).await, Outcome::Known));
         let answer = net.send(1, &of(1, "bob"), text("hello yourself")).await.unwrap();
         accepted(net.give(0, &answer.pdu.event_id).await);
@@ -63,7 +63,7 @@ async fn a_gap_is_marked_and_filled() {
     let Outcome::Missing { prev, auth } = net.give(1, &last.pdu.event_id).await else { panic!() };
     assert_eq!((prev, auth), (vec![lost[5].pdu.event_id.clone()], vec![]));
 
-    let rooms = &net.servers[1].rooms;
+    let rooms = &net.servers[1];
     let guard = rooms.lock(&net.room).await;
     let (given, auth) = net.state_before(0, &last);
     let ids: Vec<_> = given.iter().map(|signed| signed.pdu().event_id.clone()).collect();
@@ -113,7 +113,7 @@ async fn what_the_banned_say_is_soft_failed() {
         accepted(net.give(2, &banned.pdu.event_id).await);
         let said = net.send(1, &bob, text("you will never see this")).await.unwrap();
         let Outcome::SoftFailed(event) = net.give(0, &said.pdu.event_id).await else { panic!() };
-        assert!(!may_see_event(&net.servers[0].rooms.store.read(), &alice, &event).unwrap());
+        assert!(!may_see_event(&net.servers[0].store.read(), &alice, &event).unwrap());
         assert!(!net.extremities(0).contains(&said.pdu.event_id));
         // Bob's server learns of the ban and sends something else that follows both.
         accepted(net.give(1, &banned.pdu.event_id).await);
@@ -136,7 +136,7 @@ async fn what_is_rejected_takes_with_it_what_relies_on_it() {
     let topic = json!({"type": "m.room.topic", "state_key": "", "content": {"topic": "mine"}});
     let mine = net.make(1, &bob, topic, |event| {
         let auth = event["auth_events"].as_array_mut().unwrap();
-        let read = net.servers[0].rooms.store.read();
+        let read = net.servers[0].store.read();
         let is_levels = |id: &Value| {
             let id = id.as_str().unwrap().try_into().unwrap();
             event::by_id(&read, id).unwrap().unwrap().pdu.kind.to_string() == "m.room.power_levels"
@@ -147,7 +147,7 @@ async fn what_is_rejected_takes_with_it_what_relies_on_it() {
     });
     let mine = net.note(mine);
     assert!(matches!(net.give(0, &mine).await, Outcome::Rejected(_)));
-    let read = net.servers[0].rooms.store.read();
+    let read = net.servers[0].store.read();
     for id in [&usurpation, &mine] {
         let kept = event::by_id(&read, id).unwrap().unwrap();
         assert_eq!((kept.status, kept.order), (Status::Rejected, 0));
@@ -181,7 +181,7 @@ async fn what_lies_is_dropped_or_redacted() {
     assert!(refused(&forged).contains("did not sign"));
     let mut other = event.clone();
     let wrong = "A".repeat(86);
-    other["signatures"] = json!({"b.test": {net.servers[1].rooms.keys.id(): wrong}});
+    other["signatures"] = json!({"b.test": {net.servers[1].keys.id(): wrong}});
     assert!(refused(&other).contains("wrong"));
     other["signatures"] = json!({"b.test": {"ed25519:unknown": wrong}});
     assert!(refused(&other).contains("no key"));
@@ -234,7 +234,7 @@ async fn a_late_event_finds_its_relations() {
     let reply = net.send(0, &alice, message(json!({"body": "reply", "m.relates_to": relation}))).await.unwrap();
     let draft = conduit::rooms::Draft::redaction(root.pdu.event_id.clone(), None).unwrap();
     let redaction = net.send(0, &alice, draft).await.unwrap();
-    let rooms = &net.servers[1].rooms;
+    let rooms = &net.servers[1];
     {
         let guard = rooms.lock(&net.room).await;
         for event in [&reply, &redaction] {
@@ -332,7 +332,7 @@ fn agree(net: &Federation) {
     let mut soft_failed = false;
     for id in net.ids() {
         let facts = |server: usize| {
-            let read = net.servers[server].rooms.store.read();
+            let read = net.servers[server].store.read();
             let event = event::by_id(&read, &id).unwrap().unwrap();
             let before = conduit::rooms::state::at(&read, event.state_before).unwrap();
             let before: Vec<_> =

@@ -2,7 +2,7 @@
 
 mod deltas;
 mod events;
-mod federated;
+pub mod federated;
 mod graph;
 mod members;
 mod relations;
@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 /// A room engine of its own.
 pub struct World {
-    pub rooms: Rooms,
+    pub rooms: Arc<Rooms>,
     folder: TempDir,
 }
 
@@ -53,7 +53,7 @@ pub fn world_of(name: &ServerName) -> World {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(Store::open(folder.path(), name, 8 << 20).unwrap());
     let keys = store.signing_keys().unwrap();
-    World { rooms: Rooms::new(store, keys), folder }
+    World { rooms: Arc::new(Rooms::new(store, keys)), folder }
 }
 
 pub fn user(name: &str) -> OwnedUserId {

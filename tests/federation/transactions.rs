@@ -1,0 +1,182 @@
+//! Events between servers: transactions in all their orders, what is missing fetched, history fetched when it is looked at.
+
+use conduit::{
+    rooms::{backfill, event, event::Status, timeline},
+    store::trees,
+};
+use http::StatusCode;
+use ruma::{
+    OwnedEventId, ServerName, UserId,
+    api::federation::transactions::send_transaction_message::v1::{Request, Response},
+};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    common::{Client, TestServer, encode, net::TestNet},
+    rooms::{federated::Federation, state, text, version},
+};
+
+/// Alice's room on server a, which bob of server b joined.
+struct Pair {
+    net: TestNet,
+    a: TestServer,
+    b: TestServer,
+    alice: Client,
+    bob: Client,
+    rooms: Federation,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        Self::after(0).await
+    }
+
+    /// Bob joined when alice had said this many things.
+    async fn after(messages: usize) -> Self {
+        let net = TestNet::new();
+        let (a, b) = (net.server("a").await, net.server("b").await);
+        let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+        let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
+        for number in 0..messages {
+            alice.send_text(&room, &format!("early {number}")).await;
+        }
+        let servers = [&a, &b].map(|server| server.handle.server().rooms.clone());
+        let rooms = Federation::over(servers.into(), room.as_str().try_into().unwrap(), version(11));
+        rooms.join(0, 1, &UserId::parse(&bob.user_id).unwrap()).await;
+        Self { net, a, b, alice, bob, rooms }
+    }
+
+    /// Server a sends events to server b.
+    async fn transaction(&self, id: &str, pdus: Vec<Box<RawValue>>) -> Response {
+        let now = ruma::MilliSecondsSinceUnixEpoch::now();
+        let mut request = Request::new(id.into(), ServerName::parse("a.test").unwrap(), now);
+        request.pdus = pdus;
+        let to = ServerName::parse("b.test").unwrap();
+        self.a.handle.server().federation.send(&to, request).await.unwrap()
+    }
+
+    /// Alice says things of which server b hears nothing yet.
+    async fn say(&self, count: usize) -> Vec<OwnedEventId> {
+        let alice = UserId::parse(&self.alice.user_id).unwrap();
+        let mut said = Vec::new();
+        for number in 0..count {
+            let sent = self.rooms.send(0, &alice, text(&format!("late {number}"))).await.unwrap();
+            said.push(sent.pdu.event_id);
+        }
+        said
+    }
+
+    /// The bodies that bob's client sees, paging backwards to the end, the latest first.
+    async fn bodies(&self) -> Vec<String> {
+        let mut bodies = Vec::new();
+        let mut from = String::new();
+        loop {
+            let room = encode(self.rooms.room.as_str());
+            let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=20{from}");
+            let (status, page) = self.bob.get(&path).await;
+            assert_eq!(status, StatusCode::OK, "{page}");
+            for event in page["chunk"].as_array().unwrap() {
+                bodies.extend(event["content"]["body"].as_str().map(str::to_owned));
+            }
+            match page["end"].as_str() {
+                Some(end) => from = format!("&from={end}"),
+                None => return bodies,
+            }
+        }
+    }
+}
+
+fn status(server: &TestServer, id: &OwnedEventId) -> Option<Status> {
+    let read = server.handle.server().store.read();
+    event::by_id(&read, id).unwrap().map(|event| event.status)
+}
+
+#[tokio::test]
+async fn a_transaction_is_taken_in_once_and_each_event_fails_alone() {
+    let pair = Pair::new().await;
+    let said = pair.say(3).await;
+    let mut forged: Value = serde_json::from_str(pair.rooms.json(&said[1]).get()).unwrap();
+    forged["content"]["body"] = json!("forged");
+    forged["depth"] = json!(77);
+    let forged = serde_json::value::to_raw_value(&forged).unwrap();
+    let pdus = vec![pair.rooms.json(&said[0]), forged, pair.rooms.json(&said[1]), pair.rooms.json(&said[2])];
+    let answer = pair.transaction("one", pdus.clone()).await;
+    for id in &said {
+        assert_eq!(answer.pdus.get(id), Some(&Ok(())), "{answer:?}");
+        assert_eq!(status(&pair.b, id), Some(Status::Accepted));
+    }
+    let refused: Vec<_> = answer.pdus.values().filter_map(|result| result.as_ref().err()).collect();
+    assert!(matches!(refused[..], [why] if why.contains("signature")), "{refused:?}");
+    let again = pair.transaction("one", pdus).await;
+    assert_eq!(again.pdus, answer.pdus);
+    assert_eq!(pair.bodies().await[..3], ["late 2", "late 1", "late 0"]);
+}
+
+/// The events before an event are fetched, also when they are many.
+#[tokio::test]
+async fn what_is_missing_is_fetched() {
+    let pair = Pair::new().await;
+    let said = pair.say(60).await;
+    let last = said.last().unwrap();
+    let answer = pair.transaction("late", vec![pair.rooms.json(last)]).await;
+    assert_eq!(answer.pdus.get(last), Some(&Ok(())));
+    for id in &said {
+        assert_eq!(status(&pair.b, id), Some(Status::Accepted));
+    }
+    assert_eq!(pair.rooms.extremities(1), [last.clone()].into());
+    let wire = pair.net.wire("b", "a");
+    assert!(wire.passed().iter().all(|request| !request.contains("state_ids")), "{:?}", wire.passed());
+}
+
+/// Where the events before an event do not lead to what is here, the state before it is fetched, and history has a gap,
+/// which is filled when somebody looks at it.
+#[tokio::test]
+async fn a_gap_too_large_is_bridged_and_filled_later() {
+    let pair = Pair::new().await;
+    let alice = UserId::parse(&pair.alice.user_id).unwrap();
+    pair.rooms.send(0, &alice, state("m.room.name".into(), "", json!({"name": "renamed"}))).await.unwrap();
+    let said = pair.say(300).await;
+    let last = said.last().unwrap();
+    let answer = pair.transaction("late", vec![pair.rooms.json(last)]).await;
+    assert_eq!(answer.pdus.get(last), Some(&Ok(())));
+    assert_eq!(pair.rooms.state(0), pair.rooms.state(1));
+    assert_eq!(status(&pair.b, &said[0]), None);
+    let bodies = pair.bodies().await;
+    let expected: Vec<_> = (0..300).rev().map(|number| format!("late {number}")).collect();
+    assert_eq!(bodies, expected);
+    assert_eq!(pair.rooms.state(0), pair.rooms.state(1));
+}
+
+/// History from before bob joined is fetched when he pages back.
+#[tokio::test]
+async fn earlier_history_is_fetched_when_it_is_looked_at() {
+    let pair = Pair::after(150).await;
+    let expected: Vec<_> = (0..150).rev().map(|number| format!("early {number}")).collect();
+    assert_eq!(pair.bodies().await, expected);
+    let read = pair.b.handle.server().store.read();
+    let (no, _) = conduit::rooms::require(&read, &pair.rooms.room).unwrap();
+    assert!(backfill::edges(&read, no).unwrap().is_empty());
+    assert_eq!(trees::GAPS.verify(&read).unwrap().0, 0);
+    // The first event is the room's creation, at a negative place.
+    let first = timeline::after(&read, no, i64::MIN).next().unwrap().unwrap();
+    assert!(first.0 < 0);
+    assert_eq!(event::require(&read, first.1).unwrap().pdu.kind.to_string(), "m.room.create");
+}
+
+/// A server that is not in the room, or that the room keeps out, sends nothing into it.
+#[tokio::test]
+async fn strangers_send_nothing() {
+    let pair = Pair::new().await;
+    let alice = UserId::parse(&pair.alice.user_id).unwrap();
+    let acl = json!({"allow": ["*"], "deny": ["a.test"]});
+    let acl = pair.rooms.send(0, &alice, state("m.room.server_acl".into(), "", acl)).await.unwrap();
+    let said = pair.say(1).await;
+    let answer = pair.transaction("acl", vec![pair.rooms.json(&acl.pdu.event_id)]).await;
+    assert_eq!(answer.pdus.get(&acl.pdu.event_id), Some(&Ok(())));
+    let answer = pair.transaction("kept out", vec![pair.rooms.json(&said[0])]).await;
+    assert!(answer.pdus[&said[0]].is_err());
+    assert_eq!(status(&pair.b, &said[0]), None);
+    let unknown = json!({"room_id": "!unknown:a.test", "type": "m.room.message"});
+    let answer = pair.transaction("unknown", vec![serde_json::value::to_raw_value(&unknown).unwrap()]).await;
+    assert!(answer.pdus.is_empty());
+}
