@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    rooms::{self, Outcome, Signed, acl, receive, servers},
+    rooms::{self, Outcome, Signed, acl, outside, receive},
 };
 
 /// What became of each event: why it was refused, if it was.
@@ -141,31 +141,26 @@ async fn of_room(
     room: OwnedRoomId,
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Results> {
-    let (version, refusal) = {
+    let (version, is_resident, is_let_in) = {
         let read = federation.rooms.store.read();
         let Some(no) = rooms::find(&read, &room)? else {
             tracing::debug!("{origin} sent events of {room}, which is not known");
             return Ok(Results::new());
         };
         let record = rooms::get(&read, no)?;
-        let refusal = if !servers::is_current(&read, no, &record)? {
-            Some("This server is not in the room.")
-        } else if !acl::allows(&read, no, origin)? {
-            Some("The room does not let your server take part.")
-        } else {
-            None
-        };
-        (record.version, refusal)
+        let is_resident = record.create.is_some() && record.local_joined > 0;
+        (record.version, is_resident, acl::allows(&read, no, origin)?)
     };
-    if let Some(refusal) = refusal {
+    if !is_let_in {
         let ids = pdus.iter().filter_map(|pdu| Some(receive::parse(pdu, &version).ok()?.event_id().to_owned()));
-        return Ok(ids.map(|id| (id, Err(refusal.to_owned()))).collect());
+        return Ok(ids.map(|id| (id, Err("The room does not let your server take part.".to_owned()))).collect());
     }
     let fetch = Fetch { federation, server: origin, room: &room, version: &version };
     let mut results = Results::new();
     for (id, event) in federation.verify(&version, pdus).await? {
         let result = match event {
-            Ok(event) => one(fetch, event).await?,
+            Ok(event) if is_resident => one(fetch, event).await?,
+            Ok(event) => from_outside(fetch, &event).await?,
             Err(why) => Err(why),
         };
         if let Err(why) = &result {
@@ -174,6 +169,14 @@ async fn of_room(
         results.extend(id.map(|id| (id, result)));
     }
     Ok(results)
+}
+
+/// Takes in an event of a room that this server is not in: one that takes back an invitation, say.
+async fn from_outside(fetch: Fetch<'_>, event: &Signed) -> Result<Result<(), String>> {
+    let rooms = &fetch.federation.rooms;
+    let guard = rooms.lock(fetch.room).await;
+    let is_taken = outside::receive(rooms, &guard, event)?;
+    Ok(if is_taken { Ok(()) } else { Err("This server is not in the room.".to_owned()) })
 }
 
 /// Takes in one event, fetching what it needs.
