@@ -12,6 +12,7 @@ mod check;
 mod common;
 mod config;
 mod crash;
+mod delivery;
 mod device_management;
 mod directory;
 mod e2ee;

@@ -12,6 +12,7 @@ mod events;
 mod media;
 mod members;
 mod notifications;
+mod outgoing;
 mod relations;
 mod rooms;
 mod users;
@@ -83,6 +84,7 @@ pub fn run(read: &dyn Read, files: &Files) -> Result<Report> {
     checker.part("receipts and unread counts", notifications::check)?;
     checker.part("accounts and devices", users::check)?;
     checker.part("encryption keys and messages to devices", encryption::check)?;
+    checker.part("what other servers are to be told", outgoing::check)?;
     checker.part("media", |checker| media::check(checker, files))?;
     Ok(checker.report)
 }

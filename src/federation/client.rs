@@ -77,8 +77,11 @@ impl Federation {
         self.exchange(destination, request, limits).await
     }
 
-    /// [`send_with`](Self::send_with) at once, however many requests are under way.
-    pub(super) async fn exchange<R>(
+    /// [`send_with`](Self::send_with) at once, however many requests are under way; for those who count theirs.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn exchange<R>(
         &self,
         destination: &ServerName,
         request: R,

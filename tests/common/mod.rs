@@ -126,6 +126,14 @@ impl TestServer {
         directory
     }
 
+    /// [`stop`](Self::stop) without a check, for tests that put something into the database by hand.
+    pub async fn stop_unchecked(self) -> Arc<TempDir> {
+        let Self { checked, handle, directory, .. } = self;
+        std::mem::forget(checked);
+        handle.stop().await.unwrap();
+        directory
+    }
+
     /// Checks the invariants of the database.
     pub fn check(&self) {
         self.checked.check();

@@ -24,14 +24,14 @@ use super::{assert_sound, below, copy_files, power::Power, rounds};
 use crate::common::{Client, config, encode};
 
 /// The program, serving.
-struct Process {
+pub(super) struct Process {
     child: Child,
-    base: String,
+    pub base: String,
 }
 
 impl Process {
     /// Starts the program over `directory`; returns when it answers.
-    fn start(directory: &Path, power: Option<&Power>) -> Self {
+    pub fn start(directory: &Path, power: Option<&Power>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_conduit"));
         if let Some(power) = power {
             power.watch(&mut command);
@@ -51,7 +51,7 @@ impl Process {
         panic!("the server did not start:\n{}", log.join("\n"));
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -1,0 +1,427 @@
+//! Transactions to other servers: order, failures, restarts, many servers.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use conduit::{
+    error::Result,
+    rooms,
+    server::Server,
+    store::{
+        Direction, Tx,
+        records::Outgoing,
+        trees::{OUTGOING, ROOM_SERVERS, ROOMS, TO_SERVERS_WAITING, UNREACHED_SERVERS},
+    },
+    users::to_servers,
+};
+use http::{Method, Request};
+use parking_lot::Mutex;
+use ruma::{OwnedServerName, RoomId, ServerName, UserId, serde::Raw, to_device::DeviceIdOrAllDevices};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::common::{
+    Client, TestServer, encode,
+    net::TestNet,
+    peer::{Peer, answer},
+};
+
+/// A peer that keeps the transactions it gets.
+#[derive(Clone)]
+struct Listener {
+    peer: Peer,
+    heard: Arc<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    down: AtomicBool,
+    refused: AtomicUsize,
+    transactions: Mutex<Vec<(String, Value)>>,
+    more: Notify,
+}
+
+impl Listener {
+    async fn new(net: &TestNet, short: &str) -> Self {
+        let (peer, heard) = (Peer::new(net, short).await, Arc::new(Heard::default()));
+        let hearing = heard.clone();
+        peer.on("/_matrix/federation/v1/send/", move |request: Request<Bytes>| {
+            let heard = hearing.clone();
+            async move {
+                if heard.down.load(SeqCst) {
+                    heard.refused.fetch_add(1, SeqCst);
+                    heard.more.notify_waiters();
+                    return answer(503, &json!({}));
+                }
+                let id = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                let body = serde_json::from_slice(request.body()).unwrap();
+                heard.transactions.lock().push((id, body));
+                heard.more.notify_waiters();
+                answer(200, &json!({ "pdus": {} }))
+            }
+        });
+        Self { peer, heard }
+    }
+
+    fn name(&self) -> OwnedServerName {
+        ServerName::parse(&*self.peer.name).unwrap()
+    }
+
+    fn go_down(&self, down: bool) {
+        self.heard.down.store(down, SeqCst);
+    }
+
+    /// Waits until `done` says so of what was heard so far.
+    async fn until<T>(&self, done: impl Fn(&Self) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                let more = self.heard.more.notified();
+                if let Some(found) = done(self) {
+                    return found;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it does not come")
+    }
+
+    /// The texts of the messages so far, in the order in which they came first.
+    fn texts(&self) -> Vec<String> {
+        let transactions = self.heard.transactions.lock();
+        let pdus = transactions.iter().flat_map(|(_, body)| body["pdus"].as_array().unwrap());
+        let mut seen = BTreeSet::new();
+        pdus.filter_map(|pdu| pdu["content"]["body"].as_str())
+            .filter(|text| seen.insert((*text).to_owned()))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The contents of the ephemeral messages of this type so far.
+    fn edus(&self, kind: &str) -> Vec<Value> {
+        let transactions = self.heard.transactions.lock();
+        let edus = transactions.iter().flat_map(|(_, body)| body["edus"].as_array().into_iter().flatten());
+        edus.filter(|edu| edu["edu_type"] == kind).map(|edu| edu["content"].clone()).collect()
+    }
+
+    async fn until_texts(&self, expected: &[String]) {
+        self.until(|this| (this.texts().len() >= expected.len()).then_some(())).await;
+        assert_eq!(self.texts(), expected);
+    }
+
+    async fn until_refused(&self) {
+        let before = self.heard.refused.load(SeqCst);
+        self.until(|this| (this.heard.refused.load(SeqCst) > before).then_some(())).await;
+    }
+}
+
+/// Makes other servers take part in a room, or no longer, by the index alone.
+fn set_present(server: &Server, room: &str, names: &[OwnedServerName], present: bool) {
+    let room = rooms::find(&server.store.read(), &RoomId::parse(room).unwrap()).unwrap().unwrap();
+    let change = |tx: &mut Tx<'_>| -> Result<()> {
+        let since = tx.next_position()?;
+        let mut record = rooms::get(tx, room)?;
+        for name in names {
+            match present {
+                true => ROOM_SERVERS.put(tx, (room, name), &(1, since)),
+                false => ROOM_SERVERS.delete(tx, (room, name)),
+            }
+            record.joined = if present { record.joined + 1 } else { record.joined - 1 };
+        }
+        ROOMS.put(tx, room, &record);
+        Ok(())
+    };
+    server.store.write(change).unwrap();
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| format!("text {number}")).collect()
+}
+
+async fn send_all(client: &Client, room: &str, texts: &[String]) {
+    for text in texts {
+        client.send_text(room, text).await;
+    }
+}
+
+fn unreached(server: &TestServer) -> usize {
+    UNREACHED_SERVERS.scan(&server.handle.server().store.read(), (), Direction::Forward).count()
+}
+
+/// Waits until so many servers are behind.
+async fn until_unreached(server: &TestServer, expected: usize) {
+    while unreached(server) != expected {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn events_arrive_in_order_and_in_bounded_transactions() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    alice.send_text(&room, "before b came").await;
+    let server = a.handle.server().clone();
+    set_present(&server, &room, &[b.name()], true);
+
+    let texts = numbers(0..130);
+    send_all(&alice, &room, &texts).await;
+    b.until_texts(&texts).await;
+    let transactions = b.heard.transactions.lock().clone();
+    for (_, body) in &transactions {
+        assert_eq!(body["origin"], "a.test");
+        assert!(body["pdus"].as_array().unwrap().len() <= 50);
+    }
+    let ids: BTreeSet<_> = transactions.iter().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), transactions.len(), "each has an ID of its own");
+    assert_eq!(unreached(&a), 0);
+
+    set_present(&server, &room, &[b.name()], false);
+    alice.send_text(&room, "after b left").await;
+    drop(server);
+    a.stop().await;
+    assert_eq!(b.texts(), texts);
+}
+
+#[tokio::test]
+async fn a_server_that_was_down_gets_what_it_missed() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let (b, c) = (Listener::new(&net, "b").await, Listener::new(&net, "c").await);
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let present = [b.name(), c.name()];
+    set_present(a.handle.server(), &room, &present, true);
+    let texts = numbers(0..60);
+    b.go_down(true);
+    send_all(&alice, &room, &texts[..20]).await;
+    b.until_refused().await;
+    c.until_texts(&texts[..20]).await;
+    // Over a restart, too; and what comes while it is down.
+    let a = net.start_in("a", a.stop_unchecked().await, |_| {}).await;
+    let alice = alice.at(&a);
+    send_all(&alice, &room, &texts[20..40]).await;
+    b.until_refused().await;
+    until_unreached(&a, 1).await;
+    b.go_down(false);
+    send_all(&alice, &room, &texts[40..]).await;
+    b.until_texts(&texts).await;
+    c.until_texts(&texts).await;
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &present, false);
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_told_one_by_one_is_told_once() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    set_present(a.handle.server(), &room, &[b.name()], true);
+    let event = alice.send_text(&room, "hello").await;
+    let rooms = format!("/_matrix/client/v3/rooms/{}", encode(&room));
+    let typing = format!("{rooms}/typing/{}", encode(&alice.user_id));
+    alice.ok(Method::PUT, &typing, json!({ "typing": true, "timeout": 30000 })).await;
+    alice.ok(Method::POST, &format!("{rooms}/receipt/m.read/{}", encode(&event)), json!({ "thread_id": "main" })).await;
+    alice.ok(Method::POST, &format!("{rooms}/receipt/m.read.private/{}", encode(&event)), json!({})).await;
+
+    let typist = b.until(|b| b.edus("m.typing").pop()).await;
+    assert_eq!(typist, json!({ "room_id": room, "user_id": alice.user_id, "typing": true }));
+    let receipt = b.until(|b| b.edus("m.receipt").pop()).await;
+    let data = &receipt[&room]["m.read"][&alice.user_id];
+    assert_eq!(data["event_ids"], json!([event]));
+    assert_eq!(data["data"]["thread_id"], "main");
+    assert!(data["data"]["ts"].is_u64());
+
+    // While b is down, alice types and reads on: of that, only the end is told.
+    b.go_down(true);
+    alice.ok(Method::PUT, &typing, json!({ "typing": false })).await;
+    b.until_refused().await;
+    let mut last = event;
+    for text in numbers(0..5) {
+        last = alice.send_text(&room, &text).await;
+        alice
+            .ok(Method::POST, &format!("{rooms}/receipt/m.read/{}", encode(&last)), json!({ "thread_id": "main" }))
+            .await;
+        alice.ok(Method::PUT, &typing, json!({ "typing": true, "timeout": 30000 })).await;
+        alice.ok(Method::PUT, &typing, json!({ "typing": false })).await;
+    }
+    let (typed, read) = (b.edus("m.typing").len(), b.edus("m.receipt").len());
+    b.go_down(false);
+    b.until(|b| (b.texts().len() == 6 && b.edus("m.receipt").len() > read).then_some(())).await;
+    assert_eq!(b.edus("m.typing")[typed..], [json!({ "room_id": room, "user_id": alice.user_id, "typing": false })]);
+    assert_eq!(b.edus("m.receipt").len(), read + 1);
+    assert_eq!(b.edus("m.receipt")[read][&room]["m.read"][&alice.user_id]["event_ids"], json!([last]));
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn keys_are_told_as_a_chain_of_changes() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    set_present(a.handle.server(), &room, &[b.name()], true);
+    let keys = |device: &str, key: &str| {
+        json!({ "device_keys": {
+            "user_id": alice.user_id, "device_id": device, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": { format!("curve25519:{device}"): key }, "signatures": {},
+        }})
+    };
+    let upload = "/_matrix/client/v3/keys/upload";
+    alice.ok(Method::POST, upload, keys(&alice.device_id, "AAAA")).await;
+    let first = b.until(|b| b.edus("m.device_list_update").pop()).await;
+    assert_eq!(first["user_id"], alice.user_id);
+    assert_eq!(first["device_id"], alice.device_id);
+    assert_eq!(first["keys"]["keys"][format!("curve25519:{}", alice.device_id)], "AAAA");
+    assert!(first["deleted"].is_null() && first["device_display_name"].is_null(), "{first}");
+
+    b.go_down(true);
+    let other = a.login("alice").await;
+    other.ok(Method::POST, upload, keys(&other.device_id, "BBBB")).await;
+    b.until_refused().await;
+    other.ok(Method::POST, "/_matrix/client/v3/logout", json!({})).await;
+    b.go_down(false);
+    let updates = b.until(|b| Some(b.edus("m.device_list_update")).filter(|updates| updates.len() == 3)).await;
+    assert_eq!(updates[1]["prev_id"], json!([first["stream_id"]]), "nothing was lost for who has the first");
+    assert_eq!(updates[2]["prev_id"], json!([updates[1]["stream_id"]]));
+    assert_eq!((&updates[2]["device_id"], &updates[2]["deleted"]), (&json!(other.device_id), &json!(true)));
+    let stream_id = conduit::users::device_keys::stream_id(
+        &a.handle.server().store.read(),
+        &UserId::parse(&*alice.user_id).unwrap(),
+    );
+    assert_eq!(updates[2]["stream_id"], stream_id.unwrap().0);
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn messages_to_devices_wait_until_they_arrive() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = UserId::parse(a.register("alice").await.user_id).unwrap();
+    let bob = UserId::parse("@bob:b.test").unwrap();
+    let send = |server: &Server, number: usize| {
+        let content = Raw::from_json(serde_json::value::to_raw_value(&json!({ "number": number })).unwrap());
+        let messages = [(bob.clone(), [(DeviceIdOrAllDevices::AllDevices, content)].into())].into();
+        server.store.write(|tx| to_servers::send(tx, &alice, &"m.dummy".into(), &b.name(), messages)).unwrap();
+    };
+    b.go_down(true);
+    for number in 0..60 {
+        send(a.handle.server(), number);
+    }
+    b.until_refused().await;
+    let a = net.start_in("a", a.stop().await, |_| {}).await;
+    b.go_down(false);
+    send(a.handle.server(), 60);
+    let messages = b.until(|b| Some(b.edus("m.direct_to_device")).filter(|edus| edus.len() >= 61)).await;
+    let found: Vec<_> = messages.iter().map(|edu| edu["messages"]["@bob:b.test"]["*"]["number"].clone()).collect();
+    assert_eq!(found, (0..61).map(Value::from).collect::<Vec<_>>());
+    let ids: BTreeSet<_> = messages.iter().map(|edu| edu["message_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 61);
+    assert_eq!((&messages[0]["sender"], &messages[0]["type"]), (&json!(alice), &json!("m.dummy")));
+    until_unreached(&a, 0).await;
+    while TO_SERVERS_WAITING.get(&a.handle.server().store.read(), &b.name()).unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn the_log_keeps_the_newest_event_of_each_room() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let (one, two) = (alice.create_room(json!({})).await, alice.create_room(json!({})).await);
+    let server = a.handle.server();
+    for room in [&one, &two] {
+        set_present(server, room, &[b.name()], true);
+    }
+    b.go_down(true);
+    send_all(&alice, &one, &numbers(0..5)).await;
+    send_all(&alice, &two, &numbers(5..10)).await;
+    b.until_refused().await;
+    // Meanwhile there is much to tell another server.
+    let other = ServerName::parse("c.test").unwrap();
+    server
+        .store
+        .write(|tx| {
+            for _ in 0..7000 {
+                let position = tx.next_position()?;
+                OUTGOING.put(tx, position, &Outgoing::ToDevice { server: other.clone() });
+            }
+            tx.wake_delivery();
+            Ok(())
+        })
+        .unwrap();
+    let rows = || OUTGOING.scan(&server.store.read(), (), Direction::Forward).count();
+    while rows() > 5500 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    b.go_down(false);
+    b.until_texts(&["text 4".to_owned(), "text 9".to_owned()]).await;
+    until_unreached(&a, 0).await;
+    // A newer one takes the place of the one that was kept.
+    let kept = rows();
+    alice.send_text(&one, "new").await;
+    b.until(|b| b.texts().contains(&"new".to_owned()).then_some(())).await;
+    assert_eq!(rows(), kept);
+    for room in [&one, &two] {
+        set_present(server, room, &[b.name()], false);
+    }
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_servers_do_not_hold_up_the_living() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    // Names that come before b's, so that they are asked first: none of them ever answers.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut present = Vec::new();
+    for number in 0..200 {
+        let (short, asked) = (format!("a{number}"), asked.clone());
+        net.peer(&short, move |request| {
+            let is_transaction = request.uri().path().starts_with("/_matrix/federation/v1/send/");
+            asked.fetch_add(usize::from(is_transaction), SeqCst);
+            async move {
+                match is_transaction {
+                    true => std::future::pending().await,
+                    false => answer(404, &json!({})),
+                }
+            }
+        })
+        .await;
+        present.push(ServerName::parse(format!("{short}.test")).unwrap());
+    }
+    present.push(b.name());
+    set_present(a.handle.server(), &room, &present, true);
+    let texts = numbers(0..3);
+    send_all(&alice, &room, &texts).await;
+    b.until_texts(&texts).await;
+    while asked.load(SeqCst) < 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(unreached(&a), 0, "none of the dead was given up yet when the living had everything");
+    set_present(a.handle.server(), &room, &present, false);
+    a.stop().await;
+}
