@@ -129,6 +129,7 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     tokio::spawn(background(server.clone()));
     tokio::spawn(tell_appservices(server.clone()));
     tokio::spawn(delivery::servers::run(server.clone()));
+    tokio::spawn(delivery::gateways::run(server.clone()));
     let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })
 }

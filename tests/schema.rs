@@ -361,6 +361,10 @@ fn delivery(s: &mut Samples) {
     s.add(UNREACHED_SERVERS, server(), unreached);
     s.add(TO_SERVERS, (server(), Position(21)), raw(json!({ "type": "m.dummy" })));
     s.add(TO_SERVERS_WAITING, server(), 1);
+    let push = Push { event: EventNo(9), sound: Some(text("default")), highlight: true };
+    s.add(PUSHES, (alice(), text("app"), text("key"), Position(21)), push);
+    let state = PusherState { waiting: 1, told: 2, recount: Some(Position(22)) };
+    s.add(PUSHER_STATES, (alice(), text("app"), text("key")), state);
 }
 
 fn federation(s: &mut Samples) {

@@ -11,6 +11,7 @@
 
 pub mod appservices;
 pub mod departures;
+pub mod gateways;
 pub mod lines;
 pub mod queue;
 pub mod servers;

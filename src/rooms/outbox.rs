@@ -27,7 +27,8 @@ pub const TRIMMED: &str = "outgoing_trimmed";
 /// # Errors
 /// When a row is damaged or the database fails; so for all functions here.
 pub(super) fn event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Result<()> {
-    if event.pdu.sender.server_name() == rooms.server_name { put_event(tx, rooms, room, event) } else { Ok(()) }
+    let position = Position(event.order.unsigned_abs());
+    if event.pdu.sender.server_name() == rooms.server_name { put(tx, rooms, room, event, position) } else { Ok(()) }
 }
 
 /// Notes an event of another server that this one passes on to the others in the room, as it does with memberships
@@ -37,15 +38,16 @@ pub(super) fn event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) 
 /// As for all functions here.
 pub fn pass_on(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Result<()> {
     let room = super::get(tx, event.room)?;
-    put_event(tx, rooms, &room, event)
+    // The log may have been read beyond the event's own position.
+    let position = tx.next_position()?;
+    put(tx, rooms, &room, event, position)
 }
 
-fn put_event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Result<()> {
+fn put(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event, position: Position) -> Result<()> {
     let target = target(rooms, event);
     if event.status != Status::Accepted || event.order <= 0 || (is_local(room) && target.is_none()) {
         return Ok(());
     }
-    let position = Position(event.order.unsigned_abs());
     if let Some(earlier) = trees::OUTGOING_LATEST.get(tx, event.room)?
         && earlier.0 <= trees::COUNTERS.get(tx, TRIMMED)?.unwrap_or(0)
     {
@@ -56,7 +58,6 @@ fn put_event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Resu
     let sender = event.pdu.sender.server_name();
     let from = (sender != rooms.server_name).then(|| sender.to_owned());
     trees::OUTGOING.put(tx, position, &Outgoing::Event { room: event.room, event: event.no, target, from });
-    tx.wake_delivery();
     Ok(())
 }
 
@@ -88,7 +89,6 @@ pub(super) fn typing(
     }
     let row = Outgoing::Typing { room, user: user.to_owned(), typing, ts: clock::now_ms() };
     trees::OUTGOING.put(tx, position, &row);
-    tx.wake_delivery();
     Ok(())
 }
 
@@ -112,6 +112,5 @@ pub(super) fn receipt(
         trees::OUTGOING.delete(tx, earlier);
     }
     trees::OUTGOING.put(tx, position, &Outgoing::Receipt { room, user: user.to_owned(), thread: thread.to_owned() });
-    tx.wake_delivery();
     Ok(())
 }

@@ -234,6 +234,10 @@ trees! {
     TO_SERVERS = Queue 191: (OwnedServerName, Position) => Box<RawValue>;
     /// How many of them wait for a server; no row for none.
     TO_SERVERS_WAITING = Lookup 191: OwnedServerName => u64;
+    /// Notifications that wait for a push gateway, by pusher (user, `app_id`, `pushkey`) and the place of the event.
+    PUSHES = Queue 192: (OwnedUserId, String, String, Position) => Push;
+    /// How things stand with pushers; no row for those that were never told anything.
+    PUSHER_STATES = Scan 191: (OwnedUserId, String, String) => PusherState;
 
     /// Files by the server name and media ID of their URI.
     MEDIA = Lookup 130: (OwnedServerName, String) => MediaFile;

@@ -101,11 +101,6 @@ impl<'a> Tx<'a> {
         self.wakes.devices.push((user.to_owned(), device.to_owned()));
     }
 
-    /// Wakes what sends to other servers, application services and push gateways once the transaction is in.
-    pub fn wake_delivery(&mut self) {
-        self.wakes.delivery = true;
-    }
-
     /// Does `action` once the transaction is in, before the next one starts; for caches. It must be short.
     pub fn on_commit(&mut self, action: impl FnOnce() + 'a) {
         self.on_commit.push(Box::new(action));

@@ -189,7 +189,6 @@ fn tell_servers(
     let superfluous = changes.len().saturating_sub(MAX_CHANGES);
     changes.drain(..superfluous);
     trees::OUTGOING.put(tx, at, &Outgoing::Keys { user: user.to_owned(), changes });
-    tx.wake_delivery();
     Ok(())
 }
 

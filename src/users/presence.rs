@@ -206,7 +206,6 @@ impl Presence {
             self.inner.lock().keep(user, entry);
             if self.tells_servers && trees::ACCOUNTS.contains(tx, user)? {
                 trees::OUTGOING.put(tx, position, &Outgoing::Presence { user: user.to_owned() });
-                tx.wake_delivery();
             }
             for other in sharing_a_room(tx, user)? {
                 tx.wake(&other);

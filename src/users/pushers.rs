@@ -1,7 +1,8 @@
 //! Pushers: where a user wants to be told of notifications (spec: client-server API, "Push Notifications").
 //!
 //! A pusher belongs to the device that set it and goes with it. `PUSHKEYS` finds the users who share an `app_id` and
-//! `pushkey`, as people do who share a phone.
+//! `pushkey`, as people do who share a phone. What waits for a pusher's gateway is kept here as well; `delivery/gateways.rs`
+//! sends it.
 
 use ruma::{
     DeviceId, OwnedUserId, UserId,
@@ -11,14 +12,19 @@ use ruma::{
 use crate::{
     clock,
     error::{Error, Result},
+    ids::Position,
     store::{
-        Direction, Read, Tx, records,
-        trees::{PUSHERS, PUSHKEYS},
+        Direction, Read, Tx,
+        records::{self, Push, PusherState},
+        trees::{PUSHER_STATES, PUSHERS, PUSHES, PUSHKEYS},
     },
 };
 
 /// How many pushers a user can have.
 const MAX_PUSHERS: usize = 200;
+
+/// How many notifications wait for a pusher's gateway at most.
+const MAX_WAITING: u64 = 200;
 
 /// Sets a pusher of a device. Unless `append`, no other user keeps one with the same `app_id` and `pushkey`.
 ///
@@ -29,7 +35,7 @@ pub fn set(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, pusher: &Pusher, a
     let ids = &pusher.ids;
     if !append {
         for other in users_with(tx, ids)? {
-            delete(tx, &other, ids);
+            delete(tx, &other, ids)?;
         }
     }
     if PUSHERS.scan(tx, (user,), Direction::Forward).take(MAX_PUSHERS).count() == MAX_PUSHERS {
@@ -76,10 +82,16 @@ fn users_with(read: &dyn Read, ids: &PusherIds) -> Result<Vec<OwnedUserId>> {
         .collect()
 }
 
-/// Removes a pusher, if there is such a one.
-pub fn delete(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds) {
-    PUSHERS.delete(tx, (user, &ids.app_id, &ids.pushkey));
+/// Removes a pusher, if there is such a one, with what waits for it.
+///
+/// # Errors
+/// When the database fails.
+pub fn delete(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
+    PUSHERS.delete(tx, key);
     PUSHKEYS.delete(tx, (&ids.app_id, &ids.pushkey, user));
+    PUSHER_STATES.delete(tx, key);
+    PUSHES.delete_all(tx, key)
 }
 
 /// Removes the pushers of a device that goes.
@@ -94,9 +106,78 @@ pub fn delete_of_device(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId) -> Re
             gone.push(PusherIds::new(pushkey, app_id));
         }
     }
-    for ids in gone {
-        delete(tx, user, &ids);
+    gone.iter().try_for_each(|ids| delete(tx, user, ids))
+}
+
+/// Has a pusher's gateway told of an event at `position`. At most [`MAX_WAITING`] wait; then the oldest go.
+///
+/// # Errors
+/// When the database fails or a row is damaged; so for all functions below.
+pub fn notify(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, position: Position, push: &Push) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
+    let mut state = PUSHER_STATES.get(tx, key)?.unwrap_or_default();
+    if state.waiting < MAX_WAITING {
+        state.waiting += 1;
+    } else {
+        let oldest = PUSHES.scan(tx, key, Direction::Forward).next().transpose()?;
+        oldest.into_iter().for_each(|(oldest, _)| PUSHES.delete(tx, oldest));
     }
+    PUSHES.put(tx, (user, &ids.app_id, &ids.pushkey, position), push);
+    PUSHER_STATES.put(tx, key, &state);
+    Ok(())
+}
+
+/// Has a pusher's gateway told the unread count, which may have changed at `position`. One that was never told anything
+/// need not know it.
+///
+/// # Errors
+/// As [`notify`].
+pub fn recount(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, position: Position) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
+    if let Some(state) = PUSHER_STATES.get(tx, key)? {
+        PUSHER_STATES.put(tx, key, &PusherState { recount: Some(position), ..state });
+    }
+    Ok(())
+}
+
+/// Notes that a pusher's gateway knows the unread count as it was at `at`.
+///
+/// # Errors
+/// As [`notify`].
+pub fn recounted(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, at: Position) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
+    if let Some(state) = PUSHER_STATES.get(tx, key)?.filter(|state| state.recount.is_some_and(|changed| changed <= at)) {
+        PUSHER_STATES.put(tx, key, &PusherState { recount: None, ..state });
+    }
+    Ok(())
+}
+
+/// Notes that a pusher's gateway was told of the event at `event` (if of any), and of the unread count as it was at
+/// `counted_at` (if of that).
+///
+/// # Errors
+/// As [`notify`].
+pub fn told(
+    tx: &mut Tx<'_>,
+    user: &UserId,
+    ids: &PusherIds,
+    event: Option<Position>,
+    count: Option<(u64, Position)>,
+) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
+    let Some(mut state) = PUSHER_STATES.get(tx, key)? else { return Ok(()) }; // the pusher is gone
+    if let Some(position) = event {
+        let row = (user, &ids.app_id, &ids.pushkey, position);
+        if PUSHES.contains(tx, row)? {
+            PUSHES.delete(tx, row);
+            state.waiting = state.waiting.saturating_sub(1);
+        }
+    }
+    if let Some((count, at)) = count {
+        state.told = count;
+        state.recount = state.recount.filter(|changed| *changed > at);
+    }
+    PUSHER_STATES.put(tx, key, &state);
     Ok(())
 }
 

@@ -48,7 +48,6 @@ pub fn send(
         }
     }
     trees::TO_SERVERS_WAITING.put(tx, server, &waiting);
-    tx.wake_delivery();
     Ok(())
 }
 

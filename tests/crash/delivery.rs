@@ -118,7 +118,7 @@ async fn what_is_to_be_told_survives_kills() {
     let file = directory.path().join("conduit.toml");
     let options = std::fs::read_to_string(&file).unwrap();
     let more = format!("ca_certificates = [{:?}]\nip_range_denylist = []\ntrusted_servers = []\n", net.ca());
-    std::fs::write(&file, options + &more).unwrap();
+    std::fs::write(&file, format!("{options}{more}")).unwrap();
 
     let process = Process::start(directory.path(), None);
     let alice = Client::new(process.base.clone()).register("alice").await;

@@ -1,3 +1,4 @@
 //! What leaves the server by itself (`src/delivery`).
 
+mod gateways;
 mod servers;

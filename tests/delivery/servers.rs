@@ -366,7 +366,6 @@ async fn the_log_keeps_the_newest_event_of_each_room() {
                 let position = tx.next_position()?;
                 OUTGOING.put(tx, position, &Outgoing::ToDevice { server: other.clone() });
             }
-            tx.wake_delivery();
             Ok(())
         })
         .unwrap();

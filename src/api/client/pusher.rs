@@ -18,10 +18,7 @@ pub async fn get_pushers(server: &Server, user: User, _: get::v3::Request) -> Re
 pub async fn post_pusher(server: &Server, user: User, req: set::Request) -> Result<set::Response> {
     server.store.write(|tx| match &req.action {
         PusherAction::Post(data) => pushers::set(tx, &user.id, user.require_device()?, &data.pusher, data.append),
-        PusherAction::Delete(ids) => {
-            pushers::delete(tx, &user.id, ids);
-            Ok(())
-        }
+        PusherAction::Delete(ids) => pushers::delete(tx, &user.id, ids),
         _ => Ok(()),
     })?;
     Ok(set::Response::new())

@@ -118,7 +118,7 @@ fn next(read: &dyn Read, room: RoomNo, before: i64, context: Rc<(Room, Compiled,
 }
 
 /// What the user's rules do about the event, if they notify.
-fn actions(
+pub(super) fn actions(
     read: &dyn Read,
     user: &UserId,
     rules: &Ruleset,

@@ -11,9 +11,10 @@
 //! came; a sender's own events and those from before joining never count, nor do soft-failed or backfilled ones; to
 //! send is to have read what was sent before, in the same thread.
 //!
-//! Deliberately absent: sending to push gateways.
+//! Deliberately absent: sending to push gateways (`delivery/gateways.rs`).
 
 mod list;
+mod pushed;
 mod roster;
 mod rules;
 mod tally;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 
 pub use self::{
     list::{Notified, list},
+    pushed::{actions, is_unread, unread_everywhere},
     roster::Rosters,
     rules::{ruleset, set_ruleset},
     tally::MAIN,

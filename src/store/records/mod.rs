@@ -10,12 +10,13 @@ mod directory;
 mod keys;
 mod media;
 mod push;
+mod pushes;
 mod rooms;
 mod server_keys;
 mod signing_keys;
 mod transactions;
 
 pub use self::{
-    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, push::*, rooms::*, server_keys::*,
+    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, push::*, pushes::*, rooms::*, server_keys::*,
     signing_keys::*, transactions::*,
 };

@@ -1,0 +1,54 @@
+//! What is pushed to a user's devices: which events, and how much is unread.
+//!
+//! Push gateways follow the stream by themselves (`delivery/gateways.rs`) and ask here, once for each event and user who
+//! has a pusher.
+
+use ruma::{UserId, push::Action};
+
+use super::{counts, is_read, list, rules::ruleset, thread_of};
+use crate::{
+    error::Result,
+    push::compile::Compiled,
+    rooms::{self, Event, event::Status, members},
+    store::{Read, trees},
+    users::account_data,
+};
+
+/// What the user's push rules do about an event, if they notify: nothing for the user's own events, those of ignored
+/// users, those from before joining, and those that are no longer what they were.
+///
+/// # Errors
+/// When the database fails or a row is damaged; so for all functions here.
+pub fn actions(read: &dyn Read, user: &UserId, event: &Event) -> Result<Option<Vec<Action>>> {
+    if event.status != Status::Accepted || event.redacted_by.is_some() || event.pdu.sender == user {
+        return Ok(None);
+    }
+    let joined = trees::READ_MARKS.get(read, (event.room, user))?.map_or(0, |marks| marks.joined);
+    let before_joining = (1..=joined).contains(&event.order);
+    if before_joining || account_data::ignored_users(read, user)?.contains(&event.pdu.sender) {
+        return Ok(None);
+    }
+    let (rules, record) = (ruleset(read, user)?, rooms::get(read, event.room)?);
+    let compiled = Compiled::new(&rules, user, &record.id);
+    list::actions(read, user, &rules, &(record, compiled, joined), event, false)
+}
+
+/// Whether the user has read the event.
+///
+/// # Errors
+/// As [`actions`].
+pub fn is_unread(read: &dyn Read, user: &UserId, event: &Event) -> Result<bool> {
+    Ok(event.order <= 0 || !is_read(read, user, event.room, thread_of(read, event)?, event.order)?)
+}
+
+/// How many events notify the user in all rooms that the user is joined to: what an icon's badge shows.
+///
+/// # Errors
+/// As [`actions`].
+pub fn unread_everywhere(read: &dyn Read, user: &UserId) -> Result<u64> {
+    let mut sum = 0;
+    for room in members::joined_rooms(read, user)? {
+        sum += counts(read, user, room)?.total().notification;
+    }
+    Ok(sum)
+}
