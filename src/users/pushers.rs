@@ -146,7 +146,8 @@ pub fn recount(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, position: Positi
 /// As [`notify`].
 pub fn recounted(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, at: Position) -> Result<()> {
     let key = (user, &ids.app_id, &ids.pushkey);
-    if let Some(state) = PUSHER_STATES.get(tx, key)?.filter(|state| state.recount.is_some_and(|changed| changed <= at)) {
+    if let Some(state) = PUSHER_STATES.get(tx, key)?.filter(|state| state.recount.is_some_and(|changed| changed <= at))
+    {
         PUSHER_STATES.put(tx, key, &PusherState { recount: None, ..state });
     }
     Ok(())

@@ -57,7 +57,7 @@ async fn take(heard: Arc<Heard>, request: Request<Incoming>) -> Result<Response<
     };
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await?.to_bytes();
-    let chance = below(6);
+    let chance = below(24);
     if !path.starts_with("/_matrix/federation/v1/send/") || chance == 0 {
         return answer(StatusCode::NOT_FOUND, json!({ "errcode": "M_UNRECOGNIZED", "error": "" }));
     }
