@@ -168,7 +168,6 @@ pub(super) fn leave(rooms: &Rooms, guard: &RoomGuard, user: &UserId, reason: Opt
         let now = clock::now_ms();
         let departure = Departure { servers, since: now, attempts: 0, next: now };
         trees::DEPARTURES.put(tx, (guard.room(), user), &departure);
-        tx.wake_delivery();
         Ok(event)
     })
 }
