@@ -18,7 +18,7 @@
 //! main          the command line
 //! cli           its subcommands
 //! start         start, graceful stop
-//! api  web      operations of the specification; pages for people
+//! api  web  admin   operations of the specification; pages for people; commands for administrators
 //! delivery      what leaves the server by itself
 //! server        the state that handlers share
 //! sync          what changed for a client since it last asked
