@@ -6,6 +6,7 @@
 //! administrator's flag, on the socket whoever may open its file.
 
 mod answer;
+mod appservices;
 mod registration_tokens;
 mod reports;
 mod rooms;
@@ -41,6 +42,9 @@ pub enum Command {
     /// Tokens that people register with
     #[command(subcommand)]
     RegistrationTokens(registration_tokens::Command),
+    /// Bridges and other application services
+    #[command(subcommand)]
+    Appservices(appservices::Command),
     /// Rooms that this server knows
     #[command(subcommand)]
     Rooms(rooms::Command),
@@ -53,12 +57,18 @@ pub enum Command {
 }
 
 impl Command {
-    /// Reads a command as it is written in the administration room, its words as a shell would split them.
+    /// Reads a command as it is written in the administration room, its words as a shell would split them; what stands
+    /// between two lines of ``` is one word.
     ///
     /// # Errors
     /// What to tell who wrote it: what is wrong, or the help that was asked for.
     pub fn parse(line: &str) -> std::result::Result<Self, String> {
-        let words = shlex::split(line).ok_or("A quotation mark is not closed.")?;
+        let (line, block) = line.split_once("```").unwrap_or((line, ""));
+        let mut words = shlex::split(line).ok_or("A quotation mark is not closed.")?;
+        // The first line of a block says the language, if any.
+        if let Some((_, block)) = block.split_once('\n') {
+            words.push(block.trim_end().trim_end_matches('`').to_owned());
+        }
         Line::try_parse_from(words).map(|line| line.command).map_err(|error| error.to_string())
     }
 
@@ -70,6 +80,7 @@ impl Command {
         match self {
             Self::Users(command) => users::run(server, command).await,
             Self::RegistrationTokens(command) => registration_tokens::run(server, command),
+            Self::Appservices(command) => appservices::run(server, command),
             Self::Rooms(command) => rooms::run(server, command),
             Self::Reports(command) => reports::run(server, command),
             Self::Server(command) => server::run(server, &command),

@@ -1,6 +1,6 @@
 //! Who is registered.
 
-use conduit::{appservice::Appservices, config::Config};
+use conduit::{admin::Command, appservice::Appservices, config::Config};
 use http::{Method, StatusCode};
 use ruma::server_name;
 use serde_json::{Value, json};
@@ -57,7 +57,9 @@ async fn administrators_register_more_while_the_server_runs() {
     let state = server.handle.server();
     let service = client(&server);
     assert_eq!(service.get(WHOAMI).await.0, StatusCode::UNAUTHORIZED);
-    state.appservices.add(&state.store, &fake.registration("")).unwrap();
+    let register = |yaml: &str| Command::parse(&format!("appservices register\n```yaml\n{yaml}```")).unwrap();
+    let answer = register(&fake.registration("")).run(state).await.unwrap();
+    assert_eq!(answer.to_string(), "The application service irc is registered and acts as @ircbot:localhost.");
     assert_eq!(service.get(WHOAMI).await.0, StatusCode::OK);
 
     // It hears of what happens from then on.
@@ -66,9 +68,13 @@ async fn administrators_register_more_while_the_server_runs() {
     fake.event(&event).await;
 
     // Registering it again replaces it; another with its token is refused.
-    state.appservices.add(&state.store, &fake.registration("protocols: [irc]")).unwrap();
-    assert_eq!(state.appservices.all().len(), 1);
-    assert!(state.appservices.add(&state.store, &registration("other", AS_TOKEN)).is_err());
+    register(&fake.registration("protocols: [irc]")).run(state).await.unwrap();
+    let list = Command::parse("appservices list").unwrap().run(state).await.unwrap().to_json();
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_eq!((&list[0]["id"], &list[0]["protocols"]), (&json!("irc"), &json!(["irc"])));
+    for wrong in [registration("other", AS_TOKEN), "id: [".to_owned()] {
+        assert_eq!(register(&wrong).run(state).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
+    }
 
     let server = TestServer::start_in(server.stop().await, |_| {}).await;
     let service = client(&server);
@@ -77,7 +83,8 @@ async fn administrators_register_more_while_the_server_runs() {
     fake.event(&event).await;
 
     let state = server.handle.server();
-    state.appservices.remove(&state.store, "irc").unwrap();
+    let unregister = || Command::parse("appservices unregister irc").unwrap();
+    unregister().run(state).await.unwrap();
     assert_eq!(service.get(WHOAMI).await.0, StatusCode::UNAUTHORIZED);
-    assert!(state.appservices.remove(&state.store, "irc").is_err());
+    assert!(unregister().run(state).await.unwrap_err().is_not_found());
 }
