@@ -25,7 +25,7 @@ use super::{Failure, Federation, handshake};
 use crate::{
     error::{Error, Result},
     rooms::{
-        self, Draft, Event, Outcome, Pdu, Signed, build, join_rules, members, membership,
+        self, Draft, Event, Outcome, Pdu, Signed, build, join_rules, members, membership, outbox,
         outside::{self, Told},
         receive::MAX_EVENT,
         template::{self, Wanted},
@@ -87,7 +87,9 @@ pub async fn send(federation: &Federation, room: &RoomId, user: &UserId, target:
     let signed = with_signature(federation, &version, &pdu, target.server_name(), &answer.event).await?;
     let guard = rooms.lock(room).await;
     match rooms.receive(&guard, signed).await? {
-        Outcome::Accepted(_) | Outcome::Known => Ok(()),
+        // It came back from elsewhere, so the others in the room are told of it as of any such event.
+        Outcome::Accepted(event) => rooms.store.write(|tx| outbox::pass_on(tx, rooms, &event)),
+        Outcome::Known => Ok(()),
         Outcome::SoftFailed(_) => Err(Error::forbidden("The room no longer allows you to invite.")),
         Outcome::Rejected(why) => Err(Error::forbidden(format!("The rules of the room do not allow this: {why}."))),
         Outcome::Missing { .. } => Err(Error::internal("an event of our own follows events that are not here")),
