@@ -179,8 +179,11 @@ async fn from_outside(fetch: Fetch<'_>, event: &Signed) -> Result<Result<(), Str
     Ok(if is_taken { Ok(()) } else { Err("This server is not in the room.".to_owned()) })
 }
 
-/// Takes in one event, fetching what it needs.
-async fn one(fetch: Fetch<'_>, event: Signed) -> Result<Result<(), String>> {
+/// Takes in one event, fetching what it needs; gives why it was refused, if it was.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn one(fetch: Fetch<'_>, event: Signed) -> Result<Result<(), String>> {
     match timeout(LONGEST, complete(fetch, event)).await {
         Ok(Ok(Outcome::Rejected(why))) => Ok(Err(why)),
         Ok(Ok(Outcome::Missing { .. })) => Ok(Err("What it refers to could not be fetched.".to_owned())),

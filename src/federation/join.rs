@@ -23,11 +23,11 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::{Failure, Federation, Limits, send_join};
+use super::{Failure, Federation, Limits, fetch::Fetch, inbound, send_join};
 use crate::{
     error::{Error, Reason, Result},
     rooms::{
-        self, Outcome, Signed,
+        self, Signed,
         import::Import,
         members,
         membership::{self, Content},
@@ -258,7 +258,7 @@ impl Joining {
             Some(event) => self.countersigned(&version, &signed, event).await?,
             None => signed,
         };
-        self.enter(&version, Import { event, state: answer.state, auth: answer.auth_chain }).await
+        self.enter(server, &version, Import { event, state: answer.state, auth: answer.auth_chain }).await
     }
 
     fn complete(&self, version: &RoomVersionId, template: &RawValue) -> Result<Signed> {
@@ -288,17 +288,17 @@ impl Joining {
         Ok(signed)
     }
 
-    /// Takes in the room with the event by which the user joined it.
-    async fn enter(&self, version: &RoomVersionId, import: Import) -> Result<()> {
-        let rooms = &self.turn.federation.rooms;
+    /// Takes in the room with the event by which the user joined it; the event alone, if this server is in the room.
+    async fn enter(&self, server: &ServerName, version: &RoomVersionId, import: Import) -> Result<()> {
+        let federation = &*self.turn.federation;
+        let rooms = &federation.rooms;
         let guard = rooms.lock(&self.room).await;
         if !is_resident(&rooms.store.read(), &self.room)? {
             return rooms.import(&guard, version, import).await.map(drop);
         }
-        match rooms.receive(&guard, import.event).await? {
-            Outcome::Accepted(_) | Outcome::Known => Ok(()),
-            other => Err(Error::internal(format_args!("a join through another server ended in {other:?}"))),
-        }
+        drop(guard);
+        let fetch = Fetch { federation, server, room: &self.room, version };
+        inbound::one(fetch, import.event).await?.map_err(|why| Failure::Malformed(why).into())
     }
 }
 

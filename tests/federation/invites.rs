@@ -1,6 +1,6 @@
 //! Invitations and knocks between servers, and rejecting them.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::joins::{join, until, until_membership};
@@ -18,6 +18,11 @@ async fn leave(client: &Client, room: &str) -> (StatusCode, Value) {
 /// The room's part of `client`'s whole sync, in the section `membership`.
 async fn part(client: &Client, membership: &str, room: &str) -> Option<Value> {
     client.sync("").await["rooms"][membership].get(room).cloned()
+}
+
+async fn knock(client: &Client, room: &str, via: &str) -> (StatusCode, Value) {
+    let path = format!("/_matrix/client/v3/knock/{}?via={via}", encode(room));
+    client.post(&path, json!({ "reason": "please" })).await
 }
 
 #[tokio::test]
@@ -107,4 +112,58 @@ async fn who_rejects_and_comes_nevertheless_stays() {
     join(&bob, &room, &["a.test"]).await;
     until("nothing to be told any more", async || nothing_waits(&b).then_some(())).await;
     until_membership(&alice, &room, &bob.user_id, "join").await;
+}
+
+#[tokio::test]
+async fn invitations_are_taken_back_and_refused() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = alice.create_room(json!({})).await;
+    assert_eq!(invite(&alice, &room, &bob.user_id).await.0, StatusCode::OK);
+    let kick = format!("/_matrix/client/v3/rooms/{}/kick", encode(&room));
+    assert_eq!(alice.post(&kick, json!({ "user_id": bob.user_id })).await.0, StatusCode::OK);
+    until("the invitation to be gone", async || part(&bob, "invite", &room).await.is_none().then_some(())).await;
+
+    let block = format!("/_matrix/client/v3/user/{}/account_data/m.invite_permission_config", encode(&bob.user_id));
+    bob.ok(Method::PUT, &block, json!({ "default_action": "block" })).await;
+    let (status, error) = invite(&alice, &room, &bob.user_id).await;
+    assert_eq!((status, &error["errcode"]), (StatusCode::FORBIDDEN, &json!("M_INVITE_BLOCKED")), "{error}");
+    assert_eq!(invite(&alice, &room, "@nobody:b.test").await.0, StatusCode::FORBIDDEN);
+    net.cut("a", "b");
+    let (status, error) = invite(&alice, &room, &bob.user_id).await;
+    assert!(status.is_server_error(), "{error}");
+}
+
+#[tokio::test]
+async fn knocking_is_answered_turned_down_and_taken_back() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    for version in ["7", "10", "11", "12"] {
+        let rules = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+        let options = json!({ "room_version": version, "name": "Tea", "initial_state": [rules] });
+        let room = alice.create_room(options).await;
+        let (status, answer) = knock(&bob, &room, "a.test").await;
+        assert_eq!(status, StatusCode::OK, "room version {version}: {answer}");
+        until_membership(&alice, &room, &bob.user_id, "knock").await;
+        let knocked = part(&bob, "knock", &room).await.unwrap();
+        let events = knocked["knock_state"]["events"].as_array().unwrap();
+        assert!(events.iter().any(|event| event["content"]["name"] == "Tea"), "{knocked}");
+
+        assert_eq!(leave(&bob, &room).await.0, StatusCode::OK);
+        until_membership(&alice, &room, &bob.user_id, "leave").await;
+
+        assert_eq!(knock(&bob, &room, "a.test").await.0, StatusCode::OK);
+        let kick = format!("/_matrix/client/v3/rooms/{}/kick", encode(&room));
+        assert_eq!(alice.post(&kick, json!({ "user_id": bob.user_id })).await.0, StatusCode::OK);
+        until("the knock to be gone", async || part(&bob, "knock", &room).await.is_none().then_some(())).await;
+
+        assert_eq!(knock(&bob, &room, "a.test").await.0, StatusCode::OK);
+        assert_eq!(invite(&alice, &room, &bob.user_id).await.0, StatusCode::OK);
+        until("the invitation", async || part(&bob, "invite", &room).await).await;
+        join(&bob, &room, &[]).await;
+    }
+    let closed = alice.create_room(json!({})).await;
+    assert_eq!(knock(&bob, &closed, "a.test").await.0, StatusCode::FORBIDDEN);
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use ruma::ServerName;
 use serde_json::{Value, json};
 
 use crate::common::{
     Client, TestServer, encode,
     net::{Fate, TestNet},
+    peer::{Peer, answer},
 };
 
 /// Asks until the answer is there.
@@ -45,6 +47,24 @@ pub async fn join(client: &Client, room: &str, via: &[&str]) {
     assert_eq!(status, StatusCode::OK, "{answer}");
 }
 
+async fn leave(client: &Client, room: &str) {
+    client.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/leave", encode(room)), json!({})).await;
+}
+
+/// The texts of a room, oldest first, as the client can read them.
+async fn texts(client: &Client, room: &str) -> Vec<String> {
+    let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=100", encode(room));
+    let answer = client.ok(Method::GET, &path, Value::Null).await;
+    let mut texts: Vec<String> = answer["chunk"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["content"]["body"].as_str().map(str::to_owned))
+        .collect();
+    texts.reverse();
+    texts
+}
+
 /// The whole state of a room, in an order of its own.
 async fn state(client: &Client, room: &str) -> Vec<String> {
     let path = format!("/_matrix/client/v3/rooms/{}/state", encode(room));
@@ -60,6 +80,53 @@ async fn two() -> (TestNet, TestServer, TestServer, Client, Client) {
     let (a, b) = (net.server("a").await, net.server("b").await);
     let (alice, bob) = (a.register("alice").await, b.register("bob").await);
     (net, a, b, alice, bob)
+}
+
+#[tokio::test]
+async fn rooms_of_all_versions_are_joined() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    for version in 1..=12 {
+        let options = json!({
+            "preset": "public_chat",
+            "room_version": version.to_string(),
+            "name": "Everybody",
+            "initial_state": [{ "type": "m.room.topic", "content": { "topic": "tea" } }],
+        });
+        let room = alice.create_room(options).await;
+        alice.send_text(&room, "before").await;
+        join(&bob, &room, &["a.test"]).await;
+        assert_eq!(state(&alice, &room).await, state(&bob, &room).await, "room version {version}");
+        let answer = bob.sync("").await;
+        let joined = &answer["rooms"]["join"][&room];
+        assert_eq!(joined["summary"]["m.joined_member_count"], 2, "room version {version}: {joined}");
+        assert_eq!(membership(&alice, &room, &bob.user_id).await.as_deref(), Some("join"));
+        alice.send_text(&room, "hello").await;
+        until("the message", async || texts(&bob, &room).await.contains(&"hello".to_owned()).then_some(())).await;
+        bob.send_text(&room, "hello yourself").await;
+        until("the answer", async || texts(&alice, &room).await.contains(&"hello yourself".to_owned()).then_some(()))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn by_alias_and_over_the_second_server_when_the_first_is_dead() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    // The keys of a dead server are to be had from others only, and only from those that are trusted.
+    let trusted = ServerName::parse("b.test").unwrap();
+    let c = net.server_with("c", |config| config.trusted_servers = vec![trusted]).await;
+    let (alice, bob, carol) = (a.register("alice").await, b.register("bob").await, c.register("carol").await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_alias_name": "tea" })).await;
+    join(&bob, "#tea:a.test", &[]).await;
+    net.cut("c", "a");
+    let (status, answer) = try_join(&carol, &room, &["a.test"]).await;
+    assert!(status.is_server_error(), "{status}: {answer}");
+    join(&carol, &room, &["a.test", "b.test"]).await;
+    // Whether Alice's server believed that already, without the keys of Carol's, does not matter.
+    net.heal("c", "a");
+    carol.send_text(&room, "all the way").await;
+    until_membership(&alice, &room, &carol.user_id, "join").await;
+    until("the message", async || texts(&alice, &room).await.contains(&"all the way".to_owned()).then_some(())).await;
 }
 
 #[tokio::test]
@@ -88,6 +155,32 @@ async fn refusals_are_told_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_join_goes_on_without_the_client_and_the_next_one_waits_for_it() {
+    let (net, _a, _b, alice, bob) = two().await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let late = Duration::from_millis(800);
+    net.wire("b", "a").decide(
+        move |passing| {
+            if passing.path.contains("send_join") { Fate::IsLate(late) } else { Fate::Passes }
+        },
+    );
+    let gave_up = tokio::time::timeout(Duration::from_millis(300), try_join(&bob, &room, &["a.test"])).await;
+    assert!(gave_up.is_err(), "the client is too patient for this test");
+    let carol = net_user(&bob, "carol").await;
+    let (again, other) = tokio::join!(try_join(&bob, &room, &["a.test"]), try_join(&carol, &room, &["a.test"]));
+    assert_eq!((again.0, other.0), (StatusCode::OK, StatusCode::OK), "{again:?} {other:?}");
+    let sent = net.wire("b", "a").passed().iter().filter(|line| line.contains("send_join")).count();
+    assert_eq!(sent, 1, "one join through the other server is enough for both users");
+    until_membership(&alice, &room, &carol.user_id, "join").await;
+    until_membership(&alice, &room, &bob.user_id, "join").await;
+}
+
+/// Another user of the same server.
+async fn net_user(client: &Client, name: &str) -> Client {
+    Client::new(client.base.clone()).register(name).await
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_asked_for_again() {
     let (net, _a, _b, alice, bob) = two().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
@@ -107,6 +200,25 @@ async fn a_lost_answer_is_asked_for_again() {
     );
     join(&bob, &room, &["a.test"]).await;
     assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+}
+
+#[tokio::test]
+async fn who_left_comes_back_to_what_the_room_is_now() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "old" })).await;
+    join(&bob, &room, &["a.test"]).await;
+    bob.send_text(&room, "first").await;
+    until("the message", async || texts(&alice, &room).await.contains(&"first".to_owned()).then_some(())).await;
+    leave(&bob, &room).await;
+    until_membership(&alice, &room, &bob.user_id, "leave").await;
+    alice.send_text(&room, "while away").await;
+    alice.set_state(&room, "m.room.name", "", json!({ "name": "new" })).await;
+    join(&bob, &room, &[]).await;
+    assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+    let name = bob.get(&format!("/_matrix/client/v3/rooms/{}/state/m.room.name", encode(&room))).await.1;
+    assert_eq!(name["name"], "new");
+    alice.send_text(&room, "welcome back").await;
+    until("the message", async || texts(&bob, &room).await.contains(&"welcome back".to_owned()).then_some(())).await;
 }
 
 /// A room that those in `allowed` may join.
@@ -143,8 +255,26 @@ async fn restricted_rooms_let_members_of_other_rooms_in() {
 }
 
 #[tokio::test]
+async fn a_server_that_may_not_let_its_own_user_in_asks_another() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob, carol) = (a.register("alice").await, b.register("bob").await, b.register("carol").await);
+    let club = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let room = restricted(&alice, &club, "11").await;
+    let levels = json!({ "users": { &*alice.user_id: 100 }, "invite": 50 });
+    alice.set_state(&room, "m.room.power_levels", "", levels).await;
+    for user in [&bob, &carol] {
+        join(user, &club, &["a.test"]).await;
+    }
+    join(&bob, &room, &["a.test"]).await;
+    // Bob's server is in the room now, but nobody of it may invite.
+    join(&carol, &room, &[]).await;
+    until_membership(&alice, &room, &carol.user_id, "join").await;
+    assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+}
+
+#[tokio::test]
 async fn only_a_proper_join_is_admitted() {
-    use crate::common::peer::Peer;
     let net = TestNet::new();
     let a = net.server("a").await;
     let alice = a.register("alice").await;
@@ -177,4 +307,64 @@ async fn only_a_proper_join_is_admitted() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
     }
     assert_eq!(membership(&alice, &room, "@eve:peer.test").await, None);
+}
+
+#[tokio::test]
+async fn what_a_lying_server_answers_is_not_believed() {
+    let net = TestNet::new();
+    let b = net.server("b").await;
+    let bob = b.register("bob").await;
+    let liar = Peer::new(&net, "liar").await;
+    let room = "!room:liar.test";
+    let template = |change: &dyn Fn(&mut Value)| {
+        let mut answer = json!({ "room_version": "10", "event": {
+            "type": "m.room.member", "room_id": room, "sender": bob.user_id, "state_key": bob.user_id,
+            "content": { "membership": "join" }, "depth": 5, "prev_events": ["$a"], "auth_events": ["$b"],
+            "origin_server_ts": 1,
+        } });
+        change(&mut answer);
+        answer
+    };
+    let lies = [
+        json!({}),
+        template(&|answer| answer["room_version"] = json!("99")),
+        template(&|answer| answer["event"]["sender"] = json!("@carol:b.test")),
+        template(&|answer| answer["event"]["state_key"] = json!("@carol:b.test")),
+        template(&|answer| answer["event"]["room_id"] = json!("!other:liar.test")),
+        template(&|answer| answer["event"]["type"] = json!("m.room.power_levels")),
+        template(&|answer| answer["event"]["content"]["membership"] = json!("leave")),
+        template(&|answer| answer["event"]["prev_events"] = json!(vec!["$a"; 1000])),
+        template(&|answer| answer["event"]["auth_events"] = json!([7])),
+    ];
+    for lie in lies {
+        let told = lie.to_string();
+        liar.on("/_matrix/federation/v1/make_join", move |_| {
+            let lie = lie.clone();
+            async move { answer(200, &lie) }
+        });
+        let (status, error) = try_join(&bob, room, &["liar.test"]).await;
+        assert_eq!(status, StatusCode::BAD_GATEWAY, "{told}: {error}");
+    }
+    let honest = template(&|_| {});
+    liar.on("/_matrix/federation/v1/make_join", move |_| {
+        let honest = honest.clone();
+        async move { answer(200, &honest) }
+    });
+    let unsigned = json!({ "type": "m.room.create", "room_id": room, "sender": "@eve:liar.test", "state_key": "" });
+    for lie in [
+        json!([]),
+        json!({}),
+        json!({ "state": [], "auth_chain": [] }),
+        json!({ "state": [unsigned], "auth_chain": ["nonsense", 7, {}] }),
+        json!({ "state": [], "auth_chain": [], "event": { "type": "m.room.member" } }),
+    ] {
+        let told = lie.to_string();
+        liar.on("/_matrix/federation/v2/send_join", move |_| {
+            let lie = lie.clone();
+            async move { answer(200, &lie) }
+        });
+        let (status, error) = try_join(&bob, room, &["liar.test"]).await;
+        assert!(!status.is_success(), "{told}: {error}");
+    }
+    assert_eq!(bob.sync("").await.get("rooms"), None);
 }
