@@ -28,9 +28,7 @@ use serde::Deserialize;
 
 use crate::{
     appservice::Registration,
-    clock,
     error::{Error, Result},
-    federation::keys::Needed,
     http::Caller,
     server::Server,
     store::trees::{ACCOUNTS, DEVICES},
@@ -199,10 +197,7 @@ impl Caller<Server, ServerSignatures> for Origin {
         if auth.origin == server.name() {
             return Err(unauthorized("This server does not send requests to itself.".to_owned()));
         }
-        let now = clock::now_ms();
-        let needed = Needed::from([(auth.origin.clone(), [(auth.key.clone(), now)].into())]);
-        let known = federation.keys.fetch(federation, &needed).await?;
-        let keys = known.valid_at([&*auth.origin], Some(now));
+        let keys = federation.keys.of_caller(federation, &auth.origin, &auth.key).await?;
         auth.verify_http_request(request, server.name(), &keys)
             .map_err(|error| unauthorized(format!("The signature of {} is not right: {error}.", auth.origin)))?;
         federation.heard_from(&auth.origin);

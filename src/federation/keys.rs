@@ -65,6 +65,10 @@ const AFTER_FAILURE_MS: u64 = 60 * 1000;
 const AFTER_FAILURE: Duration = Duration::from_millis(AFTER_FAILURE_MS);
 const FAILURES: usize = 5_000;
 
+/// How the pause grows for a server that fails again and again.
+const MAX_DOUBLINGS: u32 = 6;
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
+
 const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
 const BATCH_LIMITS: Limits = Limits { body: 8 * 1024 * 1024, timeout: Duration::from_secs(30), redirects: 0 };
 
@@ -78,10 +82,24 @@ pub struct ServerKeys {
     ours: Arc<SigningKeys>,
     notaries: Vec<OwnedServerName>,
     ignored: Vec<Base64>,
-    /// Who gave no usable keys when.
-    failed: Cache<OwnedServerName, Instant>,
+    /// Who gave no usable keys lately.
+    failed: Cache<OwnedServerName, Failed>,
     asking: Turns<OwnedServerName>,
     at_once: Semaphore,
+}
+
+/// A server that gave no usable keys: when last, and how often before that.
+#[derive(Clone, Copy)]
+struct Failed {
+    at: Instant,
+    before: u32,
+}
+
+impl Failed {
+    /// Whether it is left in peace: for a minute at first, and for twice as long each time, up to an hour.
+    fn is_recent(&self) -> bool {
+        self.at.elapsed() < AFTER_FAILURE.saturating_mul(1 << self.before.min(MAX_DOUBLINGS)).min(LONGEST_PAUSE)
+    }
 }
 
 /// Keys that were asked for, as far as they are known.
@@ -186,10 +204,32 @@ impl ServerKeys {
             }
             known = self.known(needed)?;
         }
-        for server in self.missing(needed, &known).into_keys() {
-            self.failed.insert(server, clock::instant());
-        }
+        self.missing(needed, &known).into_keys().for_each(|server| self.note_failure(server));
         Ok(known)
+    }
+
+    /// The keys with which `server`, which sends us a request, may sign it with key `id` now. That it sends one says that it
+    /// is there: however often it failed before, it is asked again after a minute.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn of_caller(
+        &self,
+        federation: &Federation,
+        server: &OwnedServerName,
+        id: &OwnedServerSigningKeyId,
+    ) -> Result<PublicKeyMap> {
+        if self.failed.get(server).is_some_and(|failed| failed.at.elapsed() > AFTER_FAILURE) {
+            self.failed.remove(server);
+        }
+        let now = clock::now_ms();
+        let needed = Needed::from([(server.clone(), [(id.clone(), now)].into())]);
+        Ok(self.fetch(federation, &needed).await?.valid_at([&**server], Some(now)))
+    }
+
+    fn note_failure(&self, server: OwnedServerName) {
+        let before = self.failed.get(&server).map_or(0, |failed| failed.before.saturating_add(1));
+        self.failed.insert(server, Failed { at: clock::instant(), before });
     }
 
     /// The document that `server` published last, asked of it anew unless what we have is valid at `minimum_valid_until`
@@ -218,7 +258,7 @@ impl ServerKeys {
             && let Err(error) = self.ask_server(federation, server, is_enough).await?
         {
             tracing::debug!(%server, %error, "no new keys");
-            self.failed.insert(server.clone(), clock::instant());
+            self.note_failure(server.clone());
         }
         let Some(row) = stored()? else { return Ok(None) };
         let corrupt = |_| Error::corrupt(trees::SERVER_KEY_DOCUMENTS.name, server.as_str());
@@ -275,7 +315,7 @@ impl ServerKeys {
     }
 
     fn has_failed(&self, server: &OwnedServerName) -> bool {
-        self.failed.get(server).is_some_and(|failed| failed.elapsed() < AFTER_FAILURE)
+        self.failed.get(server).is_some_and(|failed| failed.is_recent())
     }
 
     async fn ask_servers(&self, federation: &Federation, missing: &Needed) -> Result<()> {
@@ -452,4 +492,18 @@ pub fn is_signed(object: &CanonicalJsonObject, server: &ServerName, keys: &Publi
     };
     let right = signatures(object, server).take(MAX_KEYS).find_map(is_right);
     right.ok_or_else(|| format!("it has no signature of {server} that can be verified"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_again_and_again_is_asked_ever_less_but_at_least_once_an_hour() {
+        let minutes_ago = |minutes: u64| clock::instant().checked_sub(Duration::from_secs(60 * minutes)).unwrap();
+        let recent = |minutes, before| Failed { at: minutes_ago(minutes), before }.is_recent();
+        assert!(recent(0, 0) && !recent(1, 0));
+        assert!(recent(7, 3) && !recent(8, 3));
+        assert!(recent(59, u32::MAX) && !recent(60, u32::MAX));
+    }
 }

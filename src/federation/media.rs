@@ -16,7 +16,7 @@ use ruma::{
 
 use super::{Failure, Federation, Limits};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Reason, Result},
     http::Body,
     media::{
         self, MediaContent,
@@ -51,16 +51,16 @@ impl Federation {
         {
             return Ok(content);
         }
-        let body = usize::try_from(max).unwrap_or(usize::MAX);
-        let limits = Limits { body, timeout: wait + PATIENCE, redirects: 0 };
+        // How large the file may be is checked here, since it has an error of its own.
+        let limits = Limits { body: usize::MAX, timeout: wait + PATIENCE, redirects: 0 };
         let mut request = get_content::v1::Request::new(id.to_owned());
         request.timeout_ms = wait;
         let content = match self.send_streamed(server, request, limits).await {
-            Ok(response) => self.receive(files, response, limits).await?,
+            Ok(response) => self.receive(files, response, limits, max).await?,
             // Servers from before Matrix 1.11.
             Err(Failure::Status { kind: Some(ErrorKind::Unrecognized), .. }) => {
                 let response = self.ask_unsigned(server, id, limits).await?;
-                save(files, response).await?
+                save(files, response, max).await?
             }
             Err(failure) => return Err(failure.into()),
         };
@@ -72,20 +72,20 @@ impl Federation {
     }
 
     /// Reads a body of two parts, the second of which is the file or says where it is.
-    async fn receive(&self, files: &Files, response: Response<Body>, limits: Limits) -> Result<MediaContent> {
+    async fn receive(&self, files: &Files, response: Response<Body>, limits: Limits, max: u64) -> Result<MediaContent> {
         let malformed = |why: &str| Error::from(Failure::Malformed(why.to_owned()));
         let content_type = text(response.headers(), header::CONTENT_TYPE);
         let boundary = content_type.as_deref().and_then(multipart::boundary);
         let mut reader = Reader::new(boundary.ok_or_else(|| malformed("it is no file in two parts"))?);
-        let mut body = response.into_body();
+        let mut body = response.into_body().limited(max).map_err(interrupted)?;
         let mut file: Option<(HeaderMap, Incoming)> = None;
-        while let Some(bytes) = body.next().await? {
+        while let Some(bytes) = body.next().await.map_err(interrupted)? {
             reader.push(&bytes);
             loop {
                 match reader.piece().map_err(|why| malformed(&why))? {
                     Piece::None => break,
                     Piece::Headers(headers) => match text(&headers, header::LOCATION) {
-                        Some(location) => return self.elsewhere(files, &location, limits).await,
+                        Some(location) => return self.elsewhere(files, &location, limits, max).await,
                         None => file = Some((headers, files.create().await?)),
                     },
                     Piece::File(bytes) => match &mut file {
@@ -103,11 +103,11 @@ impl Federation {
     }
 
     /// Fetches a file from where its server says that it is: a network of caches, mostly.
-    async fn elsewhere(&self, files: &Files, location: &str, limits: Limits) -> Result<MediaContent> {
+    async fn elsewhere(&self, files: &Files, location: &str, limits: Limits, max: u64) -> Result<MediaContent> {
         let limits = Limits { redirects: 5, ..limits };
         let request = Request::get(location).body(Bytes::new());
         let request = request.map_err(|error| Failure::Malformed(error.to_string()))?;
-        save(files, self.outgoing.stream(Reach::Public, request, limits).await?).await
+        save(files, self.outgoing.stream(Reach::Public, request, limits).await?, max).await
     }
 
     /// Asks a server for a file as clients did before there was authentication.
@@ -119,17 +119,30 @@ impl Federation {
 }
 
 /// Saves a body that is the file.
-async fn save(files: &Files, response: Response<Body>) -> Result<MediaContent> {
+async fn save(files: &Files, response: Response<Body>, max: u64) -> Result<MediaContent> {
     if response.status() != StatusCode::OK {
         let (kind, message) = (None, String::new());
         return Err(Failure::Status { status: response.status(), kind, message }.into());
     }
-    let (parts, mut body) = response.into_parts();
+    let (parts, body) = response.into_parts();
+    let mut body = body.limited(max).map_err(interrupted)?;
     let mut file = files.create().await?;
-    while let Some(bytes) = body.next().await? {
+    while let Some(bytes) = body.next().await.map_err(interrupted)? {
         file.write(&bytes).await?;
     }
     finish(files, &parts.headers, file).await
+}
+
+/// Why a file does not come, for whoever waits for it here. The specification has 502 `M_TOO_LARGE` for one that is too
+/// large.
+fn interrupted(error: Error) -> Error {
+    match error.reason() {
+        Reason::Matrix { kind: ErrorKind::TooLarge, .. } => {
+            let message = "The file is larger than this server takes from others.";
+            Error::new(StatusCode::BAD_GATEWAY, ErrorKind::TooLarge, message)
+        }
+        _ => Failure::Unreachable("the file stopped half-way".to_owned()).into(),
+    }
 }
 
 async fn finish(files: &Files, headers: &HeaderMap, file: Incoming) -> Result<MediaContent> {
