@@ -29,6 +29,7 @@ use tokio::{
 use super::{
     Federation,
     fetch::{Fetch, Unfetched},
+    policy,
 };
 use crate::{
     error::{Error, Result},
@@ -197,6 +198,7 @@ pub(super) async fn one(fetch: Fetch<'_>, event: Signed) -> Result<Result<(), St
 /// Takes in an event after those before it.
 async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched> {
     let id = event.pdu().event_id.clone();
+    let event = policy::looked_at(fetch.federation, fetch.room, event).await?;
     match take(fetch, &event, None).await? {
         Outcome::Missing { prev, .. } if !prev.is_empty() => {}
         Outcome::Missing { .. } => fetch.auth_chain(&id).await?,
@@ -204,6 +206,7 @@ async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched>
     }
     let mut states = STATES;
     for earlier in between(fetch, &event).await? {
+        let earlier = policy::looked_at(fetch.federation, fetch.room, earlier).await?;
         place(fetch, &earlier, &mut states).await?;
     }
     place(fetch, &event, &mut states).await

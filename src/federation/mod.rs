@@ -29,6 +29,7 @@ pub mod leave;
 pub mod policy;
 pub mod profiles;
 pub mod spaces;
+pub mod timestamps;
 
 mod answers;
 mod client;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ruma::{
-    UserId, api::federation::policy::sign_event::v1::Request,
+    RoomId, UserId, api::federation::policy::sign_event::v1::Request,
     events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID, room_version_rules::RedactionRules,
 };
 use serde_json::value::RawValue;
@@ -15,6 +15,7 @@ use crate::{
     rooms::{
         self, Draft, Event, Pdu, RoomGuard, build,
         policy::{self, PolicyServer},
+        receive::Signed,
     },
     store::Tx,
 };
@@ -47,6 +48,30 @@ pub async fn send_and(
         authorized.add_signature(&server.name, KEY_ID, signature)?;
     }
     engine.append(authorized, also)
+}
+
+/// An event of another server, looked at by the room's policy server, if it has one: without its signature, it is asked
+/// for one, and what it does not sign is not recommended.
+///
+/// # Errors
+/// When a row is damaged or the database fails.
+pub async fn looked_at(federation: &Federation, room: &RoomId, event: Signed) -> Result<Signed> {
+    let (chosen, rules) = {
+        let read = federation.rooms.store.read();
+        let (no, room) = rooms::require(&read, room)?;
+        (policy::of_room(&read, no)?, build::rules(&room.version)?.redaction)
+    };
+    let Some(server) = chosen.filter(|_| policy::concerns(event.pdu())) else { return Ok(event) };
+    if server.signed(event.pdu(), &rules) {
+        return Ok(event);
+    }
+    match ask(federation, &server, event.pdu(), &rules).await {
+        Ok(_) => Ok(event),
+        Err(error) => {
+            tracing::debug!("event {} is not recommended by {}: {error}", event.pdu().event_id, server.name);
+            Ok(event.not_recommended())
+        }
+    }
 }
 
 /// The signature of a room's policy server for an event.

@@ -155,6 +155,7 @@ impl Rooms {
         given: Option<&[OwnedEventId]>,
         earlier: Option<i64>,
     ) -> Result<Outcome> {
+        let recommended = signed.recommended;
         let mut arrival = match look(self, &self.store.read(), guard, signed.pdu, given.is_some())? {
             Look::Done(outcome) => return Ok(outcome),
             Look::Refused(arrival, why) => return self.keep_refused(arrival, why),
@@ -173,7 +174,10 @@ impl Rooms {
         };
         // What has its place among earlier events is followed by some of them.
         arrival.followed |= earlier.is_some();
-        let verdict = judge(self, &self.store.read(), &arrival, state_before, earlier.is_none())?;
+        let verdict = match judge(self, &self.store.read(), &arrival, state_before, earlier.is_none())? {
+            Verdict::Accepted if !recommended => Verdict::SoftFailed,
+            verdict => verdict,
+        };
         self.settle(arrival, state_before, verdict, earlier).await
     }
 

@@ -74,7 +74,7 @@ impl Rooms {
         let context = Context { rooms: self, read: &snapshot };
         let mut added: Vec<Arc<Event>> = Vec::new();
         let mut by_id: HashMap<OwnedEventId, Arc<Event>> = HashMap::new();
-        for Signed { pdu } in events {
+        for Signed { pdu, .. } in events {
             let id = pdu.event_id.clone();
             if let Some(known) = context.allowing(&id)? {
                 let rejected = known.status == Status::Rejected || known.room != room_no;

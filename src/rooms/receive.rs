@@ -52,6 +52,8 @@ pub struct Received {
 #[derive(Debug, Clone)]
 pub struct Signed {
     pub(super) pdu: Pdu,
+    /// Whether the room's policy server, if there is one, has nothing against it.
+    pub(super) recommended: bool,
 }
 
 /// What became of a received event.
@@ -105,6 +107,12 @@ impl Signed {
     /// The event.
     pub fn pdu(&self) -> &Pdu {
         &self.pdu
+    }
+
+    /// The event, against which the room's policy server has something: it will soft-fail
+    /// ([spec](https://spec.matrix.org/latest/server-server-api/#validating-policy-server-signatures)).
+    pub fn not_recommended(self) -> Self {
+        Self { recommended: false, ..self }
     }
 }
 
@@ -296,5 +304,5 @@ pub fn verify(received: Received, keys: &PublicKeyMap) -> Result<Signed, String>
             return Err(format!("no key is known that {server} signed it with"));
         }
     }
-    Ok(Signed { pdu: received.pdu })
+    Ok(Signed { pdu: received.pdu, recommended: true })
 }

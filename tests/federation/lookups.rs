@@ -213,3 +213,23 @@ async fn summaries_of_rooms_elsewhere() {
     assert_eq!(two.bob.get(&path(&secret, "a.test")).await.0, StatusCode::NOT_FOUND);
     assert_eq!(two.bob.get(&path("!unknown:c.test", "c.test")).await.0, StatusCode::NOT_FOUND);
 }
+
+/// Jumping to a time before this server came into the room brings the event there, and what is around it.
+#[tokio::test]
+async fn times_before_the_server_was_there() {
+    let two = Two::new().await;
+    let room = two.alice.create_room(json!({ "preset": "public_chat", "room_alias_name": "old" })).await;
+    let early = two.alice.send_text(&room, "early").await;
+    two.alice.send_text(&room, "later").await;
+    two.bob.join("#old:a.test").await;
+    let event = |id: &str| format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&room), encode(id));
+    let time = get(&two.alice, &event(&early)).await["origin_server_ts"].as_u64().unwrap();
+    let at = format!("/_matrix/client/v1/rooms/{}/timestamp_to_event?ts={time}&dir=f", encode(&room));
+    let found = get(&two.bob, &at).await;
+    assert_eq!(found["origin_server_ts"].as_u64(), Some(time), "not as late as bob's joining: {found}");
+    let found = found["event_id"].as_str().unwrap();
+    let around = format!("/_matrix/client/v3/rooms/{}/context/{}?limit=10", encode(&room), encode(found));
+    assert!(get(&two.bob, &around).await.to_string().contains("early"));
+    assert_eq!(get(&two.bob, &at).await["event_id"], found);
+    assert!(two.asked("timestamp_to_event") <= 1, "history is whole here now");
+}

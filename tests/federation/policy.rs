@@ -7,8 +7,11 @@ use conduit::{
     signing::{self, SigningKeys},
 };
 use http::{Method, StatusCode};
-use ruma::{RoomId, RoomVersionId, ServerName, UserId, events::StateEventType};
-use serde_json::{Value, json};
+use ruma::{
+    RoomId, RoomVersionId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType},
+};
+use serde_json::{Value, json, value::to_raw_value};
 
 use crate::common::{
     Client, TestServer, encode,
@@ -52,12 +55,15 @@ impl Guarded {
 
     /// Has the policy server's user join the room.
     async fn join(&self) {
+        self.join_as("@guardian:p.test").await;
+    }
+
+    async fn join_as(&self, user: &str) {
         let rooms = &self.a.handle.server().rooms;
         let guard = rooms.lock(&RoomId::parse(&*self.room).unwrap()).await;
-        let guardian = UserId::parse("@guardian:p.test").unwrap();
         let content = json!({ "membership": "join" });
-        let draft = Draft::state(StateEventType::RoomMember, guardian.as_str(), &content).unwrap();
-        rooms.send(&guard, &guardian, draft).unwrap();
+        let draft = Draft::state(StateEventType::RoomMember, user, &content).unwrap();
+        rooms.send(&guard, &UserId::parse(user).unwrap(), draft).unwrap();
     }
 
     async fn say(&self, body: &str) -> (StatusCode, Value) {
@@ -116,4 +122,40 @@ async fn what_is_refused_is_not_sent() {
     assert!(guarded.say("not asked").await.0.is_server_error());
     guarded.alice.set_state(&guarded.room, "m.room.policy", "", json!({})).await;
     assert_eq!(guarded.say("spam").await.0, StatusCode::OK, "the room has no policy server any more");
+}
+
+/// An event of bob on `b.test`, as that server would make and sign it.
+fn event_of_bob(guarded: &Guarded, peer: &Peer, draft: Draft) -> Value {
+    let rooms = &guarded.a.handle.server().rooms;
+    let read = rooms.store.read();
+    let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*guarded.room).unwrap()).unwrap().unwrap();
+    let bob = UserId::parse("@bob:b.test").unwrap();
+    let made = build::prepare(rooms, &read, no, &bob, draft).unwrap();
+    let rules = build::rules(&RoomVersionId::V11).unwrap().redaction;
+    let signature = peer.keys.sign(canonical::reference_text(&made.pdu().json, &rules).unwrap().as_bytes());
+    let mut event: Value = serde_json::from_str(&made.pdu().json).unwrap();
+    event["signatures"] = json!({ "b.test": { peer.keys.id(): signature } });
+    event
+}
+
+#[tokio::test]
+async fn what_comes_without_the_signature_is_shown_only_if_it_is_given() {
+    let guarded = Guarded::new().await;
+    let peer = Peer::new(&guarded.net, "b").await;
+    guarded.join_as("@bob:b.test").await;
+    guarded.choose().await;
+    guarded.join().await;
+    for (number, body) in ["hello", "spam"].into_iter().enumerate() {
+        let content = to_raw_value(&json!({ "msgtype": "m.text", "body": body })).unwrap();
+        let event = event_of_bob(&guarded, &peer, Draft::message(TimelineEventType::RoomMessage, content));
+        let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event], "edus": [] });
+        let path = format!("/_matrix/federation/v1/send/{number}");
+        let (status, answer) = peer.ask(&guarded.a, Method::PUT, &path, Some(transaction)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert!(answer["pdus"].as_object().unwrap().values().all(|result| *result == json!({})), "{answer}");
+    }
+    assert_eq!(guarded.asked(), 2);
+    let messages = format!("/_matrix/client/v3/rooms/{}/messages?dir=b", encode(&guarded.room));
+    let page = guarded.alice.ok(Method::GET, &messages, Value::Null).await.to_string();
+    assert!(page.contains("hello") && !page.contains("spam"), "{page}");
 }
