@@ -182,6 +182,19 @@ mod tests {
         assert!(read(&[b'x'; MAX_HEAD + 100], "b0undary", 1000).is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_comes_is_a_fault(
+            pieces in proptest::collection::vec("(\\r\\n--b0undary(--)?|\\r\\n\\r\\n|[a-c:; \\r\\n-]{0,9})", 0..20),
+            size in 1_usize..40,
+        ) {
+            let body = pieces.concat();
+            if let Ok((_, file, _)) = read(body.as_bytes(), "b0undary", size) {
+                proptest::prop_assert!(file.len() <= body.len());
+            }
+        }
+    }
+
     #[test]
     fn boundaries_are_found() {
         assert_eq!(boundary("multipart/mixed; boundary=abc"), Some("abc"));

@@ -93,6 +93,15 @@ mod tests {
         assert_eq!(properties("<meta property=og:title><title></title>"), []);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_page_is_a_fault(pieces in proptest::collection::vec(
+            "(<title>|</title>|<meta property=og:|content=|['\"<>&;/ a-z!\\-]{0,12}|\\PC{0,4})", 0..30)) {
+            let found = of_page(&pieces.concat());
+            proptest::prop_assert!(found.len() <= MAX_PROPERTIES + 1);
+        }
+    }
+
     #[test]
     fn nothing_grows_without_bound() {
         let long = "x".repeat(5_000);
