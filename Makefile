@@ -14,7 +14,7 @@ endif
 run: setup
 	cargo run
 
-test: setup
+test: setup bridge
 	cargo test
 
 lint: setup
@@ -34,6 +34,8 @@ deb:
 bench: setup
 	cargo bench
 
-.PHONY: setup
+.PHONY: setup bridge
 setup:
 	@.ci/setup
+bridge: setup
+	@.ci/venv bridge tests/clients/requirements.txt

@@ -22,6 +22,7 @@ macro_rules! however_it_syncs {
 }
 
 mod account;
+mod bridge;
 mod encryption;
 mod media;
 mod messages;
