@@ -10,9 +10,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, TestServer, encode};
+use common::{Client, TestServer, encode, net::TestNet};
 use conduit::rooms::build::Draft;
-use serde_json::json;
+use ruma::{OwnedRoomId, UserId, events::StateEventType};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 
 /// Resident memory of this process (server and client in one) in MB.
 fn resident_mb() -> f64 {
@@ -141,6 +145,73 @@ async fn start() {
     server.stop().await;
 }
 
+/// A room of 10,000 members that another server joins, and what that server is sent then.
+async fn federation() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
+    let id: OwnedRoomId = room.as_str().try_into().unwrap();
+    let (own, other) = (a.handle.server().rooms.clone(), b.handle.server().rooms.clone());
+    for number in 0..10_000 {
+        let user = UserId::parse(format!("@user{number}:a.test")).unwrap();
+        let guard = own.lock(&id).await;
+        // Two events for each: they come in, and most change their name, which leaves the first in the auth chain.
+        for content in [json!({"membership": "join"}), json!({"membership": "join", "displayname": "U"})] {
+            let draft = Draft::state(StateEventType::RoomMember, user.as_str(), &content).unwrap();
+            own.send(&guard, &user, draft).unwrap();
+        }
+    }
+    let before = resident_mb();
+    let path = format!("/_matrix/client/v3/join/{}?server_name=a.test", encode(&room));
+    measure("federation: join of a room of 10,000 members", 1, |_| bob.post(&path, json!({}))).await;
+    println!("  resident memory of both servers and the benchmark grew by {:.0} MB", resident_mb() - before);
+
+    let alice_id = UserId::parse(&alice.user_id).unwrap();
+    let version = ruma::RoomVersionId::V11;
+    let mut events = Vec::new();
+    for number in 0..1_000 {
+        let content = to_raw_value(&json!({"msgtype": "m.text", "body": number.to_string()})).unwrap();
+        let guard = own.lock(&id).await;
+        let sent = own.send(&guard, &alice_id, Draft::message("m.room.message".into(), content)).unwrap();
+        events.push(RawValue::from_string(sent.pdu.json).unwrap());
+    }
+    let verified = b.handle.server().federation.verify(&version, events.clone()).await.unwrap();
+    measure("federation: signatures of 1,000 events", 5, |_| {
+        b.handle.server().federation.verify(&version, events.clone())
+    })
+    .await;
+    let mut verified = verified.into_iter();
+    let guard = other.lock(&id).await;
+    measure("federation: an event received", 1_000, |_| other.receive(&guard, verified.next().unwrap().1.unwrap()))
+        .await;
+
+    // Both sides change state without hearing of each other.
+    let bob_id = UserId::parse(&bob.user_id).unwrap();
+    let mut forks = Vec::new();
+    for number in 0..20 {
+        let name = json!({"membership": "join", "displayname": format!("Bob {number}")});
+        let draft = Draft::state(StateEventType::RoomMember, bob_id.as_str(), &name).unwrap();
+        other.send(&guard, &bob_id, draft).unwrap();
+        let own_guard = own.lock(&id).await;
+        let levels = json!({"users": {alice_id.as_str(): 100}, "events_default": number % 2});
+        let draft = Draft::state(StateEventType::RoomPowerLevels, "", &levels).unwrap();
+        let sent = own.send(&own_guard, &alice_id, draft).unwrap();
+        forks.push(RawValue::from_string(sent.pdu.json).unwrap());
+    }
+    let mut forks = b.handle.server().federation.verify(&version, forks).await.unwrap().into_iter();
+    measure("federation: an event that forks this room", 20, |_| {
+        other.receive(&guard, forks.next().unwrap().1.unwrap())
+    })
+    .await;
+    for (_, times) in other.resolution_times() {
+        println!("  resolutions: {}, {:?} together, the longest {:?}", times.count, times.total, times.longest);
+    }
+    drop(guard);
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::main]
 async fn main() {
     let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
@@ -150,6 +221,9 @@ async fn main() {
     }
     if asked("sync") {
         sync().await;
+    }
+    if asked("federation") {
+        Box::pin(federation()).await;
     }
     if asked("start") {
         start().await;

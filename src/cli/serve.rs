@@ -27,6 +27,11 @@ pub(super) fn run((config, warnings): (Config, Vec<String>)) -> Result<(), Failu
 
 /// Logs to standard error: with time and colours for a person, without for a service manager, which adds the time.
 fn start_log(filter: &str) -> Result<(), Failure> {
+    // State resolution warns of every event that a fork leaves out, which is what it is for.
+    let filter = match filter.contains("ruma_state_res") {
+        true => filter.to_owned(),
+        false => format!("ruma_state_res=error,{filter}"),
+    };
     let filter = EnvFilter::try_new(filter).map_err(|e| ConfigError::new(format!("log: {e}")))?;
     let format = tracing_subscriber::fmt::layer().with_writer(stderr);
     let registry = tracing_subscriber::registry().with(filter);

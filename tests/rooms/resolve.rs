@@ -1,13 +1,20 @@
 //! State resolution: known outcomes in each version, and that neither order nor repetition matters.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::AtomicBool,
+};
 
 use conduit::{
     ids::{EventNo, StateKeyNo, StateNo},
-    rooms::{self, Event, deltas, resolve, state as room_state},
+    rooms::{self, Event, deltas, event, resolve, state as room_state},
 };
 use proptest::prelude::*;
-use ruma::{OwnedRoomId, RoomVersionId, events::StateEventType};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, RoomVersionId,
+    events::StateEventType,
+    state_res::{self, StateMap, utils::event_id_set::EventIdSet},
+};
 use serde_json::{Value, json};
 
 use super::{World, member, state, user, version, world};
@@ -64,6 +71,46 @@ impl Forks {
         let read = self.world.rooms.store.read();
         let resolved = resolve::resolve(&read, &self.version, states, &AtomicBool::new(false)).unwrap();
         resolved.whole(&read).unwrap()
+    }
+
+    /// What ruma makes of the whole states and their whole auth chains.
+    fn by_ruma(&self, states: &[StateNo]) -> Whole {
+        let read = self.world.rooms.store.read();
+        let get = |no| event::require(&read, no).unwrap();
+        let by_id = |id: &EventId| event::by_id(&read, id).unwrap();
+        let chain = |mut open: Vec<Event>| {
+            let mut chain = BTreeSet::new();
+            while let Some(event) = open.pop() {
+                let new = event.pdu.auth_events.into_iter().filter(|id| chain.insert(id.clone()));
+                open.extend(new.filter_map(|id| by_id(&id)).collect::<Vec<_>>());
+            }
+            chain
+        };
+        let (mut maps, mut chains) = (Vec::new(), Vec::new());
+        for state in states {
+            let whole = deltas::all(&read, *state).unwrap();
+            let key = |key| room_state::key_of(&read, key).unwrap();
+            let map: StateMap<OwnedEventId> =
+                whole.iter().map(|(no, event)| (key(*no), get(*event).pdu.event_id)).collect();
+            chains.push(chain(whole.into_values().map(get).collect()).into_iter().collect::<EventIdSet<_>>());
+            maps.push(map);
+        }
+        // Every event that leads down to a conflicted one and is led to by one.
+        let chain_of = |id: &EventId| chain(by_id(id).into_iter().collect());
+        let subgraph = |conflicted: &StateMap<Vec<OwnedEventId>>| {
+            let ends: BTreeSet<_> = conflicted.values().flatten().cloned().collect();
+            let below: BTreeSet<_> = ends.iter().flat_map(|end| chain_of(end)).collect();
+            let leads = |id: &OwnedEventId| chain_of(id).iter().any(|below| ends.contains(below));
+            Some(below.into_iter().filter(leads).chain(ends.clone()).collect::<EventIdSet<_>>())
+        };
+        let rules = self.version.rules().unwrap();
+        let tweaks = rules.state_res.v2_rules().unwrap();
+        let resolved = state_res::resolve(&rules.authorization, tweaks, &maps, chains, by_id, subgraph).unwrap();
+        let number = |((kind, key), id): ((StateEventType, String), OwnedEventId)| {
+            let key = room_state::key_no(&read, &kind, &key).unwrap().unwrap();
+            (key, event::no_of(&read, &id).unwrap().unwrap())
+        };
+        resolved.into_iter().map(number).collect()
     }
 
     fn topic_of(&self, whole: &Whole) -> Option<EventNo> {
@@ -184,6 +231,9 @@ proptest! {
             }
         }
         let resolved = forks.resolve(&states);
+        if number > 1 {
+            prop_assert_eq!(&resolved, &forks.by_ruma(&states));
+        }
         let mut other = states.clone();
         other.rotate_left(turn.index(states.len()));
         other.push(states[0]);
