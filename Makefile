@@ -14,7 +14,7 @@ endif
 run: setup
 	cargo run
 
-test: setup bridge
+test: setup bridge synapse
 	cargo test
 
 lint: setup
@@ -34,8 +34,10 @@ deb:
 bench: setup
 	cargo bench
 
-.PHONY: setup bridge
+.PHONY: setup bridge synapse
 setup:
 	@.ci/setup
 bridge: setup
 	@.ci/venv bridge tests/clients/requirements.txt
+synapse: setup
+	@.ci/venv synapse tests/peers/requirements.txt

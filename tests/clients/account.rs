@@ -30,7 +30,7 @@ async fn devices_and_password() {
     let challenge = alice.account().change_password("another secret", None).await.unwrap_err();
     let session = challenge.as_uiaa_response().expect("a challenge").session.clone();
     alice.account().change_password("another secret", Some(alice.proof(session))).await.unwrap();
-    let anew = new_client(&server).await;
+    let anew = new_client(&server.anyone().base).await;
     assert!(anew.matrix_auth().login_username("alice", &password("alice")).send().await.is_err());
     anew.matrix_auth().login_username("alice", "another secret").send().await.unwrap();
     assert_eq!(anew.whoami().await.unwrap().user_id, alice.me());
@@ -40,7 +40,7 @@ async fn devices_and_password() {
 async fn tokens_are_refreshed() {
     let server = TestServer::start().await;
     server.register("alice").await;
-    let client = new_client(&server).await;
+    let client = new_client(&server.anyone().base).await;
     let login = client.matrix_auth().login_username("alice", &password("alice"));
     login.request_refresh_token().send().await.unwrap();
     let first = client.session_tokens().unwrap();
@@ -51,7 +51,7 @@ async fn tokens_are_refreshed() {
     client.whoami().await.unwrap();
 
     // The same session in another process, from what it kept.
-    let restored = new_client(&server).await;
+    let restored = new_client(&server.anyone().base).await;
     restored.restore_session(client.session().unwrap()).await.unwrap();
     restored.whoami().await.unwrap();
     restored.create_room(CreateRoom::new()).await.unwrap();

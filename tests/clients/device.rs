@@ -65,7 +65,7 @@ impl Drop for Device {
 impl Device {
     /// Registers `name` and synchronises.
     pub async fn register(server: &TestServer, name: &str, how: How) -> Self {
-        let client = new_client(server).await;
+        let client = new_client(&server.anyone().base).await;
         let mut request = register::v3::Request::new();
         request.username = Some(name.to_owned());
         request.password = Some(password(name));
@@ -79,7 +79,12 @@ impl Device {
 
     /// Logs another device of `name` in and synchronises.
     pub async fn login(server: &TestServer, name: &str, how: How) -> Self {
-        let client = new_client(server).await;
+        Self::login_at(&server.anyone().base, name, how).await
+    }
+
+    /// Does the same at the server with the URL `base`.
+    pub async fn login_at(base: &str, name: &str, how: How) -> Self {
+        let client = new_client(base).await;
         client.matrix_auth().login_username(name, &password(name)).send().await.unwrap();
         Self::started(client, how).await
     }
@@ -227,12 +232,12 @@ pub async fn until_equal<T: PartialEq + Debug, F: Future<Output = T>>(
     }
 }
 
-/// A client of the server, not logged in, set up as Element X sets its own up. `RUST_LOG` shows what clients do.
-pub async fn new_client(server: &TestServer) -> Client {
+/// A client of the server with the URL `base`, not logged in, set up as Element X sets its own up. `RUST_LOG` shows what clients do.
+pub async fn new_client(base: &str) -> Client {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     Client::builder()
-        .homeserver_url(server.anyone().base)
+        .homeserver_url(base)
         .sliding_sync_version_builder(VersionBuilder::DiscoverNative)
         .request_config(RequestConfig::new().disable_retry().timeout(PATIENCE))
         .with_encryption_settings(EncryptionSettings {
