@@ -69,6 +69,13 @@ pub fn handle(
     }
 }
 
+/// Whether a unit may carry what the events that come with it are decrypted with: messages to devices, and whose devices
+/// they are from.
+pub fn is_about_keys(edu: &Raw<Edu>) -> bool {
+    let kind = edu.get_field::<String>("edu_type").ok().flatten();
+    matches!(kind.as_deref(), Some("m.direct_to_device" | "m.device_list_update" | "m.signing_key_update"))
+}
+
 /// Whether `origin` speaks for `user`.
 fn speaks_for(origin: &ServerName, user: &UserId) -> bool {
     let own = user.server_name() == origin;

@@ -32,8 +32,13 @@ pub async fn send_transaction(server: &Server, origin: Origin, req: Request) -> 
     if let Some(results) = federation.inbound.answer(origin, &req.transaction_id) {
         return Ok(Response::new((*results).clone()));
     }
+    // Keys before the events that they are for, events before what is said of them.
+    let (first, later): (Vec<_>, Vec<_>) = req.edus.iter().partition(|edu| edu::is_about_keys(edu));
+    for edu in first {
+        edu::handle(federation, &server.typing, &server.presence, origin, edu)?;
+    }
     let results = Arc::new(inbound::receive(federation, origin, req.pdus).await?);
-    for edu in &req.edus {
+    for edu in later {
         edu::handle(federation, &server.typing, &server.presence, origin, edu)?;
     }
     federation.inbound.answered(origin, req.transaction_id, results.clone());
