@@ -212,6 +212,12 @@ impl TestNet {
         map.write().insert(name(to), address);
     }
 
+    /// Has `from` find a server of that whole name at an address of the test's own.
+    pub fn lead(&self, from: &str, to: &str, address: SocketAddr) {
+        let map = self.0.maps.lock().get(&name(from)).expect("the server was started").clone();
+        map.write().insert(to.to_owned(), address);
+    }
+
     /// Loses every request between two servers, both ways.
     pub fn cut(&self, one: &str, other: &str) {
         self.wire(one, other).decide(|_| Fate::IsLost);

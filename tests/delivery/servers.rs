@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -22,10 +23,16 @@ use conduit::{
     users::to_servers,
 };
 use http::{Method, Request};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, RoomId, ServerName, UserId, serde::Raw, to_device::DeviceIdOrAllDevices};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{net::TcpListener, sync::Notify};
 
 use crate::common::{
     Client, TestServer, encode,
@@ -423,4 +430,65 @@ async fn dead_servers_do_not_hold_up_the_living() {
     assert_eq!(unreached(&a), 0, "none of the dead was given up yet when the living had everything");
     set_present(a.handle.server(), &room, &present, false);
     a.stop().await;
+}
+
+/// An event in a room with 3,000 servers costs two rows, and no more memory than what is under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_thousand_servers_are_told() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let (address, heard) = crowd(&net).await;
+    let names: Vec<_> = (0..3000).map(|number| ServerName::parse(format!("s{number}.crowd.test")).unwrap()).collect();
+    for name in &names {
+        net.lead("a", name.as_str(), address);
+    }
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let server = a.handle.server();
+    set_present(server, &room, &names, true);
+    let rows = || OUTGOING.scan(&server.store.read(), (), Direction::Forward).count();
+    let before = rows();
+    alice.send_text(&room, "hello").await;
+    assert_eq!(rows(), before + 1);
+    let told = async {
+        while heard.lock().len() < names.len() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(240), told).await.expect("not all are told");
+    assert_eq!(rows(), before + 1);
+    assert_eq!(unreached(&a), 0);
+    set_present(server, &room, &names, false);
+    a.stop().await;
+}
+
+/// One listener in the place of all servers below `crowd.test`; gives who was told something.
+async fn crowd(net: &TestNet) -> (SocketAddr, Arc<Mutex<BTreeSet<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = Arc::new(Mutex::new(BTreeSet::new()));
+    let (acceptor, hearing) = (net.acceptor("*.crowd.test"), heard.clone());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, heard) = (acceptor.clone(), hearing.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let heard = heard.clone();
+                    async move {
+                        if !request.uri().path().starts_with("/_matrix/federation/v1/send/") {
+                            return Ok::<_, hyper::Error>(answer(404, &json!({})));
+                        }
+                        let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
+                        request.into_body().collect().await?;
+                        let name = authorization.split("destination=\"").nth(1).unwrap().split('"').next().unwrap();
+                        heard.lock().insert(name.to_owned());
+                        Ok(answer(200, &json!({ "pdus": {} })))
+                    }
+                });
+                auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+            });
+        }
+    });
+    (address, heard)
 }
