@@ -24,17 +24,25 @@ use serde_json::{
 use super::{Failure, Federation, handshake};
 use crate::{
     error::{Error, Result},
+    ids::RoomNo,
     rooms::{
         self, Draft, Event, Outcome, Pdu, Signed, build, join_rules, members, membership, outbox,
         outside::{self, Told},
-        receive::MAX_EVENT,
         template::{self, Wanted},
     },
-    store::{Read, records::Account, trees::ACCOUNTS},
+    store::{
+        Read,
+        records::{Account, UserRoom},
+        trees::ACCOUNTS,
+    },
 };
 
-/// The most events of an invitation's preview that are looked at.
+/// The most events of an invitation's preview that are looked at, and the most bytes of them that are kept.
 const MAX_PREVIEW: usize = 50;
+const MAX_PREVIEW_BYTES: usize = 128 * 1024;
+
+/// How many invitations into rooms that this server is not in wait for a user at most: far more than anybody reads.
+const MAX_WAITING: usize = 1_000;
 
 /// Invites `target` to a room that this server is in. Who is invited already stays so, without a new event.
 ///
@@ -199,6 +207,7 @@ pub async fn receive(federation: &Federation, origin: &ServerName, invitation: I
             return Err(Error::forbidden(format!("{target} is in the room already, or banned from it.")));
         }
     } else {
+        check_waiting(&read, &target)?;
         let servers = servers_of(&preview, origin, &room_id, federation.server_name());
         let preview = Some(stripped_preview(&preview));
         drop(read);
@@ -257,6 +266,17 @@ fn check_target(read: &dyn Read, target: &UserId) -> Result<()> {
     membership::check_not_blocked(read, target)
 }
 
+/// That there are not too many invitations for the user already.
+fn check_waiting(read: &dyn Read, target: &UserId) -> Result<()> {
+    let waits = |row: &Result<(RoomNo, UserRoom)>| {
+        row.as_ref().is_ok_and(|(_, own)| own.outside.is_some() && own.membership == MembershipState::Invite)
+    };
+    if members::rooms_of(read, target).filter(waits).count() >= MAX_WAITING {
+        return Err(Error::forbidden(format!("Too many invitations wait for {target}.")));
+    }
+    Ok(())
+}
+
 /// The fields of a stripped event.
 #[derive(Serialize, Deserialize)]
 struct Stripped {
@@ -269,9 +289,12 @@ struct Stripped {
 
 /// The events as clients see them; what is no state event is left out, and what is too much.
 pub(super) fn stripped_preview(events: &[RawStrippedState]) -> Vec<Box<RawValue>> {
+    let mut room = MAX_PREVIEW_BYTES;
     let stripped = |event: &RawStrippedState| {
         let event: Stripped = serde_json::from_str(raw(event).get()).ok()?;
-        (event.content.get().len() <= MAX_EVENT).then(|| to_raw_value(&event).ok())?
+        let event = to_raw_value(&event).ok()?;
+        room = room.checked_sub(event.get().len())?;
+        Some(event)
     };
     events.iter().take(MAX_PREVIEW).filter_map(stripped).collect()
 }
@@ -291,4 +314,32 @@ pub(super) fn servers_of(
     let named = preview.iter().take(MAX_PREVIEW).filter_map(sender).chain(room.server_name().map(ToOwned::to_owned));
     let others: BTreeSet<_> = named.filter(|server| server != origin && server != own).collect();
     std::iter::once(origin.to_owned()).chain(others).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(content: &str) -> RawStrippedState {
+        let event = json!({
+            "type": "m.room.topic", "state_key": "", "sender": "@a:b", "content": { "topic": content }, "depth": 7,
+        });
+        serde_json::from_value(event).unwrap()
+    }
+
+    #[test]
+    fn previews_are_bounded_and_hold_only_what_clients_need() {
+        let shown =
+            stripped_preview(&[event("tea"), serde_json::from_value(json!({ "type": "m.room.name" })).unwrap()]);
+        let expected = json!({
+            "type": "m.room.topic", "state_key": "", "sender": "@a:b", "content": { "topic": "tea" },
+        });
+        assert_eq!(shown.len(), 1);
+        assert_eq!(serde_json::from_str::<Value>(shown[0].get()).unwrap(), expected);
+        let large = "x".repeat(MAX_PREVIEW_BYTES / 2);
+        assert_eq!(stripped_preview(&[event(&large), event(&large), event("small")]).len(), 2);
+        assert_eq!(stripped_preview(&vec![event("many"); 200]).len(), MAX_PREVIEW);
+    }
 }
