@@ -24,6 +24,7 @@ macro_rules! however_it_syncs {
 mod account;
 mod bridge;
 mod encryption;
+mod federation;
 mod media;
 mod messages;
 mod reconnect;
