@@ -214,7 +214,7 @@ impl TestNet {
 
     /// Has `from` find a server of that whole name at an address of the test's own.
     pub fn lead(&self, from: &str, to: &str, address: SocketAddr) {
-        let map = self.0.maps.lock().get(&name(from)).expect("the server was started").clone();
+        let map = self.0.maps.lock()[&name(from)].clone();
         map.write().insert(to.to_owned(), address);
     }
 
