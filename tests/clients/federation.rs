@@ -10,7 +10,7 @@ use crate::{
 however_it_syncs!(an_encrypted_conversation, devices_come_and_go);
 
 /// Where rooms and keys come on one connection. Where each has its own, a client may see an event before the key that came
-/// with it, and then some versions of it never try again.
+/// with it, and then it is not sure to try again.
 macro_rules! over_one_connection {
     ($($test:ident: $how:ident as $name:ident),* $(,)?) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,6 +58,8 @@ async fn users_verify_each_other(how: How) {
     for (one, other) in [(&alice, &bob), (&bob, &alice)] {
         until(&format!("{} knows whose device {} has", one.me(), other.me()), async || {
             let (user, device) = (other.user_id().unwrap(), other.device_id().unwrap());
+            // Asks: with sliding sync, a client does not follow the devices of whom it has not written to.
+            one.encryption().request_user_identity(user).await.unwrap()?;
             let device = one.encryption().get_device(user, device).await.unwrap()?;
             device.is_cross_signed_by_owner().then_some(())
         })
