@@ -86,11 +86,29 @@ impl Fetch<'_> {
         Ok(self.verified(events).await?)
     }
 
-    /// Stores the auth chain of an event.
-    pub(super) async fn auth_chain(&self, event: &EventId) -> Result<(), Unfetched> {
+    /// Stores the auth chain of an event, which names the events `needed` that are not here. A server that does not tell the
+    /// chain is asked for its events.
+    pub(super) async fn auth_chain(&self, event: &EventId, needed: Vec<OwnedEventId>) -> Result<(), Unfetched> {
         let request = event_auth::Request::new(self.room.to_owned(), event.to_owned());
-        let chain = self.federation.send_with(self.server, request, STATE).await?.auth_chain;
-        self.store(chain).await
+        match self.federation.send_with(self.server, request, STATE).await {
+            Ok(answer) => self.store(answer.auth_chain).await,
+            Err(Failure::Status { .. } | Failure::Malformed(_)) => self.chain_from(needed).await,
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Stores these events and those that allow them, as far as they are not here and not too many.
+    async fn chain_from(&self, mut needed: Vec<OwnedEventId>) -> Result<(), Unfetched> {
+        let (mut asked, mut chain) = (BTreeSet::new(), Vec::new());
+        while !needed.is_empty() && asked.len() + needed.len() <= ONE_BY_ONE {
+            asked.extend(needed.iter().cloned());
+            let events = self.verified(self.events(needed).await).await?;
+            let named = events.iter().flat_map(|event| &event.pdu().auth_events);
+            let named = named.filter(|id| !asked.contains(*id)).cloned().collect();
+            needed = self.federation.rooms.unknown(named)?;
+            chain.extend(events);
+        }
+        self.keep(chain).await
     }
 
     /// The state before an event, as the other server has it; stores what of it and of its auth chain is not here.
@@ -138,6 +156,10 @@ impl Fetch<'_> {
             return Ok(());
         }
         let events = self.verified(events).await?;
+        self.keep(events).await
+    }
+
+    async fn keep(&self, events: Vec<Signed>) -> Result<(), Unfetched> {
         let rooms = &self.federation.rooms;
         let guard = rooms.lock(self.room).await;
         rooms.add_outliers(&guard, events).await?;

@@ -201,7 +201,7 @@ async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched>
     let event = policy::looked_at(fetch.federation, fetch.room, event).await?;
     match take(fetch, &event, None).await? {
         Outcome::Missing { prev, .. } if !prev.is_empty() => {}
-        Outcome::Missing { .. } => fetch.auth_chain(&id).await?,
+        Outcome::Missing { auth, .. } => fetch.auth_chain(&id, auth).await?,
         outcome => return Ok(outcome),
     }
     let mut states = STATES;
@@ -245,8 +245,10 @@ async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<Vec<Signed>, Unfetc
 async fn place(fetch: Fetch<'_>, event: &Signed, states: &mut usize) -> Result<Outcome, Unfetched> {
     let id: &EventId = &event.pdu().event_id;
     let mut outcome = take(fetch, event, None).await?;
-    if matches!(&outcome, Outcome::Missing { auth, .. } if !auth.is_empty()) {
-        fetch.auth_chain(id).await?;
+    if let Outcome::Missing { auth, .. } = &mut outcome
+        && !auth.is_empty()
+    {
+        fetch.auth_chain(id, std::mem::take(auth)).await?;
         outcome = take(fetch, event, None).await?;
     }
     if matches!(&outcome, Outcome::Missing { auth, .. } if auth.is_empty()) && *states > 0 {

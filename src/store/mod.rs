@@ -42,10 +42,11 @@ pub use self::{
 use crate::error::{Error, Result};
 
 /// The version of the schema that this program writes. It reads the versions from [`OLDEST_SCHEMA`] on.
-pub const SCHEMA: u64 = 1;
+pub const SCHEMA: u64 = 2;
 
-/// The oldest schema version that this program can bring up to date.
-pub const OLDEST_SCHEMA: u64 = 1;
+/// The oldest schema version that this program can bring up to date. Version 1 is of before the first release, and knew
+/// nothing of other servers.
+pub const OLDEST_SCHEMA: u64 = 2;
 
 /// Positions skipped at each start. After a crash the counter may be behind what clients were given in answers that
 /// never became durable; none of them may meet its token again with another meaning.
@@ -115,7 +116,7 @@ impl Store {
         match schema {
             Some(found) if !(OLDEST_SCHEMA..=SCHEMA).contains(&found) => Err(Error::internal(format_args!(
                 "the database in {} has version {found}; this program reads versions {OLDEST_SCHEMA} to {SCHEMA}. \
-                 Start the newer program again, or restore a backup made with this one. Nothing was changed.",
+                 Start the program that wrote it again, or restore a backup made with this one. Nothing was changed.",
                 self.path.display(),
             ))),
             Some(_) if name.as_deref() != Some(server_name.as_str()) => Err(Error::internal(format_args!(

@@ -54,6 +54,8 @@ pub enum Fate {
     Passes,
     /// The connection breaks before it arrives.
     IsLost,
+    /// It is answered with 404 `M_UNRECOGNIZED`.
+    IsRefused,
     /// It arrives, but the answer is lost.
     IsUnanswered,
     /// It arrives after this long.
@@ -315,6 +317,7 @@ impl Front {
         match fate {
             Fate::Passes => {}
             Fate::IsLost => return Err(lost()),
+            Fate::IsRefused => return Ok(refusal()),
             Fate::IsUnanswered => {
                 let _ = arrive().await;
                 return Err(lost());
@@ -326,6 +329,13 @@ impl Front {
         }
         arrive().await.map_err(|()| lost())
     }
+}
+
+fn refusal() -> Response<Full<Bytes>> {
+    let body = Bytes::from_static(br#"{"errcode":"M_UNRECOGNIZED","error":"No."}"#);
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 async fn arrive(

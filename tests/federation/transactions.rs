@@ -155,6 +155,27 @@ async fn a_gap_too_large_is_bridged_and_filled_later() {
     assert_eq!(pair.rooms.state(0), pair.rooms.state(1));
 }
 
+/// What allows an event is fetched one by one from a server that does not tell it at once.
+#[tokio::test]
+async fn events_that_allow_others_are_fetched_one_by_one() {
+    let pair = Pair::new().await;
+    pair.net.wire("b", "a").decide(|request| {
+        let refused = ["/event_auth/", "/get_missing_events/"].iter().any(|part| request.path.contains(part));
+        if refused { Fate::IsRefused } else { Fate::Passes }
+    });
+    let carol = pair.a.register("carol").await;
+    carol.join(pair.rooms.room.as_str()).await;
+    pair.say(1).await;
+    let carol = UserId::parse(&carol.user_id).unwrap();
+    let last = pair.rooms.send(0, &carol, text("allowed by a join")).await.unwrap().pdu.event_id;
+    let answer = pair.transaction("test", vec![pair.rooms.json(&last)]).await;
+    let passed = pair.net.wire("b", "a").passed();
+    assert_eq!(answer.pdus.get(&last), Some(&Ok(())), "{passed:?}");
+    // Whether carol may say it, her join tells; that the room's current state knows it not yet is another matter.
+    assert!(matches!(status(&pair.b, &last), Some(Status::Accepted | Status::SoftFailed)));
+    assert!(passed.iter().any(|request| request.contains("/event_auth/")), "{passed:?}");
+}
+
 /// History from before bob joined is fetched when he pages back.
 #[tokio::test]
 async fn earlier_history_is_fetched_when_it_is_looked_at() {
