@@ -133,7 +133,7 @@ fn a_database_of_another_server_or_a_newer_program_is_refused() {
         .unwrap();
     drop(first);
     let error = Store::open(folder.path(), server_name!("localhost"), MEMORY).err().unwrap();
-    assert!(error.to_string().contains("newer program"), "{error}");
+    assert!(error.to_string().contains("the program that wrote it"), "{error}");
 
     let folder = TempDir::new().unwrap();
     drop(store(&folder));
