@@ -225,8 +225,7 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
     let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
     let outgoing = Arc::new(Outgoing::new(&config, network)?);
     let previews = Previews::new(config.url_preview.clone(), outgoing.clone(), store.clone());
-    let federation =
-        Arc::new(Federation::new(&config, rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
+    let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
         appservices,

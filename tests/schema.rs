@@ -352,8 +352,7 @@ fn notifications(s: &mut Samples) {
 
 fn delivery(s: &mut Samples) {
     let server = || owned_server_name!("example.org");
-    let outgoing =
-        Outgoing::Event { room: RoomNo(1), event: EventNo(9), target: Some(server()), from: Some(server()) };
+    let outgoing = Outgoing::Event { room: RoomNo(1), event: EventNo(9), target: Some(server()), from: Some(server()) };
     s.add(OUTGOING, Position(21), outgoing);
     s.add(OUTGOING_LATEST, RoomNo(1), Position(21));
     let failures = Failures { since: 5, count: 2, retry_at: 9 };

@@ -184,7 +184,9 @@ pub async fn leave(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<S
     let no = super::require(&rooms.store.read(), room)?.0;
     let own = members::user_room(&rooms.store.read(), user, no)?;
     match own.as_ref().map(|own| &own.membership) {
-        Some(MembershipState::Invite | MembershipState::Knock) if own.as_ref().is_some_and(|own| own.outside.is_some()) => {
+        Some(MembershipState::Invite | MembershipState::Knock)
+            if own.as_ref().is_some_and(|own| own.outside.is_some()) =>
+        {
             outside::leave(rooms, &guard, user, reason).map(Some)
         }
         None => Err(Error::forbidden("You are not in this room.")),

@@ -112,7 +112,15 @@ impl Rooms {
     pub fn new(store: Arc<Store>, keys: Arc<SigningKeys>) -> Self {
         let server_name = keys.server_name().to_owned();
         let rosters = Rosters::new(ROSTER_BYTES);
-        Self { store, keys, server_name, rosters, locks: Arc::default(), caches: Arc::default(), resolver: Resolver::default() }
+        Self {
+            store,
+            keys,
+            server_name,
+            rosters,
+            locks: Arc::default(),
+            caches: Arc::default(),
+            resolver: Resolver::default(),
+        }
     }
 
     /// Waits for the room's lock, which everyone who changes the room holds from reading its extremities to the append.

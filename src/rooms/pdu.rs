@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
-    events::{TimelineEventType, room::member::MembershipState}, state_res,
+    events::{TimelineEventType, room::member::MembershipState},
+    state_res,
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;

@@ -109,12 +109,7 @@ pub fn published(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Op
     signed(read, user, device, user)?.map(|keys| signed_json::to_raw(&keys)).transpose()
 }
 
-fn signed(
-    read: &dyn Read,
-    user: &UserId,
-    device: &DeviceId,
-    viewer: &UserId,
-) -> Result<Option<CanonicalJsonObject>> {
+fn signed(read: &dyn Read, user: &UserId, device: &DeviceId, viewer: &UserId) -> Result<Option<CanonicalJsonObject>> {
     let Some(row) = trees::DEVICE_KEYS.get(read, (user, device))? else { return Ok(None) };
     let mut keys = signed_json::stored(&row);
     cross_signing::lay_on_signatures(read, &mut keys, user, device.as_str(), viewer)?;

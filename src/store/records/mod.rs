@@ -17,6 +17,6 @@ mod signing_keys;
 mod transactions;
 
 pub use self::{
-    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, push::*, pushes::*, rooms::*, server_keys::*,
-    signing_keys::*, transactions::*,
+    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, push::*, pushes::*, rooms::*,
+    server_keys::*, signing_keys::*, transactions::*,
 };
