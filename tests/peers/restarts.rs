@@ -48,7 +48,6 @@ async fn each_server_in_turn() {
     let topic = alice.set_state(&room, "m.room.topic", "", json!({ "topic": "the end" })).await;
     event(&bob, &room, &topic).await;
     ours.stop().await;
-    synapse.stop().await;
 }
 
 /// Says a few things; gives them.
