@@ -23,6 +23,7 @@ mod http;
 mod login;
 mod media;
 mod messages;
+mod old_sync;
 mod operations;
 mod profile;
 mod push;

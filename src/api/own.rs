@@ -104,3 +104,30 @@ macro_rules! answers_json {
         }
     };
 }
+
+/// Declares the operation that a request type of our own asks for, where ruma knows none: method and path, by what its
+/// sender is known, what it is answered with, and how it is read from the HTTP request and the variables of its path.
+#[macro_export]
+macro_rules! operation {
+    ($method:ident $path:literal, $authentication:ty: $request:ty => $response:ty, |$http:ident, $args:ident| $read:expr) => {
+        impl ruma::api::Metadata for $request {
+            const METHOD: http::Method = http::Method::$method;
+            const RATE_LIMITED: bool = false;
+            type Authentication = $authentication;
+            type PathBuilder = ruma::api::path_builder::SinglePath;
+            const PATH_BUILDER: Self::PathBuilder = ruma::api::path_builder::SinglePath::new($path);
+        }
+
+        impl ruma::api::IncomingRequest for $request {
+            type EndpointError = ruma::api::error::Error;
+            type OutgoingResponse = $response;
+
+            fn try_from_http_request_inner(
+                $http: http::Request<&[u8]>,
+                $args: &[&str],
+            ) -> Result<Self, ruma::api::error::DeserializationError> {
+                Ok($read)
+            }
+        }
+    };
+}

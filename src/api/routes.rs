@@ -126,6 +126,10 @@ fn client_server() -> Vec<Route<Server>> {
         on(sync::sync),
         on(sliding_sync::sliding_sync),
         on(sliding_sync::sliding_sync_v4),
+        on(old_sync::initial_sync).also("/_matrix/client/r0/initialSync"),
+        on(old_sync::get_events),
+        on(old_sync::get_one_event).also("/_matrix/client/r0/events/{event_id}"),
+        on(room_initial_sync::room_initial_sync),
         // Rooms
         on(create_room::create_room),
         on(joining::join_room_by_id),

@@ -188,6 +188,7 @@ pub(super) fn appended(
     notifications::on_event(tx, rooms, room, &event)?;
     let members = local_members(tx, rooms, event.room)?;
     tx.wake_all(members);
+    tx.wake_room(event.room);
     Ok(event)
 }
 

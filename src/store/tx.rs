@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::Position,
+    ids::{Position, RoomNo},
 };
 
 /// Pending writes of one column family; `None` deletes.
@@ -42,6 +42,7 @@ pub(super) struct Wakes {
     users: Vec<OwnedUserId>,
     groups: Vec<Arc<[OwnedUserId]>>,
     devices: Vec<(OwnedUserId, OwnedDeviceId)>,
+    rooms: Vec<RoomNo>,
     delivery: bool,
 }
 
@@ -53,6 +54,9 @@ impl Wakes {
         }
         for (user, device) in &self.devices {
             hub.wake_device(user, device);
+        }
+        for room in &self.rooms {
+            hub.wake_room(*room);
         }
         if self.delivery {
             hub.wake_delivery();
@@ -99,6 +103,11 @@ impl<'a> Tx<'a> {
     /// Wakes one device's waiting client once the transaction is in.
     pub fn wake_device(&mut self, user: &UserId, device: &DeviceId) {
         self.wakes.devices.push((user.to_owned(), device.to_owned()));
+    }
+
+    /// Wakes those who look into a room without being in it once the transaction is in.
+    pub fn wake_room(&mut self, room: RoomNo) {
+        self.wakes.rooms.push(room);
     }
 
     /// Does `action` once the transaction is in, before the next one starts; for caches. It must be short.

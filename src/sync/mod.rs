@@ -12,6 +12,7 @@
 pub mod company;
 pub mod device_lists;
 pub mod filter;
+pub mod old;
 pub mod response;
 pub mod sliding;
 pub mod v3;
@@ -39,9 +40,9 @@ use tokio::{
 use crate::{
     clock,
     error::{Error, Result},
-    ids::Position,
+    ids::{Position, RoomNo},
     rooms::{client_event, typing::Typing},
-    store::{Snapshot, Store, trees},
+    store::{Snapshot, Store, Subscription, trees},
     users::{account_data, presence::Presence},
 };
 
@@ -99,17 +100,42 @@ pub async fn long_poll<T>(
     user: &UserId,
     device: &DeviceId,
     timeout: Duration,
+    build: impl FnMut(&Snapshot<'_>) -> Result<(T, bool)>,
+) -> Result<T> {
+    poll(store, &store.hub().subscribe(user, device), user, device, timeout, build).await
+}
+
+/// The same for somebody who looks into a room and need not be in it: waits for the room's events.
+///
+/// # Errors
+/// What `build` returns.
+pub async fn long_poll_room<T>(
+    store: &Store,
+    room: RoomNo,
+    user: &UserId,
+    device: &DeviceId,
+    timeout: Duration,
+    build: impl FnMut(&Snapshot<'_>) -> Result<(T, bool)>,
+) -> Result<T> {
+    poll(store, &store.hub().subscribe_to_room(room), user, device, timeout, build).await
+}
+
+async fn poll<T>(
+    store: &Store,
+    subscription: &Subscription<'_>,
+    user: &UserId,
+    device: &DeviceId,
+    timeout: Duration,
     mut build: impl FnMut(&Snapshot<'_>) -> Result<(T, bool)>,
 ) -> Result<T> {
     let deadline = clock::instant() + timeout.min(MAX_TIMEOUT);
-    let subscription = store.hub().subscribe(user, device);
     let had_device = trees::DEVICES.contains(&store.read(), (user, device))?;
     loop {
         let (answer, has_news) = build(&store.read())?;
         if has_news || store.hub().is_closed() || clock::instant() >= deadline {
             return Ok(answer);
         }
-        wait(&subscription, deadline).await;
+        wait(subscription, deadline).await;
         if had_device && !trees::DEVICES.contains(&store.read(), (user, device))? {
             return Err(Error::unknown_token(false, "This device was logged out."));
         }
@@ -136,7 +162,7 @@ pub async fn at_once<T>(
     answer.map(|(answer, _)| answer)
 }
 
-async fn wait(subscription: &crate::store::Subscription<'_>, deadline: Instant) {
+async fn wait(subscription: &Subscription<'_>, deadline: Instant) {
     // Timing out is no error: the next build is the last then.
     let _ = tokio::time::timeout_at(deadline.into(), subscription.woken()).await;
 }

@@ -188,7 +188,8 @@ fn rooms_part(view: &View<'_>, query: &Query, changes: &[Change], response: &mut
             changed.entry(room).or_default().push(change.clone());
         }
     }
-    for (no, own) in candidates(view, query, &changed)? {
+    let since = query.position().filter(|_| !query.full_state);
+    for (no, own) in candidates(view, since, changed.keys().copied().collect())? {
         let is_new = query.position().is_none_or(|since| own.position > since);
         match own.membership {
             MembershipState::Join => {
@@ -219,27 +220,27 @@ fn rooms_part(view: &View<'_>, query: &Query, changes: &[Change], response: &mut
     Ok(())
 }
 
-/// The rooms that may have something new. Costs what changed on the server since, or what rooms the user has, whichever
-/// is less.
-fn candidates(
+/// The rooms that may have something new since `since`, those in `changed` among them; all without it. Costs what changed
+/// on the server since, or what rooms the user has, whichever is less.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub(super) fn candidates(
     view: &View<'_>,
-    query: &Query,
-    changed: &BTreeMap<RoomNo, Vec<Change>>,
+    since: Option<Position>,
+    mut changed: BTreeSet<RoomNo>,
 ) -> Result<Vec<(RoomNo, UserRoom)>> {
     /// How many rooms that changed are looked at, whoever's they are, before looking at all of the user's is cheaper.
     const MANY: usize = 512;
-    let Some(since) = query.position().filter(|_| !query.full_state) else {
-        return members::rooms_of(view.read, view.user).collect();
-    };
-    let mut rooms: BTreeSet<RoomNo> = changed.keys().copied().collect();
-    let mut count = 0;
+    let Some(since) = since else { return members::rooms_of(view.read, view.user).collect() };
+    let mut anywhere = Vec::new();
     for row in timeline::changed_since(view.read, since).take(MANY) {
-        rooms.insert(row?.1);
-        count += 1;
+        anywhere.push(row?.1);
     }
     let mut own_rooms = Vec::new();
-    if count < MANY {
-        for room in rooms {
+    if anywhere.len() < MANY {
+        changed.extend(anywhere);
+        for room in changed {
             own_rooms.extend(members::user_room(view.read, view.user, room)?.map(|own| (room, own)));
         }
         return Ok(own_rooms);
@@ -247,7 +248,7 @@ fn candidates(
     for row in members::rooms_of(view.read, view.user) {
         let (room, own) = row?;
         let last = timeline::last_change(view.read, room)?.unwrap_or_default().max(own.position);
-        if last > since || changed.contains_key(&room) {
+        if last > since || changed.contains(&room) {
             own_rooms.push((room, own));
         }
     }

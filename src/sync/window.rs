@@ -85,6 +85,6 @@ pub fn allows(wanted: &RoomEventFilter, event: &Event) -> bool {
 
 /// Messages of ignored users are not shown; their state events are, lest the room looks different
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#ignoring-users)).
-fn is_ignored(view: &View<'_>, event: &Event) -> bool {
+pub fn is_ignored(view: &View<'_>, event: &Event) -> bool {
     !event.is_state() && view.ignored.contains(&event.pdu.sender)
 }
