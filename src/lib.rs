@@ -23,12 +23,13 @@
 //! server        the state that handlers share
 //! sync          what changed for a client since it last asked
 //! check         the invariants of the database
-//! federation previews   other servers: finding them, signed requests, their keys; web pages that users post
+//! federation previews sso   other servers: finding them, signed requests, their keys; web pages that users post; the
+//!               identity provider that people log in with
 //! rooms         the room engine: events, state, members, visibility. No network I/O
 //! users media push outgoing   accounts, devices and keys; files; push rules; requests that we make
 //! appservice    the programs that act for users of their own: who is registered, and what is whose
 //! store         trees, transactions, snapshots, wake-ups
-//! config signing http    options; the server's keys; sockets to handlers and back
+//! config signing http passing   options; the server's keys; sockets to handlers and back; what is remembered for a while
 //! ids clock error        numbers and positions; time and chance; the one error
 //! ```
 //!
@@ -59,11 +60,13 @@ pub mod http;
 pub mod ids;
 pub mod media;
 pub mod outgoing;
+pub mod passing;
 pub mod previews;
 pub mod push;
 pub mod rooms;
 pub mod server;
 pub mod signing;
+pub mod sso;
 pub mod start;
 pub mod store;
 pub mod sync;

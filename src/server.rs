@@ -22,6 +22,7 @@ use crate::{
     previews::Previews,
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
+    sso::Sso,
     store::Store,
     sync::sliding::connections::Connections,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
@@ -45,6 +46,8 @@ pub struct Server {
     pub passwords: Passwords,
     /// Clients on their way through user-interactive authentication.
     pub auth_sessions: AuthSessions,
+    /// The identity provider, and who is on the way there.
+    pub sso: Sso,
     /// When devices were last seen.
     pub last_seen: LastSeen,
     /// Who is online.

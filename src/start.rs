@@ -35,6 +35,7 @@ use crate::{
     previews::Previews,
     rooms::{Rooms, chores, typing::Typing},
     server::Server,
+    sso::Sso,
     store::Store,
     sync::sliding::connections::Connections,
     users::{
@@ -231,6 +232,7 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
         appservices,
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
+        sso: Sso::new(&config.sso, &config.well_known_client()),
         last_seen: LastSeen::default(),
         presence: Presence::new(config.allow_presence, config.allow_outgoing_presence),
         typing: Typing::default(),

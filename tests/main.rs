@@ -32,6 +32,7 @@ mod rooms;
 mod rooms_api;
 mod schema;
 mod sliding_sync;
+mod sso;
 mod store;
 mod sync;
 mod typing;

@@ -257,9 +257,11 @@ fn accounts(s: &mut Samples) {
         suspended: false,
         created_ts: 5,
         threepids: vec![address],
+        identities: vec![ProviderIdentity { issuer: text("https://id.example.org"), subject: text("1234") }],
     };
     s.add(ACCOUNTS, alice(), account);
     s.add(THREEPIDS, (text("email"), text("a@example.org")), alice());
+    s.add(PROVIDER_IDENTITIES, (text("https://id.example.org"), text("1234")), alice());
     s.add(ERASED_USERS, alice(), ());
     let pair = |name: &str| Some(TokenPair { access: text(name), refresh: Some(text("r")) });
     let device = Device {

@@ -12,7 +12,7 @@ use crate::{
     server::Server,
     store::{
         Direction, Read,
-        records::{Account, Device},
+        records::{Account, Device, ProviderIdentity},
         trees::ACCOUNTS,
     },
     users::{accounts, devices, passwords},
@@ -71,6 +71,14 @@ pub enum Command {
         #[arg(long)]
         device: Option<OwnedDeviceId>,
     },
+    /// Let somebody whom the identity provider knows into an account
+    Link {
+        user: String,
+        /// The provider's own name for them: what it calls `sub`
+        subject: String,
+    },
+    /// Let nobody into an account any more by the identity provider
+    Unlink { user: String },
     /// End an account for good: it leaves its rooms, and its name is never given out again
     Deactivate {
         user: String,
@@ -99,6 +107,8 @@ pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
             change(server, &user, "is not suspended any more", |account| account.suspended = false)
         }
         Command::LogOut { user, device } => log_out(server, &user, device),
+        Command::Link { user, subject } => link(server, &user, subject),
+        Command::Unlink { user } => unlink(server, &user),
         Command::Deactivate { user, erase } => deactivate(server, &user, erase).await,
     }
 }
@@ -238,6 +248,20 @@ fn log_out(server: &Server, name: &str, device: Option<OwnedDeviceId>) -> Result
     })?;
     let which = device.map_or("on all devices".to_owned(), |device| format!("on {device}"));
     Ok(Answer::Sentence(format!("{user} is logged out {which}.")))
+}
+
+fn link(server: &Server, name: &str, subject: String) -> Result<Answer> {
+    let issuer = server.sso.issuer().ok_or_else(|| Error::not_found("No identity provider is configured (sso)."))?;
+    let (user, _) = find(&server.store.read(), server, name)?;
+    let identity = ProviderIdentity { issuer: issuer.to_owned(), subject };
+    server.store.write(|tx| accounts::add_identity(tx, &user, identity.clone()))?;
+    Ok(Answer::Sentence(format!("{} of {} can log in as {user} now.", identity.subject, identity.issuer)))
+}
+
+fn unlink(server: &Server, name: &str) -> Result<Answer> {
+    let (user, _) = find(&server.store.read(), server, name)?;
+    server.store.write(|tx| accounts::remove_identities(tx, &user))?;
+    Ok(Answer::Sentence(format!("Nobody can log in as {user} by the identity provider any more.")))
 }
 
 async fn deactivate(server: &Server, name: &str, erase: bool) -> Result<Answer> {

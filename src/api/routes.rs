@@ -78,6 +78,8 @@ fn client_server() -> Vec<Route<Server>> {
         on(login::get_login_flows),
         on(login::login),
         on(login_token::generate_login_token),
+        on(sso_login_redirect::redirect_to_sso),
+        on(sso_login_redirect::redirect_to_idp),
         on(refresh::refresh),
         on(logout::logout),
         on(logout::logout_all),

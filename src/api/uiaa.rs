@@ -4,7 +4,7 @@
 //! own). Each stage is checked when it is shown; what was shown is kept in a session (`users/auth_sessions.rs`), which is
 //! bound to the operation, its target and its caller. A flow of one stage can be shown at once, without a session.
 //!
-//! More ways to prove who one is (single sign-on, OAuth) are more stages in [`Proof::show`] and more flows in [`check`].
+//! More ways to prove who one is (OAuth) are more stages in [`Proof::show`] and more flows in [`check`].
 
 use http::StatusCode;
 use ruma::{
@@ -31,11 +31,16 @@ pub type Flow = &'static [AuthType];
 /// With the password of one's account.
 pub const PASSWORD: Flow = &[AuthType::Password];
 
+/// By logging in with the identity provider once more, which ends at the page of `web/sso.rs`.
+pub const SSO: Flow = &[AuthType::Sso];
+
 /// By saying so.
 pub const DUMMY: Flow = &[AuthType::Dummy];
 
 /// With a registration token.
 pub const REGISTRATION_TOKEN: Flow = &[AuthType::RegistrationToken];
+
+const ANOTHER: &str = "Confirm with your own account, not with another.";
 
 /// What was proven.
 #[derive(Debug, Default)]
@@ -59,11 +64,22 @@ pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&
         return Ok(());
     }
     let operation = format!("{operation} for {} {}", user.id, user.device);
-    let passed = run(server, &operation, &[PASSWORD], Some(&user.id), auth).await?;
+    let passed = run(server, &operation, ways_of(server, &user.id)?, Some(&user.id), auth).await?;
     if let Some(session) = passed.session {
         server.auth_sessions.end(&session, &operation); // good for one time
     }
     Ok(())
+}
+
+/// How a user can prove who they are.
+fn ways_of(server: &Server, user: &UserId) -> Result<&'static [Flow]> {
+    let account = accounts::require(&server.store.read(), user)?;
+    let linked = account.identities.iter().any(|identity| Some(&*identity.issuer) == server.sso.issuer());
+    Ok(match (linked, account.password_hash) {
+        (true, None) => &[SSO],
+        (true, Some(_)) => &[PASSWORD, SSO],
+        _ => &[PASSWORD],
+    })
 }
 
 /// Makes sure that one of `flows` is passed for `operation`. If `user` is given, a password must be theirs.
@@ -93,6 +109,11 @@ pub async fn run(
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => return Err(proof.challenge(Some(&error))?),
             Err(error) => return Err(error),
         }
+    }
+    if let (Some(wanted), Some(shown)) = (user, &proof.session.user)
+        && wanted != shown
+    {
+        return Err(Error::forbidden(ANOTHER));
     }
     if flows.iter().any(|flow| flow.iter().all(|stage| proof.session.completed.contains(stage))) {
         Ok(Passed { session: proof.id, registration_token: proof.session.registration_token, user: proof.user })
@@ -131,7 +152,7 @@ impl Proof<'_> {
                 if let (Some(wanted), Some((found, _))) = (user, &found)
                     && wanted != found
                 {
-                    return Err(Error::forbidden("Confirm with your own account, not with another."));
+                    return Err(Error::forbidden(ANOTHER));
                 }
                 self.user = Some(check_password(self.server, found, &data.password).await?);
                 Ok(())

@@ -9,8 +9,8 @@ use crate::{
         records::{Account, Device, TokenPair},
         trees::{
             ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEVICES, FILTERS,
-            LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, PUSHERS, PUSHKEYS, REFRESH_TOKENS, THREEPIDS,
-            TRANSACTION_TIMES, TRANSACTIONS,
+            LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, PROVIDER_IDENTITIES, PUSHERS, PUSHKEYS,
+            REFRESH_TOKENS, THREEPIDS, TRANSACTION_TIMES, TRANSACTIONS,
         },
     },
 };
@@ -23,6 +23,14 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         |_, user| user.clone(),
         |(medium, address), _, account| {
             account.threepids.iter().any(|own| own.medium == *medium && own.address == *address)
+        },
+    )?;
+    checker.has(
+        PROVIDER_IDENTITIES,
+        ACCOUNTS,
+        |_, user| user.clone(),
+        |(issuer, subject), _, account| {
+            account.identities.iter().any(|own| own.issuer == *issuer && own.subject == *subject)
         },
     )?;
     checker.has(DEVICES, ACCOUNTS, |(user, _), _| user.clone(), |_, _, account| !account.deactivated)?;
@@ -47,6 +55,11 @@ fn account(checker: &mut Checker<'_>, user: OwnedUserId, account: Account) -> Re
     for own in &account.threepids {
         let owner = THREEPIDS.get(checker.read, (&own.medium, &own.address))?;
         checker.expect(owner.as_ref() == Some(&user), format_args!("an address of {user} is not in THREEPIDS"));
+    }
+    for own in &account.identities {
+        let owner = PROVIDER_IDENTITIES.get(checker.read, (&own.issuer, &own.subject))?;
+        let there = owner.as_ref() == Some(&user);
+        checker.expect(there, format_args!("an identity of {user} is not in PROVIDER_IDENTITIES"));
     }
     Ok(())
 }

@@ -176,6 +176,11 @@ options! {
         /// A certificate, if there is no reverse proxy that has one. The files are read again when they change.
         tls: Tls = Tls::default();
 
+        /// An identity provider (OpenID Connect) such as Authelia, Authentik, Keycloak or kanidm, with which people log in
+        /// instead of a password. Set issuer and client_id. The address that the provider sends people back to is
+        /// <well_known.client>/_conduit/sso/callback.
+        sso: Sso = Sso::default();
+
         /// A TURN server, which voice and video calls need when both sides are behind a router. Set uris and either secret,
         /// or username and password.
         turn: Turn = Turn::default();
@@ -228,6 +233,36 @@ options! {
 
         /// Its private key, in PEM.
         key: Option<PathBuf> = None, example r#""/path/to/privkey.pem""#;
+    }
+
+    /// `[sso]`
+    pub struct Sso {
+        /// The provider's address, below which it publishes .well-known/openid-configuration.
+        issuer: Option<HttpUrl> = None, example r#""https://id.example.org""#;
+
+        /// By what the provider knows this server.
+        client_id: Option<String> = None, example r#""matrix""#;
+
+        /// The password of this server at the provider, if it has one.
+        client_secret: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// What the button in clients says.
+        name: String = "Single sign-on".to_owned();
+
+        /// What the provider is asked for.
+        scopes: Vec<String> = ["openid", "profile"].map(str::to_owned).to_vec();
+
+        /// What user names are made of, among what the provider says of a person. Where that is missing or taken, the
+        /// person chooses a name.
+        localpart_claim: String = "preferred_username".to_owned();
+
+        /// Whether people get an account when they log in for the first time. Otherwise only those whom an administrator
+        /// linked with their account can log in this way ("users link" in the administration room).
+        register: bool = true;
+
+        /// Whether people also get into an account of the same name that was there before. Set this only if nobody can
+        /// choose or change their name at the provider.
+        link_existing: bool = false;
     }
 
     /// `[turn]`

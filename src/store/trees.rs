@@ -118,6 +118,8 @@ trees! {
     REGISTRATION_TOKENS = Lookup 52: String => RegistrationToken;
     /// Whose a third-party identifier is, by medium and canonical address.
     THREEPIDS = Lookup 53: (String, String) => OwnedUserId;
+    /// Whose account an identity at an identity provider opens, by the provider's address and its name for the person.
+    PROVIDER_IDENTITIES = Lookup 251: (String, String) => OwnedUserId;
     /// Users who asked to be forgotten when their account was deactivated.
     ERASED_USERS = Lookup 54: OwnedUserId => ();
     /// Filters for `/sync` as the client sent them, by user and the filter's ID.

@@ -14,10 +14,10 @@ use crate::{
     error::{Error, Result},
     store::{
         Read, Tx,
-        records::{Account, ThreePid},
+        records::{Account, ProviderIdentity, ThreePid},
         trees::{
             ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES,
-            THREEPIDS,
+            PROVIDER_IDENTITIES, THREEPIDS,
         },
     },
 };
@@ -156,6 +156,45 @@ pub fn add_threepid(tx: &mut Tx<'_>, user: &UserId, threepid: ThreePid) -> Resul
     })
 }
 
+/// The account that an identity at a provider opens.
+///
+/// # Errors
+/// When the database fails.
+pub fn find_by_identity(read: &dyn Read, identity: &ProviderIdentity) -> Result<Option<(OwnedUserId, Account)>> {
+    let Some(user) = PROVIDER_IDENTITIES.get(read, (&identity.issuer, &identity.subject))? else { return Ok(None) };
+    Ok(ACCOUNTS.get(read, &user)?.map(|account| (user, account)))
+}
+
+/// Lets whoever has this identity at a provider into the account.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` when it opens another account; 404 `M_NOT_FOUND`.
+pub fn add_identity(tx: &mut Tx<'_>, user: &UserId, identity: ProviderIdentity) -> Result<()> {
+    let owner = PROVIDER_IDENTITIES.get(tx, (&identity.issuer, &identity.subject))?;
+    if owner.is_some_and(|owner| owner != user) {
+        return Err(Error::invalid_param("This identity opens another account already."));
+    }
+    PROVIDER_IDENTITIES.put(tx, (&identity.issuer, &identity.subject), &user.to_owned());
+    update(tx, user, |account| {
+        if !account.identities.contains(&identity) {
+            account.identities.push(identity);
+        }
+    })
+}
+
+/// Takes all identities at providers from the account; gives how many there were.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn remove_identities(tx: &mut Tx<'_>, user: &UserId) -> Result<usize> {
+    let identities = require(tx, user)?.identities;
+    for identity in &identities {
+        PROVIDER_IDENTITIES.delete(tx, (&identity.issuer, &identity.subject));
+    }
+    update(tx, user, |account| account.identities.clear())?;
+    Ok(identities.len())
+}
+
 /// The account of `user`.
 ///
 /// # Errors
@@ -211,6 +250,7 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
     for threepid in require(tx, user)?.threepids {
         THREEPIDS.delete(tx, (&threepid.medium, &threepid.address));
     }
+    remove_identities(tx, user)?;
     update(tx, user, |account| {
         account.password_hash = None;
         account.deactivated = true;

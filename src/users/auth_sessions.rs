@@ -4,16 +4,12 @@
 //! In memory, bounded in number and time: a client whose session is gone starts again. A session is bound to the
 //! operation that it was begun for, so that nobody confirms one thing and does another. `api/uiaa.rs` holds the rules.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::uiaa::AuthType};
 
 use super::tokens::hash;
-use crate::{clock, error::Result};
+use crate::{clock, error::Result, passing::Passing};
 
 /// How long a session lives.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -22,14 +18,12 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 const MAX_SESSIONS: usize = 10_000;
 
 /// The sessions of all clients.
-#[derive(Default)]
-pub struct AuthSessions(Mutex<Inner>);
+pub struct AuthSessions(Passing<AuthSession>);
 
-#[derive(Default)]
-struct Inner {
-    sessions: HashMap<String, AuthSession>,
-    /// The sessions' IDs in the order of their beginning, which is that of their end.
-    order: VecDeque<(Instant, String)>,
+impl Default for AuthSessions {
+    fn default() -> Self {
+        Self(Passing::new(LIFETIME, MAX_SESSIONS))
+    }
 }
 
 /// One client's progress.
@@ -41,6 +35,8 @@ pub struct AuthSession {
     pub completed: Vec<AuthType>,
     /// The registration token that was shown.
     pub registration_token: Option<String>,
+    /// Who it was that showed who they are in another way than by a password.
+    pub user: Option<OwnedUserId>,
     /// The account and device that it led to, so that the request can be repeated if its answer got lost.
     pub outcome: Option<(OwnedUserId, Option<OwnedDeviceId>)>,
 }
@@ -52,53 +48,30 @@ impl AuthSessions {
     /// When the source of randomness fails.
     pub fn begin(&self, operation: &str) -> Result<String> {
         let id = clock::random_string(24)?;
-        let now = clock::instant();
-        let mut inner = self.0.lock();
-        inner.forget_old(now);
-        inner.order.push_back((now, id.clone()));
-        inner.sessions.insert(id.clone(), AuthSession { operation: hash(operation), ..AuthSession::default() });
+        self.0.put(id.clone(), AuthSession { operation: hash(operation), ..AuthSession::default() });
         Ok(id)
     }
 
     /// The session with the given ID, if it is for `operation`.
     pub fn get(&self, id: &str, operation: &str) -> Option<AuthSession> {
-        let mut inner = self.0.lock();
-        inner.forget_old(clock::instant());
-        inner.sessions.get(id).filter(|session| session.operation == hash(operation)).cloned()
+        self.0.get(id).filter(|session| session.operation == hash(operation))
     }
 
-    /// Changes the session with the given ID, if it still exists.
-    pub fn update(&self, id: &str, change: impl FnOnce(&mut AuthSession)) {
-        if let Some(session) = self.0.lock().sessions.get_mut(id) {
-            change(session);
-        }
+    /// Changes the session with the given ID, if it still exists; gives whether it does.
+    pub fn update(&self, id: &str, change: impl FnOnce(&mut AuthSession)) -> bool {
+        self.0.update(id, change)
     }
 
     /// Ends the session with the given ID, if it is for `operation`; gives whether it was.
     pub fn end(&self, id: &str, operation: &str) -> bool {
-        self.get(id, operation).is_some() && self.0.lock().sessions.remove(id).is_some()
+        self.get(id, operation).is_some() && self.0.take(id).is_some()
     }
 
     /// How many registrations have begun with `token`, in sessions other than `id`.
     pub fn pending(&self, token: &str, id: Option<&str>) -> u64 {
-        let inner = self.0.lock();
-        let begun = |(other, session): &(&String, &AuthSession)| {
-            session.registration_token.as_deref() == Some(token)
-                && session.outcome.is_none()
-                && Some(other.as_str()) != id
+        let begun = |other: &str, session: &AuthSession| {
+            session.registration_token.as_deref() == Some(token) && session.outcome.is_none() && Some(other) != id
         };
-        inner.sessions.iter().filter(begun).count() as u64
-    }
-}
-
-impl Inner {
-    fn forget_old(&mut self, now: Instant) {
-        while let Some((begun, _)) = self.order.front()
-            && (now.duration_since(*begun) > LIFETIME || self.order.len() >= MAX_SESSIONS)
-        {
-            if let Some((_, id)) = self.order.pop_front() {
-                self.sessions.remove(&id);
-            }
-        }
+        self.0.count(begun) as u64
     }
 }

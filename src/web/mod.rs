@@ -1,9 +1,10 @@
-//! Pages for people, in plain HTML: no script, no cookies, nothing fetched from elsewhere.
+//! Pages for people, in plain HTML: no script, nothing fetched from elsewhere, and no cookie but that of `sso.rs`.
 //!
 //! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of every page forbids
 //! scripts, frames and foreign targets of forms, so that a mistake there would still do nothing.
 
 pub mod register;
+pub mod sso;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
@@ -25,6 +26,9 @@ pub fn routes() -> Vec<Route<Server>> {
     vec![
         page(Method::GET, "/register", register::show_registration),
         page(Method::POST, "/register", register::submit_registration),
+        page(Method::GET, crate::sso::CALLBACK, sso::return_from_provider),
+        page(Method::POST, "/_conduit/sso/username", sso::choose_name),
+        page(Method::GET, "/_matrix/client/v3/auth/m.login.sso/fallback/web", sso::begin_confirmation),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Logging in (spec: client-server API, "Legacy login").
 //!
-//! By password, by a token made for it (`login_token.rs`), or by a JSON Web Token of a service that shares a secret with
+//! By password, by a token made for it (`login_token.rs`, or at the end of `sso_login_redirect.rs`), or by a JSON Web Token of a service that shares a secret with
 //! this server. Our own request type: ruma's reads `type` without looking whether it is there.
 
 use ring::hmac;
@@ -11,7 +11,8 @@ use ruma::{
         client::{
             session::{
                 get_login_types::v3::{
-                    self as get_login_types, ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType,
+                    self as get_login_types, ApplicationServiceLoginType, IdentityProvider, LoginType,
+                    PasswordLoginType, SsoLoginType, TokenLoginType,
                 },
                 login::v3::{self as ruma_login, DiscoveryInfo, HomeserverInfo},
             },
@@ -23,6 +24,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
+use super::sso_login_redirect;
 use crate::{
     api::{
         auth::{Anyone, Newcomer},
@@ -94,6 +96,12 @@ pub async fn get_login_flows(
         LoginType::Token(token),
         LoginType::ApplicationService(ApplicationServiceLoginType::new()),
     ];
+    if server.sso.is_enabled() {
+        let provider = IdentityProvider::new(sso_login_redirect::PROVIDER.to_owned(), server.config.sso.name.clone());
+        let mut sso = SsoLoginType::new();
+        sso.identity_providers = vec![provider];
+        flows.push(LoginType::Sso(sso));
+    }
     if server.config.jwt_secret.is_some() {
         flows.push(LoginType::new("org.matrix.login.jwt", JsonObject::new())?);
     }

@@ -58,6 +58,7 @@ pub mod rooms;
 pub mod search;
 pub mod sliding_sync;
 pub mod space_hierarchy;
+pub mod sso_login_redirect;
 pub mod support;
 pub mod sync;
 pub mod tags;

@@ -33,8 +33,20 @@ pub struct Account {
     /// The e-mail addresses and phone numbers that are proven to be the user's.
     #[serde(default)]
     pub threepids: Vec<ThreePid>,
+    /// Who the user is at identity providers.
+    #[serde(default)]
+    pub identities: Vec<ProviderIdentity>,
 }
 record!(Account, 1);
+
+/// Somebody, as an identity provider knows them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderIdentity {
+    /// The provider's address.
+    pub issuer: String,
+    /// The provider's name for them, which never changes and is nobody else's.
+    pub subject: String,
+}
 
 /// A third-party identifier of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,362 @@
+//! Logging in with an identity provider, and confirming what one does with it.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use conduit::config::{Config, Secret, Sso};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use ring::{
+    digest::{SHA256, digest},
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use ruma::serde::{Base64, base64::UrlSafe};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::common::{Client, TestServer, encode};
+
+const SECRET: &str = "a secret: with a colon";
+
+/// An identity provider as strict as its specification.
+struct Provider {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+struct Shared {
+    key: EcdsaKeyPair,
+    base: String,
+    /// What each code that was given out stands for: the query of the authorization request, and who logged in.
+    codes: Mutex<HashMap<String, (HashMap<String, String>, Value)>>,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    Base64::<UrlSafe, _>::new(bytes).encode()
+}
+
+fn query(text: &str) -> HashMap<String, String> {
+    serde_html_form::from_str(text).unwrap()
+}
+
+impl Provider {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let shared = Arc::new(Shared { key, base: format!("http://{address}"), codes: Mutex::default() });
+        let of = shared.clone();
+        let serving = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let shared = of.clone();
+                let service = service_fn(move |request| {
+                    let shared = shared.clone();
+                    async move { Ok::<_, Infallible>(shared.answer(request).await) }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, shared, serving }
+    }
+
+    /// A server that knows it.
+    async fn server(&self, change: impl FnOnce(&mut Config)) -> TestServer {
+        let provider = format!(
+            "[global]\nserver_name = \"localhost\"\ndatabase_path = \"/nowhere\"\n\
+             [global.sso]\nissuer = \"http://{}\"\nclient_id = \"matrix\"\n",
+            self.address
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("conduit.toml");
+        std::fs::write(&file, provider).unwrap();
+        let sso: Sso = Config::load(Some(file), std::iter::empty()).unwrap().0.sso;
+        TestServer::start_with(|config| {
+            config.sso = sso;
+            config.sso.client_secret = Some(Secret::new(SECRET));
+            change(config);
+        })
+        .await
+    }
+
+    /// Somebody logs in who was sent to `location`; gives the query with which they are sent back.
+    fn log_in(&self, location: &str, claims: Value) -> String {
+        let asked = query(location.strip_prefix(&format!("{}/authorize?", self.shared.base)).unwrap());
+        assert_eq!(
+            (&*asked["response_type"], &*asked["client_id"], &*asked["scope"]),
+            ("code", "matrix", "openid profile")
+        );
+        assert_eq!(asked["redirect_uri"], "https://localhost/_conduit/sso/callback");
+        assert_eq!(asked["code_challenge_method"], "S256");
+        let code = conduit::clock::random_string(12).unwrap();
+        let back = format!("state={}&code={code}", asked["state"]);
+        self.shared.codes.lock().unwrap().insert(code, (asked, claims));
+        back
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let base = &self.base;
+        let answer = match (parts.method.as_str(), parts.uri.path()) {
+            ("GET", "/.well-known/openid-configuration") => json!({
+                "issuer": base,
+                "authorization_endpoint": format!("{base}/authorize"),
+                "token_endpoint": format!("{base}/token"),
+                "jwks_uri": format!("{base}/keys"),
+            }),
+            ("GET", "/keys") => {
+                let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
+                json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "k", "x": base64(x), "y": base64(y) }] })
+            }
+            ("POST", "/token") => return self.token(&parts.headers, &query(&body)),
+            _ => return status(StatusCode::NOT_FOUND),
+        };
+        Response::new(Full::from(answer.to_string()))
+    }
+
+    fn token(&self, headers: &HeaderMap, form: &HashMap<String, String>) -> Response<Full<Bytes>> {
+        if proven(headers).as_deref() != Some(SECRET) {
+            return status(StatusCode::UNAUTHORIZED);
+        }
+        let Some((asked, claims)) = self.codes.lock().unwrap().remove(&form["code"]) else {
+            return status(StatusCode::BAD_REQUEST);
+        };
+        let challenge = base64(digest(&SHA256, form["code_verifier"].as_bytes()).as_ref());
+        if challenge != asked["code_challenge"] || form["redirect_uri"] != asked["redirect_uri"] {
+            return status(StatusCode::BAD_REQUEST);
+        }
+        let mut whole = json!({
+            "iss": self.base,
+            "aud": "matrix",
+            "nonce": asked["nonce"],
+            "exp": conduit::clock::now_ms() / 1000 + 60,
+        });
+        whole.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let header = json!({ "alg": "ES256", "kid": "k" });
+        let signed = format!("{}.{}", base64(header.to_string().as_bytes()), base64(whole.to_string().as_bytes()));
+        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        let token = format!("{signed}.{}", base64(signature.as_ref()));
+        Response::new(Full::from(json!({ "id_token": token, "token_type": "Bearer" }).to_string()))
+    }
+}
+
+/// The password that the client `matrix` shows, encoded as RFC 6749, 2.3.1, says.
+fn proven(headers: &HeaderMap) -> Option<String> {
+    let both = headers[header::AUTHORIZATION].to_str().ok()?.strip_prefix("Basic ")?;
+    assert_eq!(both.len() % 4, 0, "it is padded");
+    let both: Base64 = Base64::parse(both).ok()?;
+    let both = String::from_utf8(both.into_inner()).ok()?;
+    query(&format!("password={}", both.strip_prefix("matrix:")?)).remove("password")
+}
+
+fn status(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+/// A browser: where it was sent, and the cookie that it got.
+struct Browser {
+    location: String,
+    cookie: String,
+}
+
+async fn open(server: &TestServer, path: &str) -> Browser {
+    let (status, headers, body) = server.anyone().full(Method::GET, path, &[]).await;
+    assert!(status.is_redirection(), "{status} {body:?}");
+    let cookie = headers[header::SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+    Browser {
+        location: headers[header::LOCATION].to_str().unwrap().to_owned(),
+        cookie: cookie.split(';').next().unwrap().to_owned(),
+    }
+}
+
+const CLIENT: &str = "https://app.example/?a=b#/login";
+
+async fn begin(server: &TestServer) -> Browser {
+    open(server, &format!("/_matrix/client/v3/login/sso/redirect/sso?redirectUrl={}", encode(CLIENT))).await
+}
+
+impl Browser {
+    /// Comes back from the provider; gives the page.
+    async fn come_back(&self, server: &TestServer, query: &str) -> (StatusCode, String) {
+        let path = format!("/_conduit/sso/callback?{query}");
+        let (status, _, body) = server.anyone().full(Method::GET, &path, &[("cookie", &self.cookie)]).await;
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+}
+
+/// What stands between two texts of a page.
+fn between<'a>(page: &'a str, before: &str, after: &str) -> &'a str {
+    page.split_once(before).and_then(|(_, rest)| rest.split_once(after)).unwrap_or_else(|| panic!("{page}")).0
+}
+
+/// Logs in with the token that a page hands to the client.
+async fn use_token(server: &TestServer, page: &str) -> Client {
+    assert!(page.contains("<strong>app.example</strong>"), "it says who gets the token: {page}");
+    let target = between(page, "href=\"", "\"").replace("&amp;", "&");
+    let token = between(&target, "https://app.example/?a=b&loginToken=", "#/login");
+    let login = json!({ "type": "m.login.token", "token": token });
+    let (status, answer) = server.anyone().post("/_matrix/client/v3/login", login).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    server.anyone().logged_in(&answer)
+}
+
+#[tokio::test]
+async fn who_is_new_gets_an_account_and_later_the_same_one() {
+    let provider = Provider::start().await;
+    let server = provider.server(|_| {}).await;
+    let (_, flows) = server.anyone().get("/_matrix/client/v3/login").await;
+    let sso = flows["flows"].as_array().unwrap().iter().find(|flow| flow["type"] == "m.login.sso").unwrap();
+    let provider_shown = &sso["identity_providers"][0];
+    assert_eq!((&provider_shown["id"], &provider_shown["name"]), (&json!("sso"), &json!("Single sign-on")));
+
+    let claims = json!({ "sub": "1", "preferred_username": "Alice@corp.example", "name": "Alice Smith" });
+    let browser = begin(&server).await;
+    let (status, page) = browser.come_back(&server, &provider.log_in(&browser.location, claims)).await;
+    assert_eq!(status, StatusCode::OK, "{page}");
+    let alice = use_token(&server, &page).await;
+    assert_eq!(alice.user_id, "@alice:localhost");
+    let (_, profile) = alice.get("/_matrix/client/v3/profile/@alice:localhost").await;
+    assert_eq!(profile["displayname"], "Alice Smith");
+
+    // The provider's name for her counts, whatever she is called there by now.
+    let browser = begin(&server).await;
+    let back = provider.log_in(&browser.location, json!({ "sub": "1", "preferred_username": "married" }));
+    let (_, page) = browser.come_back(&server, &back).await;
+    assert_eq!(use_token(&server, &page).await.user_id, "@alice:localhost");
+
+    // An attempt is good once.
+    let (status, page) = browser.come_back(&server, &back).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{page}");
+}
+
+#[tokio::test]
+async fn whose_name_is_taken_chooses_another() {
+    let provider = Provider::start().await;
+    let server = provider.server(|_| {}).await;
+    server.register("alice").await;
+    let browser = begin(&server).await;
+    let back = provider.log_in(&browser.location, json!({ "sub": "2", "preferred_username": "alice" }));
+    let (status, page) = browser.come_back(&server, &back).await;
+    assert!(status == StatusCode::OK && page.contains("Choose a user name"), "{page}");
+    let key = between(&page, "name=\"key\" value=\"", "\"").to_owned();
+    let choose = async |name: &str| {
+        let form = format!("key={key}&username={name}").into_bytes();
+        let path = "/_conduit/sso/username";
+        let answer = server.anyone().raw(Method::POST, path, "application/x-www-form-urlencoded", form).await;
+        (answer.0, String::from_utf8(answer.1.to_vec()).unwrap())
+    };
+    let (status, page) = choose("alice").await;
+    assert!(status == StatusCode::BAD_REQUEST && page.contains("taken"), "{page}");
+    let (status, page) = choose("alice2").await;
+    assert_eq!(status, StatusCode::OK, "{page}");
+    assert_eq!(use_token(&server, &page).await.user_id, "@alice2:localhost");
+    assert_eq!(choose("alice3").await.0, StatusCode::FORBIDDEN, "one account for each");
+}
+
+#[tokio::test]
+async fn accounts_of_the_same_name_are_opened_only_where_that_is_wanted() {
+    let provider = Provider::start().await;
+    let server = provider.server(|config| config.sso.link_existing = true).await;
+    server.register("alice").await;
+    let browser = begin(&server).await;
+    let back = provider.log_in(&browser.location, json!({ "sub": "1", "preferred_username": "alice" }));
+    let (_, page) = browser.come_back(&server, &back).await;
+    assert_eq!(use_token(&server, &page).await.user_id, "@alice:localhost");
+
+    let server = provider.server(|config| config.sso.register = false).await;
+    let browser = begin(&server).await;
+    let back = provider.log_in(&browser.location, json!({ "sub": "1", "preferred_username": "alice" }));
+    let (status, page) = browser.come_back(&server, &back).await;
+    assert!(status == StatusCode::FORBIDDEN && page.contains("no account here"), "{page}");
+}
+
+#[tokio::test]
+async fn nobody_is_led_into_another_account() {
+    let provider = Provider::start().await;
+    let server = provider.server(|_| {}).await;
+    let (mallory, alice) = (begin(&server).await, begin(&server).await);
+    let back = provider.log_in(&mallory.location, json!({ "sub": "666", "preferred_username": "mallory" }));
+    assert_eq!(alice.come_back(&server, &back).await.0, StatusCode::FORBIDDEN, "a link of another browser");
+    let error = "error=access_denied&error_description=%3Cb%3Eno%3C%2Fb%3E";
+    let (status, page) = alice.come_back(&server, error).await;
+    assert!(status == StatusCode::FORBIDDEN && page.contains("&lt;b&gt;no&lt;/b&gt;"), "{page}");
+    // What the provider says must be for this attempt.
+    let back = provider.log_in(&alice.location, json!({ "sub": "1", "preferred_username": "alice", "nonce": "old" }));
+    assert_eq!(alice.come_back(&server, &back).await.0, StatusCode::FORBIDDEN);
+    for address in ["javascript:alert(1)", "data:text/html,x", "nothing", "https://a b"] {
+        let path = format!("/_matrix/client/v3/login/sso/redirect?redirectUrl={}", encode(address));
+        let (status, answer) = server.anyone().get(&path).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")), "{address}");
+    }
+    let path = "/_matrix/client/v3/login/sso/redirect/other?redirectUrl=https%3A%2F%2Fa.example";
+    assert_eq!(server.anyone().get(path).await.0, StatusCode::NOT_FOUND);
+    let closed = TestServer::start().await;
+    let path = "/_matrix/client/v3/login/sso/redirect?redirectUrl=https%3A%2F%2Fa.example";
+    assert_eq!(closed.anyone().get(path).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_one_does_is_confirmed_with_the_provider() {
+    let provider = Provider::start().await;
+    let server = provider.server(|_| {}).await;
+    let mut devices = Vec::new();
+    for claims in
+        [json!({ "sub": "1", "preferred_username": "alice" }), json!({ "sub": "2", "preferred_username": "bob" })]
+    {
+        let browser = begin(&server).await;
+        let (_, page) = browser.come_back(&server, &provider.log_in(&browser.location, claims)).await;
+        devices.push(use_token(&server, &page).await);
+    }
+    let alice = &devices[0];
+    let browser = begin(&server).await;
+    let back = provider.log_in(&browser.location, json!({ "sub": "1" }));
+    let other = use_token(&server, &browser.come_back(&server, &back).await.1).await;
+    let path = format!("/_matrix/client/v3/devices/{}", encode(&other.device_id));
+    let delete = async |session: Option<&Value>| {
+        let body = session.map_or(json!({}), |session| json!({ "auth": { "session": session } }));
+        alice.json(Method::DELETE, &path, Some(body)).await
+    };
+    let confirm = async |session: &Value, subject: &str| {
+        let session = session.as_str().unwrap();
+        let page = format!("/_matrix/client/v3/auth/m.login.sso/fallback/web?session={session}");
+        let browser = open(&server, &page).await;
+        assert!(browser.location.contains("prompt=login"), "{}", browser.location);
+        browser.come_back(&server, &provider.log_in(&browser.location, json!({ "sub": subject }))).await
+    };
+    let (status, challenge) = delete(None).await;
+    assert_eq!((status, &challenge["flows"]), (StatusCode::UNAUTHORIZED, &json!([{ "stages": ["m.login.sso"] }])));
+    let session = &challenge["session"];
+    assert_eq!(delete(Some(session)).await.0, StatusCode::UNAUTHORIZED, "nothing is confirmed yet");
+    assert_eq!(confirm(session, "2").await.0, StatusCode::OK);
+    assert_eq!(delete(Some(session)).await.0, StatusCode::FORBIDDEN, "Bob cannot confirm what Alice does");
+    let (status, page) = confirm(session, "1").await;
+    assert!(status == StatusCode::OK && page.contains("Confirmed"), "{page}");
+    let (status, answer) = delete(Some(session)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(confirm(&json!("unknown"), "1").await.0, StatusCode::FORBIDDEN);
+}
