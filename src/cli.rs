@@ -72,7 +72,7 @@ pub(crate) fn main() -> ExitCode {
     let Arguments { config, command } = Arguments::parse();
     let result = match command.unwrap_or(Command::Serve) {
         Command::Serve => load(config).and_then(serve::run),
-        Command::Admin(arguments) => load(config).and_then(|loaded| admin::run(&arguments, loaded)),
+        Command::Admin(arguments) => load(config).and_then(|loaded| admin::run(arguments, loaded)),
         Command::Check => load(config).and_then(check::run),
         Command::RotateKey => load(config).and_then(rotate_key::run),
         Command::Config(arguments) => config::run(&arguments, || load(config)),

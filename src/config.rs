@@ -27,7 +27,9 @@ use tracing_subscriber::EnvFilter;
 
 use self::load::Reader;
 pub use self::{
-    options::{Config, Media, Proxy, ProxyForAll, RateLimits, Sso, Support, Tls, Turn, UrlPreview, WellKnown},
+    options::{
+        Config, Media, Proxy, ProxyForAll, RateLimits, ServerNotices, Sso, Support, Tls, Turn, UrlPreview, WellKnown,
+    },
     print::example,
     values::{
         ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MediaBackend, MediaScope, Mode, ProxyRule,

@@ -5,7 +5,8 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use http::HeaderName;
@@ -27,6 +28,9 @@ use crate::{
     sync::sliding::connections::Connections,
     users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
 };
+
+/// Makes a filter, in the form of the option `log`, the one of the log; says what is wrong with it, if something is.
+pub type SetLog = Box<dyn Fn(&str) -> std::result::Result<(), String> + Send + Sync>;
 
 /// The state of a running server.
 pub struct Server {
@@ -62,6 +66,8 @@ pub struct Server {
     pub image_work: Semaphore,
     /// Told when there is more to do in the background (`rooms/chores.rs`).
     pub chores: Notify,
+    /// Told when a room, or its history, is to be deleted (`rooms/deletion`, `rooms/purge.rs`).
+    pub deletions: Notify,
     /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.
     pub whole_syncs: Semaphore,
     /// Lets a few long lists of events be put together for other servers at a time: they may take a second each.
@@ -70,6 +76,10 @@ pub struct Server {
     pub sliding: Connections,
     /// How much each caller may still do.
     pub limits: Limits,
+    /// When it started.
+    pub started: Instant,
+    /// Changes what is logged, if whoever started the log can.
+    pub log: OnceLock<SetLog>,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.
     pub stopping: watch::Receiver<bool>,
 }

@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use crate::{
     admin,
     api::routes,
     appservice::Appservices,
+    clock,
     config::{Config, RateLimit, RateLimits},
     delivery,
     error::{Error, Result},
@@ -30,11 +31,11 @@ use crate::{
         limits::{Allowance, Allowances, Limits},
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
-    media::{files::Files, retention},
+    media::{files::Files, removal, retention},
     outgoing::{Network, Outgoing},
     previews::Previews,
-    rooms::{Rooms, chores, typing::Typing},
-    server::Server,
+    rooms::{Rooms, chores, deletion, purge, typing::Typing},
+    server::{Server, SetLog},
     sso::Sso,
     store::Store,
     sync::sliding::connections::Connections,
@@ -165,8 +166,10 @@ async fn background(server: Arc<Server>) {
         () = server.typing.expire(&server.rooms) => {}
         () = devices::resync(&server.federation) => {}
         () = sweep_media(&server) => {}
+        () = delete_rooms(&server) => {}
         () = delivery::departures::run(&server.federation) => {}
         () = admin::socket::serve(&server) => {}
+        () = admin::welcome::run(&server) => {}
         () = admin::room::attend(&server), if server.config.admin_room => {}
         () = work => {}
     }
@@ -179,6 +182,36 @@ async fn tell_appservices(server: Arc<Server>) {
         _ = stopping.wait_for(|stopping| *stopping) => {}
         () = delivery::appservices::run(&server) => {}
     }
+}
+
+/// Deletes rooms, their history and the files of erased users as it is noted, and finds the rooms that nobody is in any more: once a day.
+async fn delete_rooms(server: &Arc<Server>) {
+    let mut ticks = tokio::time::interval(TICK);
+    let mut look = tokio::time::Instant::now() + AFTER_START;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = server.deletions.notified() => {}
+        }
+        if let Some(kept) = server.config.left_rooms_kept
+            && tokio::time::Instant::now() >= look
+        {
+            look += EVERY_DAY;
+            if let Err(error) = deletion::find_left(&server.rooms, kept) {
+                tracing::error!("the rooms that nobody is in any more could not be found: {error}");
+            }
+        }
+        if let Err(error) = delete_noted(server).await {
+            tracing::error!("something could not be deleted and is tried again: {error}");
+        }
+    }
+}
+
+async fn delete_noted(server: &Arc<Server>) -> Result<()> {
+    deletion::work(&server.rooms, &server.media).await?;
+    purge::work(&server.rooms).await?;
+    let of = server.clone();
+    tokio::task::spawn_blocking(move || removal::erase(&of.store, &of.media)).await.map_err(Error::internal)?
 }
 
 /// Lets files go that nobody asked for any more: once a day, and not while the server is just starting.
@@ -196,14 +229,15 @@ async fn sweep_media(server: &Arc<Server>) {
     }
 }
 
-/// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT).
+/// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT). `log` changes what is logged.
 ///
 /// # Errors
 /// As [`start`], or when stopping failed.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, log: SetLog) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let handle = start(config).await?;
+    let _ = handle.server.log.set(log); // it was not set before
     let addresses: Vec<_> = handle.addresses().iter().map(ToString::to_string).collect();
     tracing::info!("{} is ready on {}", handle.server.name(), addresses.join(", "));
     tracing::info!(
@@ -242,6 +276,9 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
         whole_syncs: Semaphore::new(2),
         event_lists: Semaphore::new(2),
         chores: Notify::new(),
+        deletions: Notify::new(),
+        started: clock::instant(),
+        log: OnceLock::new(),
         sliding: Connections::new(usize::try_from(config.memory_budget() / 16).unwrap_or(usize::MAX)),
         config,
         store,

@@ -5,6 +5,8 @@ use std::{path::PathBuf, process::Command};
 use conduit::config::{ByteSize, Config, MediaScope, Registration, example};
 use tempfile::TempDir;
 
+use crate::common::generated::assert_file;
+
 /// What a file with `text` and the variables give: the configuration and the warnings, or the error.
 fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let directory = TempDir::new().unwrap();
@@ -46,9 +48,7 @@ fn uncommented() -> String {
 
 #[test]
 fn example_is_what_the_code_says() {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conduit-example.toml");
-    let text = std::fs::read_to_string(file).unwrap();
-    assert_eq!(text, example(), "run: conduit config --example > conduit-example.toml");
+    assert_file("conduit-example.toml", &example());
 }
 
 #[test]

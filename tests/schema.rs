@@ -157,6 +157,7 @@ fn samples() -> Samples {
     delivery(&mut samples);
     media(&mut samples);
     federation(&mut samples);
+    moderation(&mut samples);
     samples
 }
 
@@ -278,8 +279,14 @@ fn accounts(s: &mut Samples) {
     s.add(REFRESH_TOKENS, text("hash"), token());
     s.add(LOGIN_TOKENS, (7, text("hash")), alice());
     s.add(OPENID_TOKENS, (7, text("hash")), alice());
-    let token =
-        RegistrationToken { uses_allowed: Some(3), completed: 1, expires_ts: Some(7), admin: false, created_ts: 5 };
+    let token = RegistrationToken {
+        uses_allowed: Some(3),
+        completed: 1,
+        expires_ts: Some(7),
+        admin: false,
+        created_ts: 5,
+        rooms: vec![owned_room_alias_id!("#tea:example.org").into()],
+    };
     s.add(REGISTRATION_TOKENS, text("letmein"), token);
     let report = Report {
         reporter: alice(),
@@ -366,6 +373,31 @@ fn delivery(s: &mut Samples) {
     s.add(PUSHES, (alice(), text("app"), text("key"), Position(21)), push);
     let state = PusherState { waiting: 1, told: 2, recount: Some(Position(22)) };
     s.add(PUSHER_STATES, (alice(), text("app"), text("key")), state);
+}
+
+fn moderation(s: &mut Samples) {
+    let block = || Block { by: Some(alice()), since: 5 };
+    s.add(BLOCKED_MEDIA, text("00ff"), block());
+    s.add(NOTICE_ROOMS, alice(), RoomNo(1));
+    s.add(ERASURES, alice(), ());
+    let welcome = Welcome { rooms: vec![owned_room_alias_id!("#tea:example.org").into()], attempts: 1, retry_at: 9 };
+    s.add(WELCOMES, alice(), welcome);
+    s.add(OFF_TIMELINE, (RoomNo(1), EventNo(9)), ());
+    s.add(BLOCKED_ROOMS, owned_room_id!("!r:example.org"), block());
+    let deletion = Deletion {
+        by: Some(alice()),
+        since: 5,
+        media: true,
+        stage: DeletionStage::Telling(Position(7)),
+        left: vec![alice()],
+        stuck: vec![owned_user_id!("@bob:example.org")],
+        aliases: vec![owned_room_alias_id!("#tea:example.org")],
+        events: 3,
+    };
+    s.add(ROOM_DELETIONS, RoomNo(1), deletion);
+    s.add(HISTORY_PURGES, RoomNo(1), 21);
+    s.add(FREED_STATES, (RoomNo(1), StateNo(7)), ());
+    s.add(FREED_MEDIA, (RoomNo(1), owned_server_name!("example.org"), text("id")), ());
 }
 
 fn federation(s: &mut Samples) {

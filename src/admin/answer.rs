@@ -1,7 +1,8 @@
-//! What a command answers, and how it looks as text and as JSON.
+//! What a command answers, and how it looks as text, as Markdown and as JSON.
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// The answer of a command.
@@ -16,6 +17,33 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// The answer in a format.
+    pub fn written(&self, format: Format) -> String {
+        match format {
+            Format::Text => self.to_string(),
+            Format::Markdown => self.to_markdown(),
+            Format::Json => self.to_json().to_string(),
+        }
+    }
+
+    fn to_markdown(&self) -> String {
+        let cell = |value: &Value| plain(value).replace('|', "\\|").replace('\n', " ");
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        match self {
+            Self::Sentence(sentence) => sentence.clone(),
+            Self::Table(_, rows) if rows.is_empty() => "None.".to_owned(),
+            Self::Table(columns, rows) => {
+                let mut text = line(columns.iter().map(|name| (*name).to_owned()).collect());
+                text.push_str(&line(columns.iter().map(|_| "---".to_owned()).collect()));
+                rows.iter().for_each(|row| text.push_str(&line(row.iter().map(cell).collect())));
+                text
+            }
+            Self::Fields(fields) => {
+                fields.iter().map(|(name, value)| format!("- **{name}**: {}\n", plain(value))).collect()
+            }
+        }
+    }
+
     /// The answer for programs: a string, a list of objects, or an object.
     pub fn to_json(&self) -> Value {
         match self {
@@ -32,6 +60,19 @@ impl Answer {
             }
         }
     }
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people: in columns.
+    #[default]
+    Text,
+    /// For people: tables and lists of Markdown.
+    Markdown,
+    /// For programs.
+    Json,
 }
 
 /// A value as people read it: nothing for `null`, text without quotation marks, lists without brackets.
@@ -94,6 +135,8 @@ mod tests {
         assert_eq!(table.to_string(), "user     admin\n@a:b     yes\n@long:b  -");
         assert_eq!(table.to_json(), json!([{"user": "@a:b", "admin": true}, {"user": "@long:b", "admin": null}]));
         assert_eq!(Answer::Table(vec!["user"], Vec::new()).to_string(), "None.");
+        let markdown = table.written(Format::Markdown);
+        assert_eq!(markdown, "| user | admin |\n| --- | --- |\n| @a:b | yes |\n| @long:b | - |\n");
         let fields = Answer::Fields(vec![("rooms", json!(["!a", "!b"])), ("n", json!(7))]);
         assert_eq!(fields.to_string(), "rooms  !a !b\nn      7");
         assert_eq!(fields.to_json(), json!({"rooms": ["!a", "!b"], "n": 7}));

@@ -7,6 +7,9 @@
 
 mod answer;
 mod appservices;
+mod federation;
+mod keys;
+mod media;
 mod registration_tokens;
 mod reports;
 mod rooms;
@@ -15,11 +18,13 @@ mod users;
 
 pub mod room;
 pub mod socket;
+pub mod welcome;
 
 use clap::{Parser, Subcommand};
+use ruma::UserId;
 use serde::{Deserialize, Serialize};
 
-pub use self::answer::Answer;
+pub use self::answer::{Answer, Format};
 use crate::{
     error::{Error, Reason, Result},
     server::Server,
@@ -48,6 +53,15 @@ pub enum Command {
     /// Rooms that this server knows
     #[command(subcommand)]
     Rooms(rooms::Command),
+    /// Files that users sent, and copies of other servers' files
+    #[command(subcommand)]
+    Media(media::Command),
+    /// Other servers
+    #[command(subcommand)]
+    Federation(federation::Command),
+    /// Signing keys, of this server and of others
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// What users reported
     #[command(subcommand)]
     Reports(reports::Command),
@@ -57,14 +71,14 @@ pub enum Command {
 }
 
 impl Command {
-    /// Reads a command as it is written in the administration room, its words as a shell would split them; what stands
-    /// between two lines of ``` is one word.
+    /// Reads a command as it is written in the administration room, its words as a shell would split them, but that nothing
+    /// is a comment; what stands between two lines of ``` is one word.
     ///
     /// # Errors
     /// What to tell who wrote it: what is wrong, or the help that was asked for.
     pub fn parse(line: &str) -> std::result::Result<Self, String> {
         let (line, block) = line.split_once("```").unwrap_or((line, ""));
-        let mut words = shlex::split(line).ok_or("A quotation mark is not closed.")?;
+        let mut words = shlex::split(&without_comments(line)).ok_or("A quotation mark is not closed.")?;
         // The first line of a block says the language, if any.
         if let Some((_, block)) = block.split_once('\n') {
             words.push(block.trim_end().trim_end_matches('`').to_owned());
@@ -72,20 +86,39 @@ impl Command {
         Line::try_parse_from(words).map(|line| line.command).map_err(|error| error.to_string())
     }
 
-    /// Does it.
+    /// Does it. `by` is the administrator who says so, unless it is whoever sits at the machine.
     ///
     /// # Errors
     /// Why it cannot be done; nothing is changed then.
-    pub async fn run(self, server: &Server) -> Result<Answer> {
+    pub async fn run(self, server: &Server, by: Option<&UserId>) -> Result<Answer> {
         match self {
             Self::Users(command) => users::run(server, command).await,
             Self::RegistrationTokens(command) => registration_tokens::run(server, command),
             Self::Appservices(command) => appservices::run(server, command),
-            Self::Rooms(command) => rooms::run(server, command),
+            Self::Rooms(command) => rooms::run(server, command, by),
+            Self::Media(command) => media::run(server, command, by).await,
+            Self::Federation(command) => federation::run(server, command),
+            Self::Keys(command) => keys::run(server, &command),
             Self::Reports(command) => reports::run(server, command),
-            Self::Server(command) => server::run(server, &command),
+            Self::Server(command) => server::run(server, command).await,
         }
     }
+}
+
+/// The line with the `#` of aliases escaped, which begin a comment for a shell.
+fn without_comments(line: &str) -> String {
+    let (mut escaped, mut quote, mut begins) = (String::with_capacity(line.len() + 4), None, true);
+    for character in line.chars() {
+        match (quote, character) {
+            (None, '#') if begins => escaped.push('\\'),
+            (None, '"' | '\'') => quote = Some(character),
+            (Some(open), _) if open == character => quote = None,
+            _ => {}
+        }
+        begins = character.is_whitespace();
+        escaped.push(character);
+    }
+    escaped
 }
 
 /// What an administrator is told of an error: the sentence, without the code that is for clients.

@@ -1,5 +1,6 @@
 //! `registration-tokens`: what people register with.
 
+use ruma::OwnedRoomOrAliasId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -27,6 +28,9 @@ pub enum Command {
         /// In how many days it expires; never without this
         #[arg(long)]
         days: Option<u16>,
+        /// A room that those are brought into who register with it; can be given several times
+        #[arg(long = "room")]
+        rooms: Vec<OwnedRoomOrAliasId>,
     },
     /// Make a token void
     Delete { token: String },
@@ -35,7 +39,9 @@ pub enum Command {
 pub(super) fn run(server: &Server, command: Command) -> Result<Answer> {
     match command {
         Command::List => list(&server.store.read()),
-        Command::Create { token, uses, days } => create(server, token, uses, days),
+        Command::Create { token, uses, days, rooms } => {
+            create(server, token, RegistrationToken { uses_allowed: uses, rooms, ..RegistrationToken::default() }, days)
+        }
         Command::Delete { token } => server.store.write(|tx| {
             if !REGISTRATION_TOKENS.contains(tx, &token)? {
                 return Err(Error::not_found("There is no such token."));
@@ -50,20 +56,16 @@ fn list(read: &dyn Read) -> Result<Answer> {
     let mut rows = Vec::new();
     for row in REGISTRATION_TOKENS.scan(read, (), Direction::Forward) {
         let (token, row) = row?;
-        rows.push(vec![json!(token), json!(row.uses_allowed), json!(row.completed), date(row.expires_ts)]);
+        let expires = date(row.expires_ts);
+        rows.push(vec![json!(token), json!(row.uses_allowed), json!(row.completed), expires, json!(row.rooms)]);
     }
-    Ok(Answer::Table(vec!["token", "uses_allowed", "completed", "expires"], rows))
+    Ok(Answer::Table(vec!["token", "uses_allowed", "completed", "expires", "rooms"], rows))
 }
 
-fn create(server: &Server, token: Option<String>, uses: Option<u64>, days: Option<u16>) -> Result<Answer> {
+fn create(server: &Server, token: Option<String>, row: RegistrationToken, days: Option<u16>) -> Result<Answer> {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
     let now = clock::now_ms();
-    let row = RegistrationToken {
-        uses_allowed: uses,
-        expires_ts: days.map(|days| now + u64::from(days) * DAY_MS),
-        created_ts: now,
-        ..RegistrationToken::default()
-    };
+    let row = RegistrationToken { expires_ts: days.map(|days| now + u64::from(days) * DAY_MS), created_ts: now, ..row };
     let token = server.store.write(|tx| registration_tokens::create(tx, token, &row))?;
     let closed = if server.config.allow_registration {
         ""

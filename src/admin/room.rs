@@ -16,7 +16,6 @@ use serde_json::{json, value::to_raw_value};
 
 use super::{Command, reports::about, told};
 use crate::{
-    clock,
     error::Result,
     http::html,
     ids::RoomNo,
@@ -30,7 +29,6 @@ use crate::{
     server::Server,
     store::{
         Direction, Read, Tx,
-        records::Account,
         trees::{ACCOUNTS, COUNTERS, IDENTITY, REPORTS},
     },
     users::accounts,
@@ -69,6 +67,9 @@ pub async fn attend(server: &Arc<Server>) {
 async fn attend_once(server: &Server, bot: &UserId) -> Result<()> {
     let admins = administrators(&server.store.read())?;
     let known = IDENTITY.get(&server.store.read(), ROOM)?.and_then(|id| RoomId::parse(id).ok());
+    // It may have been deleted like any other.
+    let known =
+        known.filter(|id| rooms::require(&server.store.read(), id).is_ok_and(|(_, room)| room.create.is_some()));
     let room = match known {
         Some(room) => room,
         None if admins.is_empty() => return Ok(()),
@@ -79,7 +80,8 @@ async fn attend_once(server: &Server, bot: &UserId) -> Result<()> {
     obey(server, &room, bot).await
 }
 
-fn administrators(read: &dyn Read) -> Result<Vec<OwnedUserId>> {
+/// The administrators' accounts.
+pub(super) fn administrators(read: &dyn Read) -> Result<Vec<OwnedUserId>> {
     let rows = ACCOUNTS.scan(read, (), Direction::Forward);
     rows.filter(|row| row.as_ref().map_or(true, |(_, account)| account.admin && !account.deactivated))
         .map(|row| row.map(|(user, _)| user))
@@ -87,10 +89,7 @@ fn administrators(read: &dyn Read) -> Result<Vec<OwnedUserId>> {
 }
 
 fn make(server: &Server, tx: &mut Tx<'_>, bot: &UserId) -> Result<OwnedRoomId> {
-    if !ACCOUNTS.contains(tx, bot)? {
-        let account = Account { created_ts: clock::now_ms(), ..Account::default() };
-        accounts::create(tx, bot, &account, Some("Server"))?;
-    }
+    accounts::ensure_server_user(tx, bot, "Server")?;
     // Somebody may have the alias already, or an application service claim all of its kind.
     let alias = aliases::parse_new(server.name(), &server.appservices, None, ALIAS).ok();
     let taken = alias.as_deref().map(|alias| aliases::get(tx, alias)).transpose()?.flatten().is_some();
@@ -154,7 +153,7 @@ async fn obey(server: &Server, room: &RoomId, bot: &UserId) -> Result<()> {
         }
         let text = match Command::parse(&command) {
             Err(message) => message,
-            Ok(command) => match Box::pin(command.run(server)).await {
+            Ok(command) => match Box::pin(command.run(server, Some(&event.pdu.sender))).await {
                 Ok(answer) => answer.to_string(),
                 Err(error) => told(&error),
             },

@@ -1,16 +1,20 @@
 //! `rooms`: rooms that this server knows.
 
-use ruma::OwnedRoomOrAliasId;
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Answer, users::date};
 use crate::{
+    clock,
     error::Result,
-    ids::RoomNo,
-    rooms::{self, Room, aliases, directory, event, members, servers, summary, timeline},
+    rooms::{
+        self, aliases, blocks,
+        deletion::{self, DeletionStage},
+        directory, event, members, purge, servers, summary, timeline,
+    },
     server::Server,
-    store::Read,
+    store::{Direction, Read, records::Block, trees::ROOM_DELETIONS},
 };
 
 /// How many rows a list has unless another number is asked for.
@@ -34,15 +38,59 @@ pub enum Command {
         #[arg(long, default_value_t = LIMIT)]
         limit: usize,
     },
+    /// Take everybody of this server out of a room and delete what is known of it here
+    Delete {
+        room: OwnedRoomOrAliasId,
+        /// Let nobody of this server join it again
+        #[arg(long)]
+        block: bool,
+        /// Delete the files as well that its messages name and nothing else does. Those of encrypted messages are not
+        /// known to the server
+        #[arg(long)]
+        media: bool,
+    },
+    /// List the rooms that are being deleted, or were lately
+    Deletions,
+    /// Delete the messages of a room that came before so many days. What the room is built on stays
+    PurgeHistory {
+        room: OwnedRoomOrAliasId,
+        /// How many days stay
+        #[arg(long)]
+        days: u32,
+    },
+    /// Let nobody of this server enter a room any more; who is in it stays
+    Block { room: OwnedRoomOrAliasId },
+    /// Let the users of this server enter a room again
+    Unblock { room: OwnedRoomOrAliasId },
+    /// List the blocked rooms
+    Blocked,
     /// Show a room in the room directory
     Publish { room: OwnedRoomOrAliasId },
     /// Take a room out of the room directory
     Unpublish { room: OwnedRoomOrAliasId },
 }
 
-pub(super) fn run(server: &Server, command: Command) -> Result<Answer> {
+pub(super) fn run(server: &Server, command: Command, by: Option<&UserId>) -> Result<Answer> {
     let read = server.store.read();
     match command {
+        Command::Delete { room, block, media } => delete(server, &room, block, media, by),
+        Command::Deletions => list_deletions(&read),
+        Command::PurgeHistory { room, days } => purge_history(server, &room, days),
+        Command::Block { room } => server.store.write(|tx| {
+            let id = find_id(tx, &room)?;
+            blocks::block(tx, &id, by)?;
+            Ok(Answer::Sentence(format!("{id} is blocked.")))
+        }),
+        Command::Unblock { room } => server.store.write(|tx| {
+            let id = find_id(tx, &room)?;
+            blocks::unblock(tx, &id);
+            Ok(Answer::Sentence(format!("{id} is not blocked.")))
+        }),
+        Command::Blocked => {
+            let row = |(id, block): (OwnedRoomId, Block)| vec![json!(id), date(Some(block.since)), json!(block.by)];
+            let rows = blocks::all(&read).map(|found| found.map(row)).collect::<Result<_>>()?;
+            Ok(Answer::Table(vec!["room", "since", "by"], rows))
+        }
         Command::List { limit } => list(&read, limit),
         Command::Show { room } => show(&read, &room),
         Command::Members { room, limit } => list_members(&read, &room, limit),
@@ -51,14 +99,56 @@ pub(super) fn run(server: &Server, command: Command) -> Result<Answer> {
     }
 }
 
-fn find(read: &dyn Read, room: &OwnedRoomOrAliasId) -> Result<(RoomNo, Room)> {
-    match <&ruma::RoomId>::try_from(&**room) {
-        Ok(id) => rooms::require(read, id),
-        Err(alias) => {
-            let no = aliases::require(read, alias)?.room;
-            Ok((no, rooms::get(read, no)?))
-        }
+/// The ID of a room that the server need not know.
+fn find_id(read: &dyn Read, room: &OwnedRoomOrAliasId) -> Result<OwnedRoomId> {
+    match <&RoomId>::try_from(&**room) {
+        Ok(id) => Ok(id.to_owned()),
+        Err(_) => Ok(rooms::by_name(read, room)?.1.id),
     }
+}
+
+fn delete(server: &Server, room: &OwnedRoomOrAliasId, block: bool, media: bool, by: Option<&UserId>) -> Result<Answer> {
+    let room = server.store.write(|tx| {
+        let (no, room) = rooms::by_name(tx, room)?;
+        deletion::begin(tx, no, by, media)?;
+        if block {
+            blocks::block(tx, &room.id, by)?;
+        }
+        Ok(room)
+    })?;
+    server.deletions.notify_one();
+    let blocked = if block { " It is blocked." } else { "" };
+    Ok(Answer::Sentence(format!("{} is being deleted; rooms deletions shows how far that is.{blocked}", room.id)))
+}
+
+fn list_deletions(read: &dyn Read) -> Result<Answer> {
+    let mut rows = Vec::new();
+    for row in ROOM_DELETIONS.scan(read, (), Direction::Forward) {
+        let (no, deletion) = row?;
+        let stage = match deletion.stage {
+            DeletionStage::Leaving => "its users leave",
+            DeletionStage::Telling(_) => "other servers are told",
+            DeletionStage::Freeing => "its events are deleted",
+            DeletionStage::Done(_) => "done",
+        };
+        let (id, since) = (rooms::get(read, no)?.id, date(Some(deletion.since)));
+        rows.push(vec![json!(id), since, json!(stage), json!(deletion.events), json!(deletion.by)]);
+    }
+    Ok(Answer::Table(vec!["room", "since", "stage", "events", "by"], rows))
+}
+
+fn purge_history(server: &Server, room: &OwnedRoomOrAliasId, days: u32) -> Result<Answer> {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let before = clock::now_ms().saturating_sub(u64::from(days) * DAY_MS);
+    let (room, any) = server.store.write(|tx| {
+        let (no, room) = rooms::by_name(tx, room)?;
+        Ok((room, purge::begin(tx, no, before)?))
+    })?;
+    if !any {
+        return Ok(Answer::Sentence(format!("Nothing in {} is older than that.", room.id)));
+    }
+    server.deletions.notify_one();
+    Ok(Answer::Sentence(format!("What is older than {days} days in {} is being deleted.", room.id)))
 }
 
 fn list(read: &dyn Read, limit: usize) -> Result<Answer> {
@@ -73,7 +163,7 @@ fn list(read: &dyn Read, limit: usize) -> Result<Answer> {
 }
 
 fn show(read: &dyn Read, room: &OwnedRoomOrAliasId) -> Result<Answer> {
-    let (no, room) = find(read, room)?;
+    let (no, room) = rooms::by_name(read, room)?;
     let seen = summary::of(read, no, &room)?;
     let last = timeline::before(read, no, i64::MAX).next().transpose()?;
     let last = last.map(|(_, event)| event::require(read, event)).transpose()?;
@@ -94,7 +184,7 @@ fn show(read: &dyn Read, room: &OwnedRoomOrAliasId) -> Result<Answer> {
 }
 
 fn list_members(read: &dyn Read, room: &OwnedRoomOrAliasId, limit: usize) -> Result<Answer> {
-    let (no, _) = find(read, room)?;
+    let (no, _) = rooms::by_name(read, room)?;
     let mut rows = Vec::new();
     for row in members::joined(read, no).take(limit) {
         let (user, member) = row?;
@@ -105,7 +195,7 @@ fn list_members(read: &dyn Read, room: &OwnedRoomOrAliasId, limit: usize) -> Res
 
 fn publish(server: &Server, room: &OwnedRoomOrAliasId, published: bool) -> Result<Answer> {
     let room = server.store.write(|tx| {
-        let (no, room) = find(tx, room)?;
+        let (no, room) = rooms::by_name(tx, room)?;
         directory::set_published(tx, no, published);
         Ok(room)
     })?;

@@ -1,11 +1,13 @@
 //! `server`: the server itself.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Answer;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     server::Server,
     store::{Direction, trees},
 };
@@ -15,15 +17,35 @@ use crate::{
 pub enum Command {
     /// Show version, accounts, rooms and memory
     Status,
+    /// Show what the memory is used for
+    Memory,
     /// Show how much of the disk the parts of the database take
     Disk,
+    /// Write the database anew, so that what was deleted gives its space back at once; this takes long, and much of the
+    /// disk's time
+    Compact,
+    /// Log something else until the server stops, as the option log says it: "warn,conduit=debug"
+    Log { filter: String },
     /// Show how many rows each kind of data has, and their size; this reads the whole database
     Trees,
 }
 
-pub(super) fn run(server: &Server, command: &Command) -> Result<Answer> {
+pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
     match command {
         Command::Status => status(server),
+        Command::Memory => memory(server),
+        Command::Compact => {
+            let store = Arc::clone(&server.store);
+            tokio::task::spawn_blocking(move || store.compact()).await.map_err(Error::internal)??;
+            Ok(Answer::Sentence("The database is written anew.".to_owned()))
+        }
+        Command::Log { filter } => {
+            let Some(set) = server.log.get() else {
+                return Err(Error::not_found("This server does not keep its log itself."));
+            };
+            set(&filter).map_err(Error::invalid_param)?;
+            Ok(Answer::Sentence(format!("What is logged until the server stops: {filter}")))
+        }
         Command::Disk => {
             let rows = server.store.disk_usage()?;
             let rows = rows.into_iter().map(|(name, bytes)| vec![json!(name), json!(bytes)]).collect();
@@ -53,10 +75,21 @@ fn status(server: &Server) -> Result<Answer> {
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         ("accounts", json!(in_use)),
         ("rooms", json!(joined)),
+        ("running_for_seconds", json!(server.started.elapsed().as_secs())),
         ("waiting_clients", json!(server.store.hub().len())),
         ("memory_bytes", json!(resident_bytes())),
         ("memory_budget_bytes", json!(server.config.memory_budget())),
     ]))
+}
+
+fn memory(server: &Server) -> Result<Answer> {
+    let mut rows: Vec<(&str, u64)> = server.store.memory()?;
+    rows.extend(server.rooms.memory());
+    rows.push(("sliding sync: what clients have", server.sliding.bytes()));
+    let mut rows: Vec<_> = rows.into_iter().map(|(part, bytes)| vec![json!(part), json!(bytes)]).collect();
+    rows.push(vec![json!("the whole process"), json!(resident_bytes())]);
+    rows.push(vec![json!("memory_budget"), json!(server.config.memory_budget())]);
+    Ok(Answer::Table(vec!["part", "bytes"], rows))
 }
 
 /// How much memory this process takes, where the system says it.

@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Command, told};
+use super::{Command, Format, told};
 use crate::server::Server;
 
 /// The largest command, in bytes.
@@ -28,10 +28,18 @@ const MAX_COMMAND: u64 = 64 * 1024;
 /// How long a command may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the server answers: text and JSON of the answer, or what went wrong.
+/// What the server is asked: a command, and how the answer is to be written.
+#[derive(Serialize, Deserialize)]
+struct Question {
+    command: Command,
+    #[serde(default)]
+    format: Format,
+}
+
+/// What the server answers: what came of it, or what went wrong.
 #[derive(Serialize, Deserialize)]
 struct Reply {
-    done: Option<(String, serde_json::Value)>,
+    done: Option<String>,
     failed: Option<String>,
 }
 
@@ -56,7 +64,7 @@ pub async fn serve(server: &Arc<Server>) {
             Err(error) => Err(error),
         };
         match answered {
-            Ok(Ok((command, stream))) => answer(server, command, stream).await,
+            Ok(Ok((question, stream))) => answer(server, question, stream).await,
             Ok(Err(error)) | Err(error) => {
                 tracing::debug!("a command did not arrive: {error}");
                 tokio::time::sleep(Duration::from_millis(10)).await; // a broken listener must not spin
@@ -75,20 +83,20 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn read(stream: UnixStream) -> io::Result<(Command, UnixStream)> {
+async fn read(stream: UnixStream) -> io::Result<(Question, UnixStream)> {
     let mut reader = AsyncBufReader::new(stream.take(MAX_COMMAND));
     let mut line = String::new();
     reader.read_line(&mut line).await?;
     Ok((serde_json::from_str(&line)?, reader.into_inner().into_inner()))
 }
 
-async fn answer(server: &Server, command: Command, mut stream: UnixStream) {
-    let result = match command.run(server).await {
+async fn answer(server: &Server, Question { command, format }: Question, mut stream: UnixStream) {
+    let result = match Box::pin(command.run(server, None)).await {
         Ok(answer) => server.store.durable().await.map(|()| answer),
         Err(error) => Err(error),
     };
     let reply = match result {
-        Ok(answer) => Reply { done: Some((answer.to_string(), answer.to_json())), failed: None },
+        Ok(answer) => Reply { done: Some(answer.written(format)), failed: None },
         Err(error) => Reply { done: None, failed: Some(told(&error)) },
     };
     let line = serde_json::to_vec(&reply).unwrap_or_default();
@@ -97,24 +105,24 @@ async fn answer(server: &Server, command: Command, mut stream: UnixStream) {
     }
 }
 
-/// Has the running server over `database_path` do a command; gives its answer, as JSON or as text.
+/// Has the running server over `database_path` do a command; gives its answer.
 ///
 /// # Errors
 /// What to tell who asked.
-pub fn ask(database_path: &Path, command: &Command, as_json: bool) -> Result<String, String> {
+pub fn ask(database_path: &Path, command: Command, format: Format) -> Result<String, String> {
     let path = path(database_path);
     let unreachable = |error: io::Error| {
         let shown = path.display();
         format!("cannot reach the server through {shown} ({error}). Is it running, and may you open this file?")
     };
     let mut stream = BlockingStream::connect(&path).map_err(unreachable)?;
-    let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
-    writeln!(stream, "{command}").map_err(unreachable)?;
+    let question = serde_json::to_string(&Question { command, format }).map_err(|error| error.to_string())?;
+    writeln!(stream, "{question}").map_err(unreachable)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).map_err(unreachable)?;
     let reply: Reply = serde_json::from_str(&line).map_err(|error| unreachable(error.into()))?;
     match reply {
-        Reply { done: Some((text, json)), .. } => Ok(if as_json { json.to_string() } else { text }),
+        Reply { done: Some(answer), .. } => Ok(answer),
         Reply { failed, .. } => Err(failed.unwrap_or_default()),
     }
 }

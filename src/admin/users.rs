@@ -1,6 +1,6 @@
 //! `users`: accounts and their devices.
 
-use ruma::{OwnedDeviceId, OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedDeviceId, OwnedRoomOrAliasId, OwnedUserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -8,7 +8,12 @@ use super::Answer;
 use crate::{
     clock,
     error::{Error, Result},
-    rooms::{self, chores, members},
+    federation::join,
+    rooms::{
+        self, chores, members, membership,
+        server_notices::{self, Notice},
+        summary,
+    },
     server::Server,
     store::{
         Direction, Read,
@@ -64,6 +69,14 @@ pub enum Command {
     Suspend { user: String },
     /// End the suspension of an account
     Unsuspend { user: String },
+    /// List the devices of an account
+    Devices { user: String },
+    /// List the rooms that an account is in
+    Rooms { user: String },
+    /// Bring an account into a room; the room must let it in
+    Join { user: String, room: OwnedRoomOrAliasId },
+    /// Take an account out of a room, or decline an invitation for it
+    Leave { user: String, room: OwnedRoomOrAliasId },
     /// Log a device out, or all
     LogOut {
         user: String,
@@ -79,6 +92,8 @@ pub enum Command {
     },
     /// Let nobody into an account any more by the identity provider
     Unlink { user: String },
+    /// Write to a user in the name of the server, in a room of its own
+    Notify { user: String, message: String },
     /// End an account for good: it leaves its rooms, and its name is never given out again
     Deactivate {
         user: String,
@@ -106,22 +121,32 @@ pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
         Command::Unsuspend { user } => {
             change(server, &user, "is not suspended any more", |account| account.suspended = false)
         }
+        Command::Devices { user } => list_devices(server, &user),
+        Command::Rooms { user } => list_rooms(server, &user),
+        Command::Join { user, room } => join(server, &user, &room).await,
+        Command::Leave { user, room } => leave(server, &user, &room).await,
         Command::LogOut { user, device } => log_out(server, &user, device),
         Command::Link { user, subject } => link(server, &user, subject),
         Command::Unlink { user } => unlink(server, &user),
+        Command::Notify { user, message } => notify(server, &user, &message).await,
         Command::Deactivate { user, erase } => deactivate(server, &user, erase).await,
     }
 }
 
 /// The account that a name means, one that is in use.
 fn find(read: &dyn Read, server: &Server, name: &str) -> Result<(OwnedUserId, Account)> {
-    let name = name.trim_start_matches('@').trim_end_matches(&format!(":{}", server.name())).to_owned();
-    let (user, account) = accounts::find(read, server.name(), &name)?
-        .ok_or_else(|| Error::not_found(format!("There is no account called {name} here.")))?;
+    let (user, account) = find_any(read, server, name)?;
     if account.deactivated {
         return Err(Error::not_found(format!("The account {user} was deactivated.")));
     }
     Ok((user, account))
+}
+
+/// [`find`], also one that was deactivated.
+pub(super) fn find_any(read: &dyn Read, server: &Server, name: &str) -> Result<(OwnedUserId, Account)> {
+    let name = name.trim_start_matches('@').trim_end_matches(&format!(":{}", server.name())).to_owned();
+    accounts::find(read, server.name(), &name)?
+        .ok_or_else(|| Error::not_found(format!("There is no account called {name} here.")))
 }
 
 /// What an account is besides a user.
@@ -183,6 +208,47 @@ fn show(server: &Server, name: &str) -> Result<Answer> {
     ]))
 }
 
+fn list_devices(server: &Server, name: &str) -> Result<Answer> {
+    let read = server.store.read();
+    let (user, _) = find(&read, server, name)?;
+    let mut rows = Vec::new();
+    for row in devices::all(&read, &user) {
+        let (id, device) = row?;
+        let (created, seen) = (date(Some(device.created_ts)), date(device.last_seen_ts));
+        rows.push(vec![json!(id), json!(device.display_name), created, seen, json!(device.last_seen_ip)]);
+    }
+    Ok(Answer::Table(vec!["device", "name", "since", "last_seen", "address"], rows))
+}
+
+fn list_rooms(server: &Server, name: &str) -> Result<Answer> {
+    let read = server.store.read();
+    let (user, _) = find(&read, server, name)?;
+    let mut rows = Vec::new();
+    for row in members::rooms_of(&read, &user) {
+        let (no, own) = row?;
+        if own.forgotten {
+            continue;
+        }
+        let room = rooms::get(&read, no)?;
+        let name = summary::of(&read, no, &room)?.name;
+        rows.push(vec![json!(room.id), json!(name), json!(own.membership), json!(room.joined)]);
+    }
+    Ok(Answer::Table(vec!["room", "name", "membership", "members"], rows))
+}
+
+async fn join(server: &Server, name: &str, room: &OwnedRoomOrAliasId) -> Result<Answer> {
+    let (user, _) = find(&server.store.read(), server, name)?;
+    let room = join::join_by_name(&server.federation, room, &user).await?;
+    Ok(Answer::Sentence(format!("{user} is in {room}.")))
+}
+
+async fn leave(server: &Server, name: &str, room: &OwnedRoomOrAliasId) -> Result<Answer> {
+    let (user, _) = find(&server.store.read(), server, name)?;
+    let room = rooms::by_name(&server.store.read(), room)?.1.id;
+    membership::leave(&server.rooms, &room, &user, None).await?;
+    Ok(Answer::Sentence(format!("{user} is not in {room} any more.")))
+}
+
 /// The given password or a new one; the sentence that tells a new one.
 fn or_made_up(server: &Server, password: Option<String>) -> Result<(String, String)> {
     match password {
@@ -209,7 +275,10 @@ async fn create(server: &Server, name: &str, password: Option<String>, admin: bo
         ..Account::default()
     };
     let display_name = accounts::initial_display_name(&server.config, &user);
-    server.store.write(|tx| accounts::create(tx, &user, &account, Some(&display_name)))?;
+    server.store.write(|tx| {
+        accounts::create(tx, &user, &account, Some(&display_name))?;
+        accounts::welcome(tx, &server.config, &user, Vec::new())
+    })?;
     Ok(Answer::Sentence(format!("{user} is registered.{told}")))
 }
 
@@ -264,12 +333,24 @@ fn unlink(server: &Server, name: &str) -> Result<Answer> {
     Ok(Answer::Sentence(format!("Nobody can log in as {user} by the identity provider any more.")))
 }
 
+async fn notify(server: &Server, name: &str, message: &str) -> Result<Answer> {
+    let (user, _) = find(&server.store.read(), server, name)?;
+    let content = json!({ "msgtype": "m.text", "body": message });
+    let content = content.as_object().cloned().unwrap_or_default();
+    let notice = Notice { kind: "m.room.message", state_key: None, content: &content };
+    let config = &server.config;
+    let version = &config.default_room_version;
+    server_notices::send(&server.rooms, &config.server_notices, version, &user, &notice, |_, _| Ok(())).await?;
+    Ok(Answer::Sentence(format!("{user} is told.")))
+}
+
 async fn deactivate(server: &Server, name: &str, erase: bool) -> Result<Answer> {
     let user = server.store.write(|tx| {
         let (user, _) = find(tx, server, name)?;
         accounts::deactivate(tx, &user, erase)?;
         Ok(user)
     })?;
+    server.deletions.notify_one();
     let done = chores::leave_all(&server.rooms, &user, chores::AT_ONCE).await?;
     if !done {
         server.chores.notify_one();

@@ -2,6 +2,7 @@
 //!
 //! - [`User`]: a device of an account, proven by an access token; or a user whom an application service acts as. Guests
 //!   get no further than the operations that the specification opens to them ("Guest Access").
+//! - [`Administrator`]: the same, if the account administers the server.
 //! - `Option<User>`: the same where the token may be missing; a wrong one is still refused.
 //! - [`Origin`]: another server, proven by its signature.
 //! - [`Appservice`]: an application service itself.
@@ -31,7 +32,10 @@ use crate::{
     error::{Error, Result},
     http::Caller,
     server::Server,
-    store::trees::{ACCOUNTS, DEVICES},
+    store::{
+        Read,
+        trees::{ACCOUNTS, DEVICES},
+    },
     users::{accounts, devices, tokens},
 };
 
@@ -47,6 +51,10 @@ pub struct User {
     /// The application service that acts as the user, by its own token.
     pub appservice: Option<Arc<Registration>>,
 }
+
+/// An administrator of this server, with an access token of their own.
+#[derive(Clone, Debug)]
+pub struct Administrator(pub OwnedUserId);
 
 /// An application service.
 #[derive(Clone, Debug)]
@@ -79,6 +87,17 @@ impl User {
     /// 403 `M_FORBIDDEN` with `message` if `user` is somebody else.
     pub fn require_self(&self, user: &UserId, message: &str) -> Result<()> {
         if self.id == user { Ok(()) } else { Err(Error::forbidden(message)) }
+    }
+
+    /// Refuses everybody but administrators.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN`.
+    pub fn require_admin(&self, read: &dyn Read) -> Result<()> {
+        match accounts::require(read, &self.id)?.admin {
+            true => Ok(()),
+            false => Err(Error::forbidden("Only administrators of this server can do this.")),
+        }
     }
 
     /// The device, for what needs one.
@@ -128,6 +147,21 @@ impl Caller<Server, AccessToken> for User {
 
     fn is_unlimited(&self) -> bool {
         self.is_unlimited()
+    }
+}
+
+impl Caller<Server, AccessToken> for Administrator {
+    async fn authenticate(server: &Server, token: String, request: &Request<Bytes>, address: IpAddr) -> Result<Self> {
+        let user = user(server, &token, request, address)?;
+        if user.appservice.is_some() {
+            return Err(Error::forbidden("Application services do not administer this server."));
+        }
+        user.require_admin(&server.store.read())?;
+        Ok(Self(user.id))
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(self.0.as_str())
     }
 }
 

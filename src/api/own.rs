@@ -4,7 +4,7 @@
 //! it stands in for ([`stands_in_for`](crate::stands_in_for)), and often answers with [`Json`]
 //! ([`answers_json`](crate::answers_json)).
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use ruma::{
     api::{
         OutgoingBody, OutgoingResponse,
@@ -20,6 +20,20 @@ use serde::{
 /// A response with status 200 whose body is `T` as JSON.
 #[derive(Debug, Clone)]
 pub struct Json<T>(pub T);
+
+/// The same with another status.
+#[derive(Debug, Clone)]
+pub struct JsonWith<T>(pub StatusCode, pub T);
+
+impl<T: Serialize> OutgoingResponse for JsonWith<T> {
+    type Body = JsonBody<T>;
+
+    fn try_into_http_response_inner(self) -> Result<Response<Self::Body>, IntoHttpError> {
+        let mut response = Response::new(JsonBody(self.1));
+        *response.status_mut() = self.0;
+        Ok(response)
+    }
+}
 
 /// The body of a [`Json`] response.
 #[derive(Debug, Clone)]

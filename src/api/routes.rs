@@ -12,7 +12,93 @@ use crate::{
 pub fn routes() -> Vec<Route<Server>> {
     let mut routes = client_server();
     routes.extend(server_server());
+    routes.extend(administration());
     routes
+}
+
+/// What the tools of Synapse's administrators ask.
+fn administration() -> Vec<Route<Server>> {
+    use synapse_admin::*;
+    vec![
+        // Accounts
+        on(register::register_nonce),
+        on(register::register_with_secret),
+        on(users::list_users),
+        on(users::list_users_v3),
+        on(users::get_user),
+        on(users::put_user),
+        on(users::deactivate_account),
+        on(users::suspend),
+        on(users::reset_password),
+        on(users::get_admin),
+        on(users::put_admin),
+        on(user_data::who_is),
+        on(user_data::joined_rooms),
+        on(user_data::memberships),
+        on(user_data::all_account_data),
+        on(user_data::list_pushers),
+        on(users::log_in_as),
+        on(users::shadow_ban),
+        on(users::end_shadow_ban),
+        on(users::get_rate_limit),
+        on(user_data::name_available),
+        on(user_data::find_by_threepid),
+        on(devices::list_devices),
+        on(devices::get_device),
+        on(devices::put_device),
+        on(devices::delete_device),
+        on(devices::delete_devices),
+        on(registration_tokens::list_tokens),
+        on(registration_tokens::get_token),
+        on(registration_tokens::new_token),
+        on(registration_tokens::put_token),
+        on(registration_tokens::delete_token),
+        // Rooms
+        on(rooms::list_rooms),
+        on(rooms::get_room),
+        on(rooms::delete_room_v1),
+        on(rooms::delete_room),
+        on(rooms::deletions_of_room),
+        on(rooms::deletion_by_id),
+        on(rooms::get_block),
+        on(rooms::put_block),
+        on(rooms::make_room_admin),
+        on(rooms::join_room),
+        on(rooms::get_extremities),
+        on(rooms::purge_history),
+        on(rooms::purge_history_to_event),
+        on(rooms::purge_status),
+        on(room_contents::list_members),
+        on(room_contents::show_state),
+        on(room_contents::list_messages),
+        on(room_contents::fetch_event),
+        on(reports::list_reports),
+        on(reports::get_report),
+        on(reports::delete_report),
+        // Files
+        on(media::get_media),
+        on(media::delete_media),
+        on(media::delete_by_age),
+        on(media::purge_cache),
+        on(media::quarantine),
+        on(media::unquarantine),
+        on(media::quarantine_of_user),
+        on(media::quarantine_of_room),
+        on(media::media_of_room),
+        on(media::media_of_user),
+        on(media::delete_media_of_user),
+        // The server and others
+        on(statistics::media_of_users),
+        on(statistics::largest_rooms),
+        on(federation::list_destinations),
+        on(federation::get_destination),
+        on(federation::rooms_of_destination),
+        on(federation::reset_connection),
+        on(server::get_version),
+        on(server::background_updates),
+        on(server::send_notice),
+        on(server::send_notice_once),
+    ]
 }
 
 /// What other servers ask.
@@ -109,8 +195,6 @@ fn client_server() -> Vec<Route<Server>> {
         on(admin::set_admin_lock_user),
         on(admin::get_admin_suspend_user),
         on(admin::set_admin_suspend_user),
-        on(synapse_admin::register_nonce),
-        on(synapse_admin::register_with_secret),
         on(filter::define_filter),
         on(filter::get_filter),
         on(account_data::set_account_data),

@@ -15,7 +15,8 @@ use crate::{
         Direction,
         records::Status,
         trees::{
-            AUTH_EVENTS, EVENT_NOS, EVENTS, EXTREMITIES, GAPS, RELATIONS, ROOMS, STATES, TIMELINE, WAITING_REDACTIONS,
+            AUTH_EVENTS, EVENT_NOS, EVENTS, EXTREMITIES, GAPS, OFF_TIMELINE, RELATIONS, ROOMS, STATES, TIMELINE,
+            WAITING_REDACTIONS,
         },
     },
 };
@@ -30,6 +31,7 @@ struct RoomFacts {
 pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     let rooms = rooms(checker)?;
     checker.each(EVENTS, |checker, no, row| event(checker, &rooms, &Event::from_row(no, row)?))?;
+    checker.has(OFF_TIMELINE, EVENTS, |(_, no), ()| *no, |(room, _), (), row| row.room == *room && row.order == 0)?;
     checker.has(
         TIMELINE,
         EVENTS,
@@ -80,6 +82,11 @@ fn event(checker: &mut Checker<'_>, rooms: &HashMap<RoomNo, RoomFacts>, event: &
         return Ok(());
     };
     checker.expect(event.pdu.room_id == room.id, format_args!("event {id} is not of its room {}", room.id));
+    let aside = OFF_TIMELINE.contains(checker.read, (event.room, event.no))?;
+    checker.expect(aside == (event.order == 0), format_args!("OFF_TIMELINE is wrong about event {id}"));
+    if checker.going.contains(&event.room) {
+        return Ok(());
+    }
     own_hash(checker, room, event)?;
     auth_events(checker, event)?;
     if event.order != 0 {

@@ -8,9 +8,10 @@ use crate::{
     store::{
         records::{Account, Device, TokenPair},
         trees::{
-            ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEVICES, FILTERS,
-            LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES, PROVIDER_IDENTITIES, PUSHERS, PUSHKEYS,
-            REFRESH_TOKENS, THREEPIDS, TRANSACTION_TIMES, TRANSACTIONS,
+            ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEVICES, ERASED_USERS,
+            ERASURES, FILTERS, LOGIN_TOKENS, NOTICE_ROOMS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES,
+            PROVIDER_IDENTITIES, PUSHERS, PUSHKEYS, REFRESH_TOKENS, ROOMS, THREEPIDS, TRANSACTION_TIMES, TRANSACTIONS,
+            WELCOMES,
         },
     },
 };
@@ -35,6 +36,9 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     )?;
     checker.has(DEVICES, ACCOUNTS, |(user, _), _| user.clone(), |_, _, account| !account.deactivated)?;
     tokens(checker)?;
+    checker.has(WELCOMES, ACCOUNTS, |user, _| user.clone(), any)?;
+    checker.has(ERASURES, ERASED_USERS, |user, ()| user.clone(), any)?;
+    checker.has(NOTICE_ROOMS, ROOMS, |_, room| *room, any)?;
     checker.has(PROFILES, ACCOUNTS, |user, _| user.clone(), any)?;
     checker.has(PROFILE_UPDATES, ACCOUNTS, |user, _| user.clone(), any)?;
     checker.has(DEACTIVATED_USERS, ACCOUNTS, |user, ()| user.clone(), |_, (), account| account.deactivated)?;

@@ -7,32 +7,30 @@ use std::io::{IsTerminal, stderr};
 
 use conduit::{
     config::{Config, ConfigError},
+    server::SetLog,
     start,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use super::Failure;
 
 /// Serves until the process is told to stop.
 pub(super) fn run((config, warnings): (Config, Vec<String>)) -> Result<(), Failure> {
-    start_log(&config.log)?;
+    let log = start_log(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(Box::pin(start::run(config)))?)
+    Ok(runtime.block_on(Box::pin(start::run(config, log)))?)
 }
 
 /// Logs to standard error: with time and colours for a person, without for a service manager, which adds the time.
-fn start_log(filter: &str) -> Result<(), Failure> {
-    // State resolution warns of every event that a fork leaves out, which is what it is for.
-    let filter = match filter.contains("ruma_state_res") {
-        true => filter.to_owned(),
-        false => format!("ruma_state_res=error,{filter}"),
-    };
-    let filter = EnvFilter::try_new(filter).map_err(|e| ConfigError::new(format!("log: {e}")))?;
+/// Gives what changes the filter.
+fn start_log(filter: &str) -> Result<SetLog, Failure> {
+    let filter = parse(filter).map_err(|e| ConfigError::new(format!("log: {e}")))?;
+    let (filter, handle) = reload::Layer::new(filter);
     let format = tracing_subscriber::fmt::layer().with_writer(stderr);
     let registry = tracing_subscriber::registry().with(filter);
     let started = if stderr().is_terminal() {
@@ -40,7 +38,17 @@ fn start_log(filter: &str) -> Result<(), Failure> {
     } else {
         registry.with(format.without_time().with_ansi(false)).try_init()
     };
-    started.map_err(|e| Failure { status: 1, message: format!("cannot start the log: {e}") })
+    started.map_err(|e| Failure { status: 1, message: format!("cannot start the log: {e}") })?;
+    Ok(Box::new(move |filter| handle.reload(parse(filter)?).map_err(|e| e.to_string())))
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    // State resolution warns of every event that a fork leaves out, which is what it is for.
+    let filter = match filter.contains("ruma_state_res") {
+        true => filter.to_owned(),
+        false => format!("ruma_state_res=error,{filter}"),
+    };
+    EnvFilter::try_new(filter).map_err(|e| e.to_string())
 }
 
 /// Lets the process have as many open files and connections as it may. The usual soft limit of 1,024 is for programs

@@ -7,7 +7,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use http::HeaderName;
-use ruma::{OwnedServerName, RoomVersionId, owned_server_name, serde::Base64};
+use ruma::{OwnedRoomOrAliasId, OwnedServerName, RoomVersionId, owned_server_name, serde::Base64};
 
 use super::{
     setting::options,
@@ -103,11 +103,23 @@ options! {
         /// How long a token is valid with which a user proves to another service who they are (OpenID).
         openid_token_ttl: Duration = Duration::from_secs(3_600);
 
+        /// Rooms that new users are brought into, by alias or ID, as in ["#welcome:example.org"]. A room of this server that is not public must let the user
+        /// @conduit invite.
+        auto_join_rooms: Vec<OwnedRoomOrAliasId> = Vec::new();
+
+        /// Whether there is a room for questions to the administrators, which new users are brought into. The user @conduit
+        /// of this server makes it as #support.
+        support_room: bool = false;
+
         /// Whether rooms can be encrypted.
         allow_encryption: bool = true;
 
         /// Whether users can create rooms. Administrators always can.
         allow_room_creation: bool = true;
+
+        /// How long a room that the last user of this server left is kept, for those who want to read in it what was said
+        /// while they were there; a day, if all of them forgot it. Set it to "" to keep such rooms for ever.
+        left_rooms_kept: Option<Duration> = Some(Duration::from_secs(30 * 86_400));
 
         /// The version of new rooms, "1" to "12".
         default_room_version: RoomVersionId = RoomVersionId::V12;
@@ -184,6 +196,9 @@ options! {
         /// A TURN server, which voice and video calls need when both sides are behind a router. Set uris and either secret,
         /// or username and password.
         turn: Turn = Turn::default();
+
+        /// Words of the administrators to single users, in a room that each has for it.
+        server_notices: ServerNotices = ServerNotices::default();
 
         /// Files that users send.
         media: Media = Media::default();
@@ -281,6 +296,21 @@ options! {
 
         /// The password of that account. Every user gets to know it.
         password: Option<Secret> = None, example r#""a text that is hard to guess""#;
+    }
+
+    /// `[server_notices]`
+    pub struct ServerNotices {
+        /// Whether administrators can send them.
+        enabled: bool = false;
+
+        /// Which user of this server they come from: a name that nobody registered.
+        user: String = "conduit".to_owned();
+
+        /// The display name of that user, if it is new.
+        name: String = "Server".to_owned();
+
+        /// The name of the rooms.
+        room_name: String = "Server notices".to_owned();
     }
 
     /// `[media]`

@@ -6,7 +6,10 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use ruma::{OwnedServerName, RoomVersionId, ServerName, room_version_rules::RoomVersionDisposition};
+use ruma::{
+    OwnedRoomOrAliasId, OwnedServerName, RoomOrAliasId, RoomVersionId, ServerName,
+    room_version_rules::RoomVersionDisposition,
+};
 use toml::Value;
 
 /// A field of a table of options.
@@ -256,6 +259,17 @@ impl Scalar for OwnedServerName {
     fn parse(value: &Value) -> Result<Self, String> {
         let parsed = value.as_str().and_then(|text| ServerName::parse(text).ok());
         parsed.map_or_else(|| unexpected("a server name such as \"example.org\", without https://", value), Ok)
+    }
+
+    fn print(&self) -> String {
+        quote(self.as_str())
+    }
+}
+
+impl Scalar for OwnedRoomOrAliasId {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let parsed = value.as_str().and_then(|text| RoomOrAliasId::parse(text).ok());
+        parsed.map_or_else(|| unexpected("a room, such as \"#welcome:example.org\"", value), Ok)
     }
 
     fn print(&self) -> String {

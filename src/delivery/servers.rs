@@ -135,6 +135,7 @@ impl Servers {
     async fn follow(&mut self) {
         let server = self.server.clone();
         let mut heard = server.federation.heard.subscribe();
+        let mut abandoned = server.federation.abandoned.subscribe();
         let mut settle = tokio::time::interval(SETTLE_EVERY);
         settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -153,6 +154,11 @@ impl Servers {
                     Ok(name) => self.heard_from(&name),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return, // the server holds it as long as it runs
+                },
+                name = abandoned.recv() => if let Ok(name) = name {
+                    if let Err(error) = self.give_up(&name) {
+                        tracing::error!("what waits for {name} could not be given up: {error}");
+                    }
                 },
                 _ = settle.tick() => self.settle(),
             }
@@ -182,6 +188,14 @@ impl Servers {
         if self.lines.get(name).is_some_and(|line| line.failing.load(Relaxed)) {
             self.lines.retry(name);
         }
+    }
+
+    /// From now on a server counts as having the whole log.
+    fn give_up(&self, name: &OwnedServerName) -> Result<()> {
+        let Some(line) = self.lines.get(name) else { return Ok(()) };
+        line.has.store(self.server.store.read().position()?.0, Relaxed);
+        self.lines.retry(name);
+        Ok(())
     }
 
     /// Writes down how far all servers are, and trims the log.

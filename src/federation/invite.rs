@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     ids::RoomNo,
     rooms::{
-        self, Draft, Event, Outcome, Pdu, Signed, build, join_rules, members, membership, outbox,
+        self, Draft, Event, Outcome, Pdu, Signed, blocks, build, join_rules, members, membership, outbox,
         outside::{self, Told},
         template::{self, Wanted},
     },
@@ -58,6 +58,7 @@ pub async fn invite(
     is_direct: bool,
 ) -> Result<()> {
     let rooms = &*federation.rooms;
+    blocks::check(&rooms.store.read(), room)?;
     if target.server_name() == federation.server_name() {
         return membership::invite(rooms, room, user, target, reason).await;
     }
@@ -198,6 +199,7 @@ pub async fn receive(federation: &Federation, origin: &ServerName, invitation: I
     let guard = rooms.lock(&room_id).await;
     let read = rooms.store.read();
     check_target(&read, &target)?;
+    blocks::check(&read, &room_id)?;
     let room = rooms::find(&read, &room_id)?.map(|no| rooms::get(&read, no)).transpose()?;
     if room.is_some_and(|room| room.is_resident()) {
         // The event itself comes with a transaction, since this server is in the room.

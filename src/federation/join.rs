@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, RoomVersionId, ServerName, UserId,
     api::{
         error::ErrorKind,
         federation::membership::{create_join_event::v2 as send, prepare_join_event::v1 as make},
@@ -23,11 +23,11 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::{Failure, Federation, Limits, fetch::Fetch, inbound, send_join};
+use super::{Failure, Federation, Limits, directory, fetch::Fetch, inbound, send_join};
 use crate::{
     error::{Error, Reason, Result},
     rooms::{
-        self, Signed,
+        self, Signed, blocks,
         import::Import,
         members,
         membership::{self, Content},
@@ -109,6 +109,7 @@ pub async fn join(
     via: Vec<OwnedServerName>,
     content: Content,
 ) -> Result<()> {
+    blocks::check(&federation.rooms.store.read(), room)?;
     loop {
         let refusal = match here(federation, room, user, content.clone()).await {
             Err(error) if others_may_know(&error) => error,
@@ -138,6 +139,22 @@ pub async fn join(
             };
         }
     }
+}
+
+/// [`join`] for a room that an ID or an alias names; gives its ID.
+///
+/// # Errors
+/// As there; 404 `M_NOT_FOUND` when there is no such alias.
+pub async fn join_by_name(federation: &Arc<Federation>, name: &RoomOrAliasId, user: &UserId) -> Result<OwnedRoomId> {
+    let (room, via) = match <&RoomId>::try_from(name) {
+        Ok(id) => (id.to_owned(), Vec::new()),
+        Err(alias) => {
+            let located = directory::locate(federation, alias).await?;
+            (located.room_id, located.servers)
+        }
+    };
+    join(federation, &room, user, via, Content::new()).await?;
+    Ok(room)
 }
 
 /// The join without other servers.

@@ -12,7 +12,7 @@ use super::{Failure, Federation, invite, join};
 use crate::{
     error::{Error, Result},
     rooms::{
-        membership,
+        blocks, membership,
         outside::{self, Told},
         template::{self, Wanted},
     },
@@ -32,6 +32,7 @@ pub async fn knock(
 ) -> Result<()> {
     let candidates = {
         let read = federation.rooms.store.read();
+        blocks::check(&read, room)?;
         if join::is_resident(&read, room)? {
             None
         } else {

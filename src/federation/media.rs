@@ -64,10 +64,7 @@ impl Federation {
             }
             Err(failure) => return Err(failure.into()),
         };
-        self.rooms.store.write(|tx| {
-            media::keep(tx, server, id, content.clone());
-            Ok(())
-        })?;
+        self.rooms.store.write(|tx| media::keep(tx, server, id, content.clone()))?;
         Ok(content)
     }
 

@@ -16,6 +16,7 @@
 //! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
 
 pub mod backfill;
+pub mod destinations;
 pub mod devices;
 pub mod directory;
 pub mod edu;
@@ -72,6 +73,8 @@ pub struct Federation {
     pub keys: ServerKeys,
     /// Tells who listens which servers sent a request just now. Who does not keep up misses some.
     pub heard: broadcast::Sender<OwnedServerName>,
+    /// Tells who listens which servers an administrator gave up.
+    pub abandoned: broadcast::Sender<OwnedServerName>,
     /// Who is being asked for keys of users.
     pub devices: Devices,
     /// Holds `true` once the server is stopping: joins that are under way end.
@@ -101,6 +104,7 @@ impl Federation {
         Self {
             keys: ServerKeys::new(config, rooms.store.clone(), rooms.keys.clone()),
             heard: broadcast::Sender::new(HEARD),
+            abandoned: broadcast::Sender::new(HEARD),
             devices: Devices::default(),
             stopping,
             moves: Moves::default(),
@@ -151,6 +155,14 @@ impl Federation {
         if self.heard.receiver_count() > 0 {
             // An error says that the last listener has just left.
             let _ = self.heard.send(server.to_owned());
+        }
+    }
+
+    /// Notes that an administrator gave up what waits for `server`.
+    fn given_up(&self, server: &ServerName) {
+        if self.abandoned.receiver_count() > 0 {
+            // As above.
+            let _ = self.abandoned.send(server.to_owned());
         }
     }
 }

@@ -16,16 +16,17 @@ pub mod disposition;
 pub mod files;
 pub mod multipart;
 pub mod open_graph;
+pub mod removal;
 pub mod retention;
 pub mod thumbnails;
 
-use ruma::{ServerName, UserId, api::error::ErrorKind};
+use ruma::{OwnedServerName, ServerName, UserId, api::error::ErrorKind};
 
 pub use crate::store::records::{MediaContent, MediaFile};
 use crate::{
     clock,
     error::{Error, Result},
-    store::{Direction, Read, Tx, trees},
+    store::{Direction, Read, Tx, records::Block, trees},
 };
 
 /// How long a URI made ahead of its upload waits for it: the 24 hours that the specification recommends.
@@ -40,8 +41,9 @@ const ID_LENGTH: usize = 24;
 /// Names content by a new URI of this server; gives the media ID. `user` is who sent it, if anybody did.
 ///
 /// # Errors
-/// When the system gives no random bytes.
+/// 403 `M_FORBIDDEN` when the bytes are blocked; when the system gives no random bytes.
 pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: Option<&UserId>, content: MediaContent) -> Result<String> {
+    check_accepted(tx, &content.hash)?;
     let id = clock::random_string(ID_LENGTH)?;
     let user = user.map(ToOwned::to_owned);
     let file = MediaFile { user, created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
@@ -50,9 +52,50 @@ pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: Option<&UserId>, conte
 }
 
 /// Keeps the content of another server's URI.
-pub fn keep(tx: &mut Tx<'_>, server: &ServerName, id: &str, content: MediaContent) {
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when the bytes are blocked.
+pub fn keep(tx: &mut Tx<'_>, server: &ServerName, id: &str, content: MediaContent) -> Result<()> {
+    check_shown(tx, &content.hash)?;
     let file = MediaFile { user: None, created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
     trees::MEDIA.put(tx, (server, id), &file);
+    Ok(())
+}
+
+/// Blocks bytes, whatever they are called or will be: they are neither taken nor given out.
+///
+/// # Errors
+/// When the database fails or a row is damaged; so for all functions about blocks.
+pub fn block(tx: &mut Tx<'_>, hash: &str, by: Option<&UserId>) -> Result<()> {
+    if !trees::BLOCKED_MEDIA.contains(tx, hash)? {
+        let block = Block { by: by.map(ToOwned::to_owned), since: clock::now_ms() };
+        trees::BLOCKED_MEDIA.put(tx, hash, &block);
+    }
+    Ok(())
+}
+
+/// Ends the block of bytes.
+pub fn unblock(tx: &mut Tx<'_>, hash: &str) {
+    trees::BLOCKED_MEDIA.delete(tx, hash);
+}
+
+/// Refuses to give out bytes that are blocked, and to take them from other servers.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when they are.
+pub fn check_shown(read: &dyn Read, hash: &str) -> Result<()> {
+    match trees::BLOCKED_MEDIA.contains(read, hash)? {
+        true => Err(Error::not_found("This file is blocked on this server.")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses to take bytes from a user that are blocked.
+fn check_accepted(read: &dyn Read, hash: &str) -> Result<()> {
+    match trees::BLOCKED_MEDIA.contains(read, hash)? {
+        true => Err(Error::forbidden("This file is blocked on this server.")),
+        false => Ok(()),
+    }
 }
 
 /// A new URI that waits for its upload; gives the media ID and when it expires.
@@ -118,12 +161,35 @@ pub fn not_yet_uploaded() -> Error {
 /// Gives a reserved URI its content.
 ///
 /// # Errors
-/// As [`check_reserved`].
+/// As [`check_reserved`]; 403 `M_FORBIDDEN` when the bytes are blocked.
 pub fn fill(tx: &mut Tx<'_>, server: &ServerName, id: &str, user: &UserId, content: MediaContent) -> Result<()> {
     let mut file = check_reserved(tx, server, id, user)?;
+    check_accepted(tx, &content.hash)?;
     file.content = Some(content);
     file.expires_ts = None;
     trees::MEDIA.put(tx, (server, id), &file);
     trees::MEDIA_PENDING.delete(tx, (user, id));
     Ok(())
+}
+
+/// The files that a text names by their URIs: server name and media ID of each.
+pub fn named_in(text: &str) -> impl Iterator<Item = (OwnedServerName, &str)> {
+    text.split("mxc://").skip(1).filter_map(|rest| {
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-_./:[]~".contains(c))).unwrap_or(rest.len());
+        let (server, id) = rest.get(..end)?.split_once('/')?;
+        Some((ServerName::parse(server).ok()?, id))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_in_whatever_stands_around_them() {
+        let text =
+            r#"{"url":"mxc://a.example/One","info":{"thumbnail_file":{"url":"mxc://b:8448/two_2"}},"x":"mxc://?/y"}"#;
+        let found: Vec<_> = named_in(text).map(|(server, id)| format!("{server} {id}")).collect();
+        assert_eq!(found, ["a.example One", "b:8448 two_2"]);
+    }
 }

@@ -4,19 +4,17 @@
 //! allows; and if a scope fills more than its space, what nobody asked for the longest. What a URI of another server names
 //! can be fetched again; what a user of this server sent is gone, so that is only done where the administrator says so.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, UNIX_EPOCH},
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{
+    files::Files,
+    removal::{self, Item},
 };
-
-use ruma::{OwnedServerName, ServerName};
-
-use super::files::Files;
 use crate::{
     clock,
     config::{Media, MediaScope},
     error::Result,
-    store::{Direction, Read, Store, Tx, records::Thumbnail, trees},
+    store::{Store, trees},
 };
 
 /// To what an access is noted: more often would be a write for every look at a picture.
@@ -24,9 +22,6 @@ const ACCESS_GRAIN_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Bytes written less long ago may just be named by somebody: they stay until the next time.
 const SETTLED: Duration = Duration::from_secs(60 * 60);
-
-/// How many rows one transaction deletes.
-const BATCH: usize = 500;
 
 /// Notes that the bytes with this hash were given out, if that was not noted today.
 ///
@@ -44,76 +39,17 @@ pub fn note_access(store: &Store, hash: &str) -> Result<()> {
     })
 }
 
-/// A file with a name, as far as its stay depends on it.
-struct Item {
-    name: Name,
-    scope: MediaScope,
-    hash: String,
-    size: u64,
-    created: u64,
-    accessed: u64,
-}
-
-enum Name {
-    Uri(OwnedServerName, String),
-    Thumbnail(String, String),
-}
-
 /// Deletes what is over the limits; gives how many files went and how many bytes they had. Looks at the row of every file:
 /// for a thread of its own.
 ///
 /// # Errors
 /// When the database or the disk fails.
 pub fn sweep(store: &Store, files: &Files, limits: &Media) -> Result<(u64, u64)> {
-    let items = items(&store.read())?;
-    let (going, staying) = sort_out(items, limits, clock::now_ms());
+    let (going, staying) = sort_out(removal::items(&store.read())?, limits, clock::now_ms());
     // A name of bytes that are just being written waits.
     let going: Vec<Item> = going.into_iter().filter(|item| is_settled(files, &item.hash)).collect();
-    for batch in going.chunks(BATCH) {
-        store.write(|tx| {
-            batch.iter().for_each(|item| delete(tx, item));
-            Ok(())
-        })?;
-    }
-    let named: HashSet<&str> = staying.iter().map(|item| item.hash.as_str()).collect();
-    let (mut count, mut bytes) = (0, 0);
-    let mut gone = HashSet::new();
-    for item in &going {
-        if named.contains(item.hash.as_str()) || !gone.insert(&item.hash) {
-            continue;
-        }
-        match std::fs::remove_file(files.path(&item.hash)?) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        count += 1;
-        bytes += item.size;
-    }
-    Ok((count, bytes))
-}
-
-/// Every name that has bytes.
-fn items(read: &dyn Read) -> Result<Vec<Item>> {
-    let accessed = |hash: &str, created| Ok(trees::MEDIA_ACCESSED.get(read, hash)?.unwrap_or(created));
-    let mut items = Vec::new();
-    for row in trees::MEDIA.scan(read, (), Direction::Forward) {
-        let ((server, id), file) = row?;
-        let Some(content) = file.content else { continue };
-        let scope = if file.user.is_some() { MediaScope::Local } else { MediaScope::Remote };
-        let accessed: Result<u64> = accessed(&content.hash, file.created_ts);
-        let (hash, size, created, accessed) = (content.hash, content.size, file.created_ts, accessed?);
-        items.push(Item { name: Name::Uri(server, id), scope, hash, size, created, accessed });
-    }
-    for row in trees::THUMBNAILS.scan(read, (), Direction::Forward) {
-        let ((original, size_name), thumbnail) = row?;
-        let Thumbnail::Made(content) = thumbnail else { continue };
-        // A thumbnail is noted as given out when it is made.
-        let accessed: Result<u64> = accessed(&content.hash, 0);
-        let (hash, size, accessed) = (content.hash, content.size, accessed?);
-        let name = Name::Thumbnail(original, size_name);
-        items.push(Item { name, scope: MediaScope::Thumbnail, hash, size, created: accessed, accessed });
-    }
-    Ok(items)
+    let removed = removal::delete(store, files, &going, &staying)?;
+    Ok((removed.files, removed.bytes))
 }
 
 /// What goes and what stays.
@@ -155,22 +91,17 @@ fn is_settled(files: &Files, hash: &str) -> bool {
     modified.is_none_or(|modified| modified + SETTLED < Duration::from_millis(clock::now_ms()))
 }
 
-fn delete(tx: &mut Tx<'_>, item: &Item) {
-    match &item.name {
-        Name::Uri(server, id) => trees::MEDIA.delete(tx, (&**server as &ServerName, &**id)),
-        Name::Thumbnail(original, size) => trees::THUMBNAILS.delete(tx, (&**original, &**size)),
-    }
-    trees::MEDIA_ACCESSED.delete(tx, &*item.hash);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ByteSize, Retention};
+    use crate::{
+        config::{ByteSize, Retention},
+        media::removal::Name,
+    };
 
     fn item(scope: MediaScope, accessed: u64, size: u64) -> Item {
         let name = Name::Thumbnail(String::new(), format!("{accessed}"));
-        Item { name, scope, hash: format!("{scope:?}{accessed}"), size, created: 0, accessed }
+        Item { name, user: None, scope, hash: format!("{scope:?}{accessed}"), size, created: 0, accessed }
     }
 
     fn left(items: Vec<Item>, retention: Vec<Retention>, now: u64) -> Vec<String> {

@@ -52,6 +52,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         pdu: authorized.pdu,
         redacts_in_content: authorized.redacts_in_content,
     };
+    let was_aside = stored.is_some();
     if let Some(stored) = stored
         && stored.redacted_by.is_some()
     {
@@ -84,6 +85,9 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     backfill::filled(tx, &event, awaited.is_some(), &missing)?;
     store(tx, &event)?;
     trees::TIMELINE.put(tx, (room_no, event.order), &no);
+    if was_aside {
+        trees::OFF_TIMELINE.delete(tx, (room_no, no));
+    }
     extremities(tx, room_no, &follows, (place == Place::End).then_some(no))?;
     if let Some(position) = position {
         set_current(tx, rooms, room_no, &mut room, position, current, &event)?;
@@ -103,7 +107,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
 /// # Errors
 /// As [`append`]; so for all functions here.
 pub(super) fn store(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
-    trees::EVENTS.put(tx, event.no, &event.to_row());
+    event::put(tx, event);
     if event.is_state() { auth_chains::index(tx, event.no, &event.pdu) } else { Ok(()) }
 }
 

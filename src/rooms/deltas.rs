@@ -32,6 +32,14 @@ fn layer(read: &dyn Read, state: StateNo) -> Result<StateLayer> {
     trees::STATES.get(read, state)?.filter(|layer| layer.parent < state).ok_or_else(|| corrupt(state))
 }
 
+/// The state that a state lies on.
+///
+/// # Errors
+/// When the state is damaged or the database fails.
+pub fn parent(read: &dyn Read, state: StateNo) -> Result<StateNo> {
+    Ok(layer(read, state)?.parent)
+}
+
 /// The state that `changes` make of `base`; `None` unsets a key. No changes give `base` itself.
 ///
 /// # Errors

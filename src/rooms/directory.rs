@@ -62,6 +62,19 @@ pub fn set_listed(tx: &mut Tx<'_>, appservice: &str, network: &str, room: RoomNo
     }
 }
 
+/// Takes a room out of the directory, and out of those of networks.
+///
+/// # Errors
+/// When the store fails.
+pub fn unlist(tx: &mut Tx<'_>, room: RoomNo) -> Result<()> {
+    set_published(tx, room, false);
+    let listed: Vec<_> = trees::NETWORK_ROOMS.scan(tx, (), Direction::Forward).collect::<Result<_>>()?;
+    for (key, ()) in listed.into_iter().filter(|((_, _, no), ())| *no == room) {
+        trees::NETWORK_ROOMS.delete(tx, key);
+    }
+    Ok(())
+}
+
 /// What clients call a network of an application service
 /// (`instance_id` in [Third-party networks](https://spec.matrix.org/latest/client-server-api/#third-party-networks)).
 pub fn instance_id(appservice: &str, network: &str) -> String {

@@ -112,6 +112,14 @@ pub(super) fn number(tx: &mut Tx<'_>, id: &EventId) -> Result<EventNo> {
     Ok(no)
 }
 
+/// Writes the row of an event, and whether it stands in no timeline.
+pub(super) fn put(tx: &mut Tx<'_>, event: &Event) {
+    trees::EVENTS.put(tx, event.no, &event.to_row());
+    if event.order == 0 {
+        trees::OFF_TIMELINE.put(tx, (event.room, event.no), &());
+    }
+}
+
 fn corrupt(no: EventNo) -> Error {
     Error::corrupt(trees::EVENTS.name, no.0.to_be_bytes())
 }

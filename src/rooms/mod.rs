@@ -19,12 +19,14 @@ pub mod ancestors;
 pub mod append;
 pub mod auth_chains;
 pub mod backfill;
+pub mod blocks;
 pub mod build;
 pub mod canonical;
 pub mod carry_over;
 pub mod chores;
 pub mod client_event;
 pub mod create;
+pub mod deletion;
 pub mod deltas;
 pub mod directory;
 pub mod event;
@@ -40,13 +42,16 @@ pub mod pdu;
 pub mod point;
 pub mod policy;
 pub mod power_levels;
+pub mod purge;
 pub mod reader;
 pub mod receipts;
 pub mod receive;
 pub mod redaction;
 pub mod relations;
 pub mod resolve;
+pub mod room_admin;
 pub mod search;
+pub mod server_notices;
 pub mod servers;
 pub mod spaces;
 pub mod state;
@@ -69,7 +74,7 @@ mod text;
 
 use std::sync::Arc;
 
-use ruma::{OwnedServerName, RoomId, UserId};
+use ruma::{OwnedServerName, RoomId, RoomOrAliasId, UserId};
 
 pub use self::{
     build::{Authorized, Draft},
@@ -127,6 +132,15 @@ impl Rooms {
     /// The room need not exist yet.
     pub async fn lock(&self, room: &RoomId) -> RoomGuard {
         Locks::lock(&self.locks, room).await
+    }
+
+    /// Bytes that are kept in memory, by what for.
+    pub fn memory(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("rooms: events", self.caches.events.weight()),
+            ("rooms: members", self.caches.local_members.weight()),
+            ("rooms: push rules of members", self.rosters.bytes()),
+        ]
     }
 
     /// How long state resolution took in each room lately.
@@ -215,6 +229,20 @@ pub fn get(read: &dyn Read, no: RoomNo) -> Result<Room> {
 pub fn require(read: &dyn Read, id: &RoomId) -> Result<(RoomNo, Room)> {
     let no = find(read, id)?.ok_or_else(unknown_room)?;
     Ok((no, get(read, no)?))
+}
+
+/// The room that an ID, or an alias of this server, names.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` when the server does not know it; else as [`find`].
+pub fn by_name(read: &dyn Read, name: &RoomOrAliasId) -> Result<(RoomNo, Room)> {
+    match <&RoomId>::try_from(name) {
+        Ok(id) => require(read, id),
+        Err(alias) => {
+            let no = aliases::require(read, alias)?.room;
+            Ok((no, get(read, no)?))
+        }
+    }
 }
 
 /// The room's `m.room.create` event.

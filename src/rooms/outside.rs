@@ -145,7 +145,7 @@ fn keep(tx: &mut Tx<'_>, room: RoomNo, version: &RoomVersionId, signed: &Signed)
         pdu,
         redacts_in_content: build::rules(version)?.redaction.content_field_redacts,
     };
-    trees::EVENTS.put(tx, no, &event.to_row());
+    event::put(tx, &event);
     Ok(event)
 }
 

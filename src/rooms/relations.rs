@@ -129,20 +129,43 @@ fn adopt(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
 /// # Errors
 /// As [`aggregates`].
 pub(super) fn remove(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
-    let Some(relation) = relation(&event.pdu.content) else { return Ok(()) };
-    let Some(target) = event::no_of(tx, &relation.event_id)? else { return Ok(()) };
-    trees::RELATIONS.delete(tx, (target, event.order, event.no));
-    rebuild(tx, target)
+    match unlink(tx, event)? {
+        Some(target) => rebuild(tx, target),
+        None => Ok(()),
+    }
 }
 
-/// Computes a target's aggregates again, from all that relates to it.
-fn rebuild(tx: &mut Tx<'_>, target: EventNo) -> Result<()> {
+/// Takes an event out that goes from the database, without counting what is left at its target; gives the target.
+///
+/// # Errors
+/// As [`aggregates`].
+pub(super) fn unlink(tx: &mut Tx<'_>, event: &Event) -> Result<Option<EventNo>> {
+    let Some(relation) = relation(&event.pdu.content) else { return Ok(None) };
+    let Some(target) = event::no_of(tx, &relation.event_id)? else { return Ok(None) };
+    trees::RELATIONS.delete(tx, (target, event.order, event.no));
+    Ok(Some(target))
+}
+
+/// Forgets what was made of the events that relate to `target`, which goes from the database. They themselves stay
+/// noted.
+///
+/// # Errors
+/// As [`aggregates`].
+pub(super) fn forget_target(tx: &mut Tx<'_>, room: RoomNo, target: EventNo) -> Result<()> {
     if let Some(Aggregates { thread: Some(thread), .. }) = trees::AGGREGATES.get(tx, target)? {
-        let room = event::require(tx, thread.latest)?.room;
         trees::THREAD_ORDER.delete(tx, (room, thread.latest_order, target));
     }
     trees::AGGREGATES.delete(tx, target);
-    trees::THREAD_MEMBERS.delete_all(tx, (target,))?;
+    trees::THREAD_MEMBERS.delete_all(tx, (target,))
+}
+
+/// Computes a target's aggregates again, from all that relates to it.
+///
+/// # Errors
+/// As [`aggregates`].
+pub(super) fn rebuild(tx: &mut Tx<'_>, target: EventNo) -> Result<()> {
+    let Some(row) = trees::EVENTS.get(tx, target)? else { return Ok(()) };
+    forget_target(tx, row.room, target)?;
     let children: Vec<_> = of(tx, target, Direction::Forward).collect::<Result<_>>()?;
     for (_, child, rel_type) in children {
         if let Some(child) = event::get(tx, child)? {

@@ -21,6 +21,7 @@ mod signing_keys;
 mod snapshot;
 mod tree;
 mod tx;
+mod upgrade;
 
 use std::{
     path::{Path, PathBuf},
@@ -42,7 +43,7 @@ pub use self::{
 use crate::error::{Error, Result};
 
 /// The version of the schema that this program writes. It reads the versions from [`OLDEST_SCHEMA`] on.
-pub const SCHEMA: u64 = 2;
+pub const SCHEMA: u64 = 3;
 
 /// The oldest schema version that this program can bring up to date. Version 1 is of before the first release, and knew
 /// nothing of other servers.
@@ -125,14 +126,24 @@ impl Store {
                 self.path.display(),
                 name.unwrap_or_default(),
             ))),
-            _ => self.write(|tx| {
-                trees::COUNTERS.put(tx, "schema", &SCHEMA);
-                trees::IDENTITY.put(tx, "server_name", &server_name.to_string());
-                let position = trees::COUNTERS.get(tx, "position")?.unwrap_or(0);
-                trees::COUNTERS.put(tx, "position", &(position + POSITIONS_SKIPPED));
-                Ok(())
-            }),
+            _ => {
+                if schema == Some(2) {
+                    upgrade::list_events_off_timeline(self)?;
+                }
+                self.mark(server_name)
+            }
         }
+    }
+
+    /// Writes what the database is, and skips some positions.
+    fn mark(&self, server_name: &ServerName) -> Result<()> {
+        self.write(|tx| {
+            trees::COUNTERS.put(tx, "schema", &SCHEMA);
+            trees::IDENTITY.put(tx, "server_name", &server_name.to_string());
+            let position = trees::COUNTERS.get(tx, "position")?.unwrap_or(0);
+            trees::COUNTERS.put(tx, "position", &(position + POSITIONS_SKIPPED));
+            Ok(())
+        })
     }
 
     /// A consistent view of everything committed so far.
@@ -184,6 +195,34 @@ impl Store {
     /// The folder of the database.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes that RocksDB takes in memory, by what for.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn memory(&self) -> Result<Vec<(&'static str, u64)>> {
+        let cache =
+            self.db.property_int_value_cf(rocks::handle(&self.db, Family::Blobs)?, "rocksdb.block-cache-usage")?;
+        let mut memtables = 0;
+        for family in Family::ALL {
+            let family = rocks::handle(&self.db, family)?;
+            memtables += self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables")?.unwrap_or(0);
+        }
+        // The memtables are charged to the cache.
+        let blocks = cache.unwrap_or(0).saturating_sub(memtables);
+        Ok(vec![("database: cache", blocks), ("database: not yet in files", memtables)])
+    }
+
+    /// Writes all files anew, without what was deleted. Takes long: for a thread of its own.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn compact(&self) -> Result<()> {
+        for family in Family::ALL {
+            self.db.compact_range_cf(rocks::handle(&self.db, family)?, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
     }
 
     /// Bytes that RocksDB's files take on the disk, by column family.

@@ -19,6 +19,9 @@ const MIB: usize = 1024 * 1024;
 /// The write-ahead log is at most this long, which bounds the time that a start after a crash takes.
 const MAX_WAL: u64 = 24 * MIB as u64;
 
+/// A file is written anew if among so many of its rows half are deleted ones.
+const DELETIONS_WINDOW: usize = 4096;
+
 /// Opens or makes the database in `path`, holding at most about `memory` bytes.
 ///
 /// # Errors
@@ -88,6 +91,10 @@ fn family_options(family: Family, cache: &Cache) -> Options {
             blocks.set_block_size(4 * 1024);
             options.set_write_buffer_size(4 * MIB);
         }
+    }
+    if family != Family::Queue {
+        // Where much was deleted at once, as with a room, the space is given back soon.
+        options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_WINDOW / 2, 0.5);
     }
     options.set_block_based_table_factory(&blocks);
     options

@@ -262,4 +262,25 @@ trees! {
     NETWORK_ROOMS = Scan 210: (String, String, RoomNo) => ();
     /// When the bytes with a hash were last given out, to the day, in milliseconds since the Unix epoch.
     MEDIA_ACCESSED = Lookup 151: String => u64;
+    /// Bytes that are neither taken nor given out, by their hash.
+    BLOCKED_MEDIA = Lookup 249: String => Block;
+
+    /// The room in which the server writes to a user.
+    NOTICE_ROOMS = Lookup 250: OwnedUserId => RoomNo;
+    /// Rooms that new users are still to be brought into.
+    WELCOMES = Queue 250: OwnedUserId => Welcome;
+    /// Users who asked to be forgotten and whose files are still to be deleted.
+    ERASURES = Scan 248: OwnedUserId => ();
+    /// The events of each room that stand in no timeline.
+    OFF_TIMELINE = Scan 247: (RoomNo, EventNo) => ();
+    /// Rooms that no user of this server enters.
+    BLOCKED_ROOMS = Lookup 248: OwnedRoomId => Block;
+    /// Rooms that are being deleted, or were, and how far that is (`rooms/deletion`).
+    ROOM_DELETIONS = Lookup 247: RoomNo => Deletion;
+    /// Rooms whose earlier history is being deleted: the place in the timeline before which events go.
+    HISTORY_PURGES = Queue 249: RoomNo => i64;
+    /// States of rooms that lost events, to be let go unless something else needs them.
+    FREED_STATES = Queue 247: (RoomNo, StateNo) => ();
+    /// Files that events of a deleted room named, to be deleted unless something else names them.
+    FREED_MEDIA = Queue 248: (RoomNo, OwnedServerName, String) => ();
 }

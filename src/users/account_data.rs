@@ -138,3 +138,16 @@ pub fn delete_all(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
     ACCOUNT_DATA.delete_all(tx, (user,))?;
     ACCOUNT_DATA_CHANGES.delete_all(tx, (user,))
 }
+
+/// Removes all account data of a user for one room, without telling clients.
+///
+/// # Errors
+/// When the database fails.
+pub fn delete_room(tx: &mut Tx<'_>, user: &UserId, room: RoomNo) -> Result<()> {
+    let rows: Vec<_> = ACCOUNT_DATA.scan(tx, (user, Some(room)), Direction::Forward).collect::<Result<_>>()?;
+    for (key, data) in rows {
+        ACCOUNT_DATA_CHANGES.delete(tx, (user, data.position));
+        ACCOUNT_DATA.delete(tx, key);
+    }
+    Ok(())
+}

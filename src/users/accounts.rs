@@ -3,7 +3,7 @@
 //! Names given out follow the grammar of user IDs (spec: appendices, "User Identifiers"); those of earlier times, with
 //! capitals for example, stay usable for logging in. A name is never given out twice, not even after deactivation.
 
-use ruma::{OwnedUserId, ServerName, UserId, api::error::ErrorKind};
+use ruma::{OwnedRoomAliasId, OwnedRoomOrAliasId, OwnedUserId, RoomAliasId, ServerName, UserId, api::error::ErrorKind};
 use serde_json::json;
 
 use super::{account_data, cross_signing, devices, key_backup, login_tokens, profiles};
@@ -14,10 +14,10 @@ use crate::{
     error::{Error, Result},
     store::{
         Read, Tx,
-        records::{Account, ProviderIdentity, ThreePid},
+        records::{Account, ProviderIdentity, ThreePid, Welcome},
         trees::{
-            ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES,
-            PROVIDER_IDENTITIES, THREEPIDS,
+            ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, ERASURES, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES,
+            PROFILES, PROVIDER_IDENTITIES, THREEPIDS, WELCOMES,
         },
     },
 };
@@ -32,6 +32,37 @@ pub const EMERGENCY_USER: &str = "conduit";
 /// When the server's name is such that it makes no user ID, which does not happen.
 pub fn server_user(server: &ServerName) -> Result<OwnedUserId> {
     UserId::parse_with_server_name(EMERGENCY_USER, server).map_err(Error::internal)
+}
+
+/// Makes the account of a user that speaks for the server, if it is not there.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn ensure_server_user(tx: &mut Tx<'_>, user: &UserId, display_name: &str) -> Result<()> {
+    if ACCOUNTS.contains(tx, user)? {
+        return Ok(());
+    }
+    create(tx, user, &Account { created_ts: clock::now_ms(), ..Account::default() }, Some(display_name))
+}
+
+/// Notes that a new user is to be brought into the rooms that the configuration names, and into `more`
+/// (`federation/welcome.rs`).
+///
+/// # Errors
+/// When the server's name is such that it makes no user ID, which does not happen.
+pub fn welcome(tx: &mut Tx<'_>, config: &Config, user: &UserId, more: Vec<OwnedRoomOrAliasId>) -> Result<()> {
+    let support = config.support_room.then(|| support_alias(&config.server_name).map(Into::into)).flatten();
+    let rooms: Vec<_> = config.auto_join_rooms.iter().cloned().chain(support).chain(more).collect();
+    if !rooms.is_empty() {
+        WELCOMES.put(tx, user, &Welcome { rooms, ..Welcome::default() });
+        tx.wake(&server_user(user.server_name())?);
+    }
+    Ok(())
+}
+
+/// The alias of the room for questions to the administrators.
+pub fn support_alias(server: &ServerName) -> Option<OwnedRoomAliasId> {
+    RoomAliasId::parse(format!("#support:{server}")).ok()
 }
 
 /// The user ID that an account called `name` would have; `name` is a localpart, or a whole user ID of this server.
@@ -195,6 +226,19 @@ pub fn remove_identities(tx: &mut Tx<'_>, user: &UserId) -> Result<usize> {
     Ok(identities.len())
 }
 
+/// Takes a third-party identifier away from a user, if it is the user's.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn remove_threepid(tx: &mut Tx<'_>, user: &UserId, medium: &str, address: &str) -> Result<()> {
+    if THREEPIDS.get(tx, (medium, address))?.is_some_and(|owner| owner == user) {
+        THREEPIDS.delete(tx, (medium, address));
+    }
+    update(tx, user, |account| {
+        account.threepids.retain(|own| (own.medium.as_str(), own.address.as_str()) != (medium, address));
+    })
+}
+
 /// The account of `user`.
 ///
 /// # Errors
@@ -242,7 +286,8 @@ fn put(tx: &mut Tx<'_>, user: &UserId, account: &Account) -> Result<()> {
 }
 
 /// Ends an account for good: no password, no devices, nothing that the user kept here. `erase` notes that the user
-/// wants to be forgotten: who was not there sees none of their messages any more (`rooms/visibility.rs`). Queues the user to leave their rooms (`rooms/chores.rs`).
+/// wants to be forgotten: who was not there sees none of their messages any more (`rooms/visibility.rs`), and their files go
+/// (`media/removal.rs`). Queues the user to leave their rooms (`rooms/chores.rs`).
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`.
@@ -265,8 +310,10 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
     account_data::delete_all(tx, user)?;
     FILTERS.delete_all(tx, (user,))?;
     DEACTIVATED_USERS.put(tx, user, &());
+    WELCOMES.delete(tx, user);
     if erase {
         ERASED_USERS.put(tx, user, &());
+        ERASURES.put(tx, user, &());
     }
     login_tokens::delete_all(tx, &LOGIN_TOKENS, user)?;
     login_tokens::delete_all(tx, &OPENID_TOKENS, user)

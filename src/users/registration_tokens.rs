@@ -37,22 +37,22 @@ pub fn is_valid(read: &dyn Read, config: &Config, token: &str, pending: u64) -> 
     Ok(unused && fresh && (open || row.admin))
 }
 
-/// Counts one use of `token`; gives whether the account registered with it becomes an administrator.
+/// Counts one use of `token`; gives it as it is then. The one of the configuration has nothing to say.
 ///
 /// # Errors
 /// 403 `M_FORBIDDEN` when it is not valid any more.
-pub fn redeem(tx: &mut Tx<'_>, config: &Config, token: &str) -> Result<bool> {
+pub fn redeem(tx: &mut Tx<'_>, config: &Config, token: &str) -> Result<RegistrationToken> {
     if !is_valid(tx, config, token, 0)? {
         return Err(Error::forbidden("This registration token is not valid any more."));
     }
-    let Some(mut row) = REGISTRATION_TOKENS.get(tx, token)? else { return Ok(false) };
+    let Some(mut row) = REGISTRATION_TOKENS.get(tx, token)? else { return Ok(RegistrationToken::default()) };
     if row.admin {
         REGISTRATION_TOKENS.delete(tx, token);
     } else {
         row.completed += 1;
         REGISTRATION_TOKENS.put(tx, token, &row);
     }
-    Ok(row.admin)
+    Ok(row)
 }
 
 /// Keeps a token, one that is made up if there is none; gives it.

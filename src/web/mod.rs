@@ -3,6 +3,7 @@
 //! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of every page forbids
 //! scripts, frames and foreign targets of forms, so that a mistake there would still do nothing.
 
+pub mod health;
 pub mod register;
 pub mod sso;
 
@@ -24,6 +25,7 @@ padding-left:1rem}";
 /// Every page.
 pub fn routes() -> Vec<Route<Server>> {
     vec![
+        page(Method::GET, "/health", health::show_health),
         page(Method::GET, "/register", register::show_registration),
         page(Method::POST, "/register", register::submit_registration),
         page(Method::GET, crate::sso::CALLBACK, sso::return_from_provider),

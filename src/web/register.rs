@@ -79,15 +79,17 @@ async fn register(server: &Server, door: &Door, form: &Form) -> Result<OwnedUser
     check(server, &user, token)?;
     let password_hash = server.passwords.hash(form.password.clone()).await?;
     server.store.write(|tx| {
-        let admin = token.map(|token| registration_tokens::redeem(tx, &server.config, token)).transpose()?;
+        let token = token.map(|token| registration_tokens::redeem(tx, &server.config, token)).transpose()?;
+        let token = token.unwrap_or_default();
         let account = Account {
             password_hash: Some(password_hash),
-            admin: admin == Some(true),
+            admin: token.admin,
             created_ts: clock::now_ms(),
             ..Account::default()
         };
         let name = accounts::initial_display_name(&server.config, &user);
-        accounts::create(tx, &user, &account, Some(&name))
+        accounts::create(tx, &user, &account, Some(&name))?;
+        accounts::welcome(tx, &server.config, &user, token.rooms)
     })?;
     Ok(user)
 }

@@ -163,6 +163,7 @@ fn register(server: &Server, identity: &Identity, name: &str) -> Result<OwnedUse
     server.store.write(|tx| {
         let account = Account { created_ts: clock::now_ms(), ..Account::default() };
         accounts::create(tx, &user, &account, Some(&display_name))?;
+        accounts::welcome(tx, &server.config, &user, Vec::new())?;
         accounts::add_identity(tx, &user, identity.id.clone())
     })?;
     Ok(user)

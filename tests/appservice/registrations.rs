@@ -58,7 +58,7 @@ async fn administrators_register_more_while_the_server_runs() {
     let service = client(&server);
     assert_eq!(service.get(WHOAMI).await.0, StatusCode::UNAUTHORIZED);
     let register = |yaml: &str| Command::parse(&format!("appservices register\n```yaml\n{yaml}```")).unwrap();
-    let answer = register(&fake.registration("")).run(state).await.unwrap();
+    let answer = register(&fake.registration("")).run(state, None).await.unwrap();
     assert_eq!(answer.to_string(), "The application service irc is registered and acts as @ircbot:localhost.");
     assert_eq!(service.get(WHOAMI).await.0, StatusCode::OK);
 
@@ -68,12 +68,12 @@ async fn administrators_register_more_while_the_server_runs() {
     fake.event(&event).await;
 
     // Registering it again replaces it; another with its token is refused.
-    register(&fake.registration("protocols: [irc]")).run(state).await.unwrap();
-    let list = Command::parse("appservices list").unwrap().run(state).await.unwrap().to_json();
+    register(&fake.registration("protocols: [irc]")).run(state, None).await.unwrap();
+    let list = Command::parse("appservices list").unwrap().run(state, None).await.unwrap().to_json();
     assert_eq!(list.as_array().unwrap().len(), 1);
     assert_eq!((&list[0]["id"], &list[0]["protocols"]), (&json!("irc"), &json!(["irc"])));
     for wrong in [registration("other", AS_TOKEN), "id: [".to_owned()] {
-        assert_eq!(register(&wrong).run(state).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
+        assert_eq!(register(&wrong).run(state, None).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
     }
 
     let server = TestServer::start_in(server.stop().await, |_| {}).await;
@@ -84,7 +84,7 @@ async fn administrators_register_more_while_the_server_runs() {
 
     let state = server.handle.server();
     let unregister = || Command::parse("appservices unregister irc").unwrap();
-    unregister().run(state).await.unwrap();
+    unregister().run(state, None).await.unwrap();
     assert_eq!(service.get(WHOAMI).await.0, StatusCode::UNAUTHORIZED);
-    assert!(unregister().run(state).await.unwrap_err().is_not_found());
+    assert!(unregister().run(state, None).await.unwrap_err().is_not_found());
 }

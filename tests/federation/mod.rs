@@ -2,7 +2,7 @@
 
 mod connections;
 mod invites;
-mod joins;
+pub mod joins;
 mod keys;
 mod lookups;
 mod media;

@@ -29,6 +29,7 @@ pub async fn deactivate_account(server: &Server, user: Option<User>, req: Reques
         }
     };
     server.store.write(|tx| accounts::deactivate(tx, &id, req.erase))?;
+    server.deletions.notify_one();
     if !chores::leave_all(&server.rooms, &id, chores::AT_ONCE).await? {
         server.chores.notify_one();
     }

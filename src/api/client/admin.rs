@@ -27,7 +27,7 @@ pub async fn get_who_is(
 ) -> Result<get_user_info::v3::Response> {
     let read = server.store.read();
     if user.id != req.user_id {
-        require_admin(&read, &user)?;
+        user.require_admin(&read)?;
     }
     accounts::require(&read, &req.user_id)?;
     let mut response = get_user_info::v3::Response::new();
@@ -90,16 +90,9 @@ pub async fn set_admin_suspend_user(
     Ok(suspend_user::v1::Response::new(req.suspended))
 }
 
-fn require_admin(read: &dyn Read, user: &User) -> Result<()> {
-    match accounts::require(read, &user.id)?.admin {
-        true => Ok(()),
-        false => Err(Error::forbidden("Only administrators of this server can do this.")),
-    }
-}
-
 fn look_at(server: &Server, user: &User, target: &UserId) -> Result<Account> {
     let read = server.store.read();
-    require_admin(&read, user)?;
+    user.require_admin(&read)?;
     require_local(server, target)?;
     require_active(&read, target)
 }
@@ -112,7 +105,7 @@ fn require_active(read: &dyn Read, target: &UserId) -> Result<Account> {
 /// Changes the account of somebody else who is no administrator: those could not undo it themselves.
 fn change(server: &Server, user: &User, target: &UserId, change: impl FnOnce(&mut Account)) -> Result<()> {
     server.store.write(|tx| {
-        require_admin(tx, user)?;
+        user.require_admin(tx)?;
         require_local(server, target)?;
         if require_active(tx, target)?.admin {
             return Err(Error::forbidden("Accounts of administrators cannot be locked or suspended."));

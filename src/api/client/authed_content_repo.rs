@@ -176,8 +176,15 @@ pub(in crate::api) async fn find_thumbnail(server: &Server, wanted: &Wanted, sha
     }
 }
 
-/// What is stored under the URI, once it is uploaded; fetched now if it is another server's.
+/// What is stored under the URI, once it is uploaded; fetched now if it is another server's. What is blocked is not
+/// found.
 pub(in crate::api) async fn find(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
+    let content = find_stored(server, wanted).await?;
+    media::check_shown(&server.store.read(), &content.hash)?;
+    Ok(content)
+}
+
+async fn find_stored(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
     let deadline = clock::instant() + wanted.wait.min(MAX_WAIT);
     loop {
         let file = trees::MEDIA.get(&server.store.read(), (&wanted.server, &wanted.id))?;

@@ -248,7 +248,10 @@ fn by_jwt(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
             // The service vouches for its users; this server's accounts are made as they come.
             let user = accounts::parse_new(server.name(), &server.appservices, &claims.sub)?;
             let account = Account { created_ts: clock::now_ms(), ..Account::default() };
-            server.store.write(|tx| accounts::create(tx, &user, &account, Some(user.localpart())))?;
+            server.store.write(|tx| {
+                accounts::create(tx, &user, &account, Some(user.localpart()))?;
+                accounts::welcome(tx, &server.config, &user, Vec::new())
+            })?;
             Ok(user)
         }
     }

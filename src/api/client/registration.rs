@@ -29,7 +29,11 @@ use crate::{
     config::Registration,
     error::{Error, Result},
     server::Server,
-    store::{Tx, records::Account, trees::ACCOUNTS},
+    store::{
+        Tx,
+        records::{Account, RegistrationToken},
+        trees::ACCOUNTS,
+    },
     users::{
         accounts,
         devices::{self, Login},
@@ -149,11 +153,12 @@ fn make(
     passed: &Passed,
     upgrade: bool,
 ) -> Result<()> {
-    let admin = match &passed.registration_token {
+    let token = match &passed.registration_token {
         Some(token) => registration_tokens::redeem(tx, &server.config, token)?,
-        None => false,
+        None => RegistrationToken::default(),
     };
-    let account = Account { admin, ..account };
+    let account = Account { admin: token.admin, ..account };
+    accounts::welcome(tx, &server.config, user, token.rooms)?;
     if upgrade {
         ACCOUNTS.put(tx, user, &account);
         return Ok(());

@@ -84,6 +84,11 @@ impl Rosters {
         }))
     }
 
+    /// How many bytes they take.
+    pub fn bytes(&self) -> u64 {
+        self.0.rooms.weight()
+    }
+
     /// The server-default rules, which are the same in every room.
     pub(super) fn default_rules(&self) -> &Compiled {
         &self.0.default

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, value::RawValue};
 
@@ -124,6 +124,9 @@ pub struct RegistrationToken {
     pub admin: bool,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ts: u64,
+    /// The rooms that accounts registered with it are brought into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rooms: Vec<OwnedRoomOrAliasId>,
 }
 record!(RegistrationToken, 1);
 

@@ -9,6 +9,7 @@ mod delivery;
 mod directory;
 mod keys;
 mod media;
+mod moderation;
 mod push;
 mod pushes;
 mod rooms;
@@ -17,6 +18,6 @@ mod signing_keys;
 mod transactions;
 
 pub use self::{
-    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, push::*, pushes::*, rooms::*,
-    server_keys::*, signing_keys::*, transactions::*,
+    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, moderation::*, push::*, pushes::*,
+    rooms::*, server_keys::*, signing_keys::*, transactions::*,
 };

@@ -118,6 +118,11 @@ fn unknown_pos() -> Error {
 }
 
 impl Connections {
+    /// How many bytes they take.
+    pub fn bytes(&self) -> u64 {
+        self.by_key.lock().values().map(|slot| slot.bytes.load(Ordering::Relaxed)).sum()
+    }
+
     /// No connections yet; at most about `max_bytes` in all.
     pub fn new(max_bytes: usize) -> Self {
         Self { by_key: Mutex::default(), max_bytes, serial: AtomicU64::new(clock::now_ms()) }

@@ -1,7 +1,14 @@
-//! What administrators do to accounts: `api/client/admin.rs`.
+//! What administrators do: `api/client/admin.rs`, the commands of `admin/`, and the API of Synapse's tools.
+
+mod destinations;
+mod documentation;
+mod files;
+mod rooms;
+mod synapse;
+mod users;
 
 use conduit::{
-    admin::{Command, socket},
+    admin::{Command, Format, socket},
     users::accounts,
 };
 use http::StatusCode;
@@ -14,10 +21,25 @@ use crate::common::{Client, TestServer, encode};
 async fn start() -> (TestServer, Client, Client) {
     let server = TestServer::start().await;
     let (admin, alice) = (server.register("admin").await, server.register("alice").await);
-    let id = UserId::parse(&*admin.user_id).unwrap();
+    make_admin(&server, &admin);
+    (server, admin, alice)
+}
+
+fn make_admin(server: &TestServer, user: &Client) {
+    let id = UserId::parse(&*user.user_id).unwrap();
     let store = &server.handle.server().store;
     store.write(|tx| accounts::update(tx, &id, |account| account.admin = true)).unwrap();
-    (server, admin, alice)
+}
+
+/// Does a command as whoever sits at the machine does; gives its answer, or what went wrong.
+async fn ask(server: &TestServer, line: &str) -> Result<String, String> {
+    ask_for_json(server, line).await.map(|(text, _)| text)
+}
+
+async fn ask_for_json(server: &TestServer, line: &str) -> Result<(String, Value), String> {
+    let command = Command::parse(line).unwrap();
+    let answer = Box::pin(command.run(server.handle.server(), None)).await;
+    answer.map(|answer| (answer.to_string(), answer.to_json())).map_err(|error| error.to_string())
 }
 
 fn path(action: &str, user: &str) -> String {
@@ -176,25 +198,41 @@ async fn administrators_give_commands_in_their_room() {
 async fn commands_reach_the_running_server_through_its_socket() {
     let (server, _, alice) = start().await;
     let folder = server.handle.server().config.database_path.clone();
-    let ask = async |line: &str, as_json| {
+    let ask = async |line: &str, format| {
         let (folder, command) = (folder.clone(), Command::parse(line).unwrap());
-        tokio::task::spawn_blocking(move || socket::ask(&folder, &command, as_json)).await.unwrap()
+        tokio::task::spawn_blocking(move || socket::ask(&folder, command, format)).await.unwrap()
     };
-    let answer = ask("users create bob --password secret-bob", false).await;
+    let text = Format::Text;
+    let answer = ask("users create bob --password secret-bob", text).await;
     assert_eq!(answer.unwrap(), "@bob:localhost is registered.");
     server.login("bob").await;
-    let answer = ask("users create bob", false).await;
+    let answer = ask("users create bob", text).await;
     assert_eq!(answer.unwrap_err(), "This user name is taken.");
-    let list: Value = serde_json::from_str(&ask("users list", true).await.unwrap()).unwrap();
+    let list: Value = serde_json::from_str(&ask("users list", Format::Json).await.unwrap()).unwrap();
     assert!(list.as_array().unwrap().iter().any(|row| row["user"] == *alice.user_id), "{list}");
-    let reset = ask("users reset-password alice", false).await.unwrap();
+    let reset = ask("users reset-password alice", text).await.unwrap();
     assert!(reset.starts_with("@alice:localhost has a new password. The password is "), "{reset}");
     assert_eq!(code(&alice.get("/_matrix/client/v3/account/whoami").await), (401, "M_UNKNOWN_TOKEN"));
-    for line in ["server status", "server disk", "server trees", "rooms list", "reports list", "users show bob"] {
-        ask(line, false).await.unwrap();
+    let lines = [
+        "server status",
+        "server disk",
+        "server trees",
+        "server memory",
+        "server compact",
+        "rooms list",
+        "keys list",
+        "keys of elsewhere",
+        "reports list",
+        "users show bob",
+    ];
+    for line in lines {
+        ask(line, text).await.unwrap();
     }
+    let table = ask("users list", Format::Markdown).await.unwrap();
+    assert!(table.contains("| @bob:localhost |"), "{table}");
+    assert!(ask("server log warn", text).await.unwrap_err().contains("does not keep its log"), "in a test");
     let directory = server.stop().await;
-    let refused = ask("server status", false).await.unwrap_err();
+    let refused = ask("server status", text).await.unwrap_err();
     assert!(refused.contains("Is it running"), "{refused}");
     drop(directory);
 }

@@ -18,8 +18,8 @@ use ruma::api::{
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
-use super::{auth::Anyone, client::registration::Registered, own::Json};
 use crate::{
+    api::{auth::Anyone, client::registration::Registered, own::Json},
     clock,
     config::Secret,
     error::{Error, Result},
@@ -117,6 +117,7 @@ pub async fn register_with_secret(server: &Server, _: Anyone, req: RegisterReque
     };
     let login = server.store.write(|tx| {
         accounts::create(tx, &user, &account, req.displayname.as_deref().or(Some(user.localpart())))?;
+        accounts::welcome(tx, &server.config, &user, Vec::new())?;
         if req.inhibit_login { Ok(None) } else { devices::log_in(tx, &user, &Login::default()).map(Some) }
     })?;
     Ok(Json(Registered::new(user, login)))

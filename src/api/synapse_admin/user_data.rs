@@ -1,0 +1,118 @@
+//! What belongs to an account, and who has a name or an address
+//! ([reference](https://element-hq.github.io/synapse/latest/admin_api/user_admin_api.html)).
+
+use ruma::OwnedUserId;
+use serde::Deserialize;
+use serde_json::{Map, json};
+
+use super::{Nothing, Reply, ok, requests, users::require};
+use crate::{
+    api::auth::Administrator,
+    error::{Error, Result},
+    rooms::{self, members},
+    server::Server,
+    store::{Direction, trees::PUSHERS},
+    users::{account_data, accounts, devices},
+};
+
+requests! {
+    /// `GET /_synapse/admin/v1/whois/{user_id}`
+    WhoIs = GET "/_synapse/admin/v1/whois/{user_id}" ((OwnedUserId,), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/users/{user_id}/joined_rooms`
+    JoinedRooms = GET "/_synapse/admin/v1/users/{user_id}/joined_rooms" ((OwnedUserId,), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/users/{user_id}/memberships`
+    Memberships = GET "/_synapse/admin/v1/users/{user_id}/memberships" ((OwnedUserId,), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/users/{user_id}/accountdata`
+    AllAccountData = GET "/_synapse/admin/v1/users/{user_id}/accountdata" ((OwnedUserId,), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/users/{user_id}/pushers`
+    ListPushers = GET "/_synapse/admin/v1/users/{user_id}/pushers" ((OwnedUserId,), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/username_available`
+    NameAvailable = GET "/_synapse/admin/v1/username_available" (Nothing, Username, Nothing);
+    /// `GET /_synapse/admin/v1/threepid/{medium}/users/{address}`
+    FindByThreepid = GET "/_synapse/admin/v1/threepid/{medium}/users/{address}" ((String, String), Nothing, Nothing);
+}
+
+/// A user name.
+#[derive(Debug, Deserialize)]
+pub struct Username {
+    username: String,
+}
+
+/// `GET /_synapse/admin/v1/whois/{user_id}`
+pub async fn who_is(server: &Server, _: Administrator, req: WhoIs) -> Result<Reply> {
+    let read = server.store.read();
+    require(server, &read, &req.path.0)?;
+    let mut sessions = Map::new();
+    for row in devices::all(&read, &req.path.0) {
+        let (id, device) = row?;
+        let connection = json!({
+            "ip": device.last_seen_ip,
+            "last_seen": device.last_seen_ts,
+            "user_agent": null,
+        });
+        sessions.insert(id.to_string(), json!({ "sessions": [{ "connections": [connection] }] }));
+    }
+    ok(json!({ "user_id": req.path.0, "devices": sessions }))
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/joined_rooms`
+pub async fn joined_rooms(server: &Server, _: Administrator, req: JoinedRooms) -> Result<Reply> {
+    let read = server.store.read();
+    let joined = members::joined_rooms(&read, &req.path.0)?;
+    let ids = joined.into_iter().map(|no| rooms::get(&read, no).map(|room| room.id)).collect::<Result<Vec<_>>>()?;
+    ok(json!({ "joined_rooms": ids, "total": ids.len() }))
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/memberships`
+pub async fn memberships(server: &Server, _: Administrator, req: Memberships) -> Result<Reply> {
+    let read = server.store.read();
+    let mut memberships = Map::new();
+    for row in members::rooms_of(&read, &req.path.0) {
+        let (no, own) = row?;
+        memberships.insert(rooms::get(&read, no)?.id.to_string(), json!(own.membership));
+    }
+    ok(json!({ "memberships": memberships }))
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/accountdata`
+pub async fn all_account_data(server: &Server, _: Administrator, req: AllAccountData) -> Result<Reply> {
+    let read = server.store.read();
+    require(server, &read, &req.path.0)?;
+    let (mut global, mut of_rooms) = (Map::new(), Map::new());
+    for change in account_data::everything(&read, &req.path.0)? {
+        let content = serde_json::from_str(change.content.get())?;
+        match change.room {
+            None => drop(global.insert(change.kind, content)),
+            Some(no) => {
+                let room = of_rooms.entry(rooms::get(&read, no)?.id.to_string()).or_insert_with(|| json!({}));
+                room[change.kind] = content;
+            }
+        }
+    }
+    ok(json!({ "account_data": { "global": global, "rooms": of_rooms } }))
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/pushers`
+pub async fn list_pushers(server: &Server, _: Administrator, req: ListPushers) -> Result<Reply> {
+    let read = server.store.read();
+    require(server, &read, &req.path.0)?;
+    let pushers = PUSHERS.scan(&read, (&req.path.0,), Direction::Forward);
+    let pushers = pushers.map(|row| row.map(|(_, row)| row.pusher)).collect::<Result<Vec<_>>>()?;
+    ok(json!({ "pushers": pushers, "total": pushers.len() }))
+}
+
+/// `GET /_synapse/admin/v1/username_available`
+pub async fn name_available(server: &Server, _: Administrator, req: NameAvailable) -> Result<Reply> {
+    let user = accounts::parse_new(server.name(), &server.appservices, &req.query.username)?;
+    accounts::require_free(&server.store.read(), &user)?;
+    ok(json!({ "available": true }))
+}
+
+/// `GET /_synapse/admin/v1/threepid/{medium}/users/{address}`
+pub async fn find_by_threepid(server: &Server, _: Administrator, req: FindByThreepid) -> Result<Reply> {
+    let (medium, address) = req.path;
+    match accounts::find_by_threepid(&server.store.read(), &medium, &address)? {
+        Some((user, _)) => ok(json!({ "user_id": user })),
+        None => Err(Error::not_found("Nobody here has this address.")),
+    }
+}
