@@ -186,9 +186,7 @@ fn let_in(server: &Server, user: &OwnedUserId, redirect_url: &str) -> Result<Res
 /// The part of a client's address by which a person knows it.
 fn client_of(url: &str) -> &str {
     match url.split_once("://") {
-        Some((scheme, rest)) if matches!(scheme, "http" | "https") => {
-            rest.split(['/', '?', '#']).next().unwrap_or(rest)
-        }
+        Some(("http" | "https", rest)) => rest.split(['/', '?', '#']).next().unwrap_or(rest),
         _ => url.split_once(':').map_or(url, |(scheme, _)| scheme),
     }
 }
