@@ -153,9 +153,16 @@ fn purge_history(server: &Server, room: &OwnedRoomOrAliasId, days: u32) -> Resul
 
 fn list(read: &dyn Read, limit: usize) -> Result<Answer> {
     let mut rows = Vec::new();
-    for change in timeline::latest_changes(read).take(limit) {
+    for change in timeline::latest_changes(read) {
         let no = change?.1;
         let room = rooms::get(read, no)?;
+        // Rooms that this server knows by an invitation alone, and what is left of deleted ones.
+        if room.create.is_none() {
+            continue;
+        }
+        if rows.len() == limit {
+            break;
+        }
         let name = summary::of(read, no, &room)?.name;
         rows.push(vec![json!(room.id), json!(name), json!(room.joined), json!(room.local_joined)]);
     }

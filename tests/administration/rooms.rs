@@ -374,3 +374,35 @@ async fn the_database_is_sound_at_every_moment_of_a_deletion() {
     checked_until(&server, || !deletion::is_under_way(&state.store.read(), no).unwrap()).await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_deletion_that_is_cut_off_anywhere_goes_on() {
+    let server = TestServer::start_with(|config| config.admin_room = false).await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let before = rows(&server);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    for number in 0..30 {
+        fill(&alice, &bob, &room).await;
+        alice.set_state(&room, "m.room.topic", "", json!({ "topic": number })).await;
+    }
+    let state = server.handle.server();
+    let no = rooms::find(&state.store.read(), <&RoomId>::try_from(&*room).unwrap()).unwrap().unwrap();
+    state.store.write(|tx| deletion::begin(tx, no, None, false)).unwrap();
+    // Dropped where it waits for others to have their turn, each time after one turn more.
+    for turns in 1.. {
+        let mut work = Box::pin(deletion::work(&state.rooms, &state.media));
+        let mut is_done = false;
+        for _ in 0..turns {
+            is_done = is_done || futures_util::poll!(&mut work).is_ready();
+        }
+        drop(work);
+        server.check();
+        if is_done && !deletion::is_under_way(&state.store.read(), no).unwrap() {
+            break;
+        }
+    }
+    let grown: Vec<_> = rows(&server).into_iter().zip(before).filter(|(now, before)| now != before).collect();
+    assert!(grown.iter().all(|((name, _), _)| ["EVENTS", "EVENT_NOS", "OFF_TIMELINE"].contains(name)), "{grown:?}");
+    server.stop().await;
+}

@@ -178,6 +178,7 @@ async fn rooms_are_listed_shown_and_deleted() {
     let of_room = get(&admin, &format!("/v2/rooms/{}/delete_status", encode(&tea))).await;
     assert_eq!(of_room["results"], json!([outcome]));
     assert_eq!(get(&admin, "/v1/rooms").await["total_rooms"], 1);
+    assert_eq!(code(&admin.get(&format!("{API}{path}")).await), (404, "M_NOT_FOUND"));
     let unknown = format!("{API}/v2/rooms/delete_status/1-1");
     assert_eq!(code(&admin.get(&unknown).await), (404, "M_NOT_FOUND"));
     server.stop().await;

@@ -170,6 +170,9 @@ pub async fn list_rooms(server: &Server, _: Administrator, req: ListRooms) -> Re
 pub async fn get_room(server: &Server, _: Administrator, req: GetRoom) -> Result<Reply> {
     let read = server.store.read();
     let (no, room) = rooms::require(&read, &req.path.0)?;
+    if room.create.is_none() {
+        return Err(Error::not_found("This server knows the room from outside alone, or it was deleted."));
+    }
     let seen = summary::of(&read, no, &room)?;
     let mut shown = entry(&read, no, &room)?;
     let mut logins = 0;
@@ -179,7 +182,7 @@ pub async fn get_room(server: &Server, _: Administrator, req: GetRoom) -> Result
     shown["avatar"] = json!(seen.avatar_url);
     shown["topic"] = json!(seen.topic);
     shown["joined_local_devices"] = json!(logins);
-    shown["forgotten"] = json!(room.create.is_none());
+    shown["forgotten"] = json!(room.local_joined == 0);
     shown["tombstoned"] = json!(state::event_no(&read, no, &StateEventType::RoomTombstone, "")?.is_some());
     ok(shown)
 }
