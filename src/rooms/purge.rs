@@ -8,7 +8,10 @@
 //! A purge is a row in `HISTORY_PURGES`, which a restart goes on with. Each transaction looks at a bounded number of events
 //! and leaves the database sound. Deliberately absent: telling other servers, which have a history of their own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::OwnedEventId;
 
@@ -81,7 +84,7 @@ fn end(read: &dyn Read, room: RoomNo, ts: u64) -> Result<Option<i64>> {
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
-pub async fn work(rooms: &Rooms) -> Result<()> {
+pub async fn work(rooms: &Arc<Rooms>) -> Result<()> {
     let noted: Vec<_> =
         trees::HISTORY_PURGES.scan(&rooms.store.read(), (), Direction::Forward).collect::<Result<_>>()?;
     for (room, end) in noted {
@@ -93,10 +96,14 @@ pub async fn work(rooms: &Rooms) -> Result<()> {
                 break;
             };
             after = last;
+            // Each is a few milliseconds of work: others have their turn.
+            tokio::task::yield_now().await;
         }
         let guard = rooms.lock(&id).await;
         earlier_states(rooms, room, end)?;
-        let needed = needed(&rooms.store.read(), room)?;
+        let of = rooms.clone();
+        let needed = tokio::task::spawn_blocking(move || needed(&of.store.read(), room));
+        let needed = needed.await.map_err(Error::internal)??;
         free_states(rooms, room, |state| needed.contains(&state)).await?;
         drop(guard);
         rooms.store.write(|tx| {
