@@ -7,7 +7,7 @@
 //!
 //! Deliberately absent: error types per module. A caller that must tell cases apart returns its own enum.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use ruma::api::error::{
@@ -102,14 +102,15 @@ impl Error {
     }
 
     /// 429 `M_LIMIT_EXCEEDED` with `retry_after_ms`.
-    pub fn limit_exceeded(retry_after: std::time::Duration) -> Self {
+    pub fn limit_exceeded(retry_after: Duration) -> Self {
+        Self::limit_exceeded_since(retry_after, "Too many requests. Wait a moment and try again.")
+    }
+
+    /// The same, saying of what there was too much.
+    pub fn limit_exceeded_since(retry_after: Duration, message: impl Into<String>) -> Self {
         let mut data = LimitExceededErrorData::new();
         data.retry_after = Some(RetryAfter::Delay(retry_after));
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            ErrorKind::LimitExceeded(data),
-            "Too many requests. Wait a moment and try again.",
-        )
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), message)
     }
 
     /// 403 `M_WRONG_ROOM_KEYS_VERSION`, naming the version that is current.

@@ -64,8 +64,6 @@ pub struct Server {
     pub previews: Previews,
     /// Lets one image be scaled at a time: it may take a few hundred megabytes.
     pub image_work: Semaphore,
-    /// Told when there is more to do in the background (`rooms/chores.rs`).
-    pub chores: Notify,
     /// Told when a room, or its history, is to be deleted (`rooms/deletion`, `rooms/purge.rs`).
     pub deletions: Notify,
     /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.

@@ -153,7 +153,7 @@ async fn background(server: Arc<Server>) {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = server.chores.notified() => {}
+                () = server.rooms.chores.notified() => {}
             }
             let done = chores::all(&server.rooms).await.and_then(|()| server.presence.tick(&server.store));
             if let Err(error) = done {
@@ -275,7 +275,6 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
         image_work: Semaphore::new(1),
         whole_syncs: Semaphore::new(2),
         event_lists: Semaphore::new(2),
-        chores: Notify::new(),
         deletions: Notify::new(),
         started: clock::instant(),
         log: OnceLock::new(),

@@ -1,10 +1,12 @@
 //! Making accounts: `api/client/registration.rs`, `registration_tokens.rs`, `api/synapse_admin.rs`.
 
 use conduit::{
+    admin::Command,
     clock,
     store::{
+        Direction,
         records::RegistrationToken,
-        trees::{ACCOUNTS, REGISTRATION_TOKENS},
+        trees::{ACCOUNTS, REGISTRATION_TOKENS, SIGN_UPS},
     },
     users::registration_tokens,
 };
@@ -13,7 +15,10 @@ use ring::hmac;
 use ruma::UserId;
 use serde_json::{Value, json};
 
-use crate::common::{Client, TOKEN, TestServer};
+use crate::{
+    common::{Client, TOKEN, TestServer},
+    federation::joins::until,
+};
 
 const REGISTER: &str = "/_matrix/client/v3/register";
 
@@ -293,5 +298,115 @@ async fn tools_register_with_the_shared_secret() {
     assert_eq!(with_secret(&anyone, "other", false, "wrong").await.0, StatusCode::FORBIDDEN);
     let stale = json!({ "nonce": "x", "username": "a", "password": "b", "mac": "00" });
     assert_eq!(anyone.post("/_synapse/admin/v1/register", stale).await.0, StatusCode::BAD_REQUEST);
+    server.stop().await;
+}
+
+/// Registration with limits on the number of accounts alone.
+fn limited(config: &mut conduit::config::Config) {
+    config.rate_limits.enabled = true;
+    config.rate_limits.registration.burst = 1_000;
+    config.rate_limits.accounts_per_address = 2;
+    config.rate_limits.accounts_per_day = 3;
+    config.rate_limits.open_registrations_per_hour = 1_000;
+}
+
+/// Changes when and where from the accounts up to now were registered.
+fn rewrite_sign_ups(server: &TestServer, back: u64, network: [u8; 4]) {
+    let store = &server.handle.server().store;
+    let change = store.write(|tx| {
+        for row in SIGN_UPS.scan(tx, (), Direction::Forward).collect::<conduit::error::Result<Vec<_>>>()? {
+            let ((at, user), mut row) = row;
+            SIGN_UPS.delete(tx, (at, &*user));
+            row.network = network.into();
+            SIGN_UPS.put(tx, (at - back, &*user), &row);
+        }
+        Ok(())
+    });
+    change.unwrap();
+}
+
+#[tokio::test]
+async fn so_many_accounts_a_day_from_one_address_and_altogether() {
+    let server = TestServer::start_with(limited).await;
+    let anyone = server.anyone();
+    let register = async |name: &str| {
+        let (status, answer) = anyone.post(REGISTER, with_token(name, TOKEN)).await;
+        (status.as_u16(), answer)
+    };
+    assert_eq!((register("a").await.0, register("b").await.0), (200, 200));
+    let (status, answer) = register("c").await;
+    assert_eq!((status, &answer["errcode"]), (429, &json!("M_LIMIT_EXCEEDED")), "{answer}");
+    let wait = answer["retry_after_ms"].as_u64().unwrap();
+    assert!((86_000_000..=86_400_000).contains(&wait), "until the first is a day old: {wait}");
+    let page = "username=c&password=secret-cc&again=secret-cc&token=".to_owned() + TOKEN;
+    let form = "application/x-www-form-urlencoded";
+    let (status, page) = anyone.raw(Method::POST, "/register", form, page.into_bytes()).await;
+    assert!(status == StatusCode::BAD_REQUEST && String::from_utf8_lossy(&page).contains("Try again tomorrow"));
+    // Guests are another matter, and so is a token whose uses are counted.
+    let guest = async || anyone.post("/_matrix/client/v3/register?kind=guest", json!({})).await.0;
+    assert_eq!((guest().await, guest().await, guest().await.as_u16()), (StatusCode::OK, StatusCode::OK, 429));
+    let row = RegistrationToken { uses_allowed: Some(1), created_ts: clock::now_ms(), ..RegistrationToken::default() };
+    let token = server.handle.server().store.write(|tx| registration_tokens::create(tx, None, &row)).unwrap();
+    assert_eq!(anyone.post(REGISTER, with_token("invited", &token)).await.0, StatusCode::OK);
+
+    // The first two came from elsewhere: one more is allowed altogether.
+    rewrite_sign_ups(&server, 0, [192, 0, 2, 1]);
+    assert_eq!((register("c").await.0, register("d").await.0), (200, 429));
+    // A restart forgives nothing, a day does.
+    let directory = server.stop().await;
+    let server = TestServer::start_in(directory, limited).await;
+    let anyone = server.anyone();
+    assert_eq!(anyone.post(REGISTER, with_token("d", TOKEN)).await.0.as_u16(), 429);
+    rewrite_sign_ups(&server, 24 * 60 * 60 * 1000, [192, 0, 2, 1]);
+    assert_eq!(anyone.post(REGISTER, with_token("d", TOKEN)).await.0, StatusCode::OK);
+    assert_eq!(
+        SIGN_UPS.scan(&server.handle.server().store.read(), (), Direction::Forward).count(),
+        1,
+        "none is kept longer"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn open_registration_closes_by_itself_and_administrators_hear_of_it() {
+    let choose = |config: &mut conduit::config::Config| {
+        open(config);
+        limited(config);
+        config.rate_limits.accounts_per_address = 1_000;
+        config.rate_limits.accounts_per_day = 1_000;
+        config.rate_limits.open_registrations_per_hour = 2;
+    };
+    let server = TestServer::start_with(choose).await;
+    let first = registration_tokens::first_start(&server.handle.server().store).unwrap().unwrap();
+    let anyone = server.anyone();
+    let (status, answer) = anyone.post(REGISTER, with_token("admin", &first)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let admin = anyone.logged_in(&answer);
+    assert_eq!(anyone.post(REGISTER, dummy("one")).await.0, StatusCode::OK);
+    assert_eq!(anyone.post(REGISTER, dummy("two")).await.0, StatusCode::OK);
+    let (status, answer) = anyone.post(REGISTER, dummy("three")).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+    assert_eq!(answer["flows"], json!([{ "stages": ["m.login.registration_token"] }]));
+    let notice = until("a notice in the administration room", async || {
+        let sync = admin.sync("").await;
+        if let Some(invited) = sync["rooms"]["invite"].as_object().and_then(|rooms| rooms.keys().next().cloned()) {
+            admin.join(&invited).await;
+        }
+        let told = sync["rooms"]["join"].to_string();
+        told.contains("registration is closed now").then_some(())
+    });
+    notice.await;
+
+    let directory = server.stop().await;
+    let server = TestServer::start_in(directory, choose).await;
+    let anyone = server.anyone();
+    assert_eq!(anyone.post(REGISTER, dummy("three")).await.0, StatusCode::UNAUTHORIZED);
+    let state = server.handle.server();
+    let run = async |line: &str| Command::parse(line).unwrap().run(state, None).await.unwrap().to_string();
+    assert!(run("server status").await.contains("closed by itself"));
+    assert_eq!(run("server open-registration").await.trim(), "Registration is open again.");
+    assert_eq!(anyone.post(REGISTER, dummy("three")).await.0, StatusCode::OK);
+    assert_eq!(anyone.post(REGISTER, dummy("four")).await.0, StatusCode::OK, "those of before count no more");
+    assert_eq!(anyone.post(REGISTER, dummy("five")).await.0, StatusCode::UNAUTHORIZED);
     server.stop().await;
 }

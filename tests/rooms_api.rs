@@ -421,20 +421,3 @@ async fn blocked_invitations() {
     is_error(&alice.put(&path, json!({ "membership": "invite" })).await, 403, "M_INVITE_BLOCKED");
     server.stop().await;
 }
-
-#[tokio::test]
-async fn guests() {
-    let server = TestServer::start().await;
-    let alice = server.register("alice").await;
-    let answer = server.anyone().post("/_matrix/client/v3/register?kind=guest", json!({})).await.1;
-    let guest = server.anyone().logged_in(&answer);
-    let closed = alice.create_room(json!({ "preset": "public_chat" })).await;
-    is_error(&act(&guest, &closed, "join", json!({})).await, 403, "M_GUEST_ACCESS_FORBIDDEN");
-    is_error(&guest.post("/_matrix/client/v3/createRoom", json!({})).await, 403, "M_GUEST_ACCESS_FORBIDDEN");
-    alice.set_state(&closed, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).await;
-    guest.join(&closed).await;
-    guest.send_text(&closed, "hi").await;
-    alice.set_state(&closed, "m.room.guest_access", "", json!({ "guest_access": "forbidden" })).await;
-    assert_eq!(member(&alice, &closed, &guest).await["membership"], "leave");
-    server.stop().await;
-}

@@ -169,6 +169,9 @@ fn server(s: &mut Samples) {
     s.add(ALIASES, owned_room_alias_id!("#tea:example.org"), Alias { room: RoomNo(1), creator: alice() });
     s.add(PUBLISHED_ROOMS, RoomNo(1), ());
     s.add(ROOM_ALIASES, (RoomNo(1), owned_room_alias_id!("#tea:example.org")), ());
+    let sign_up = SignUp { network: [192, 0, 2, 1].into(), guest: false, open: true };
+    s.add(SIGN_UPS, (5, alice()), sign_up);
+    s.add(ROOMS_WITHOUT_GUESTS, RoomNo(1), ());
     let of = || (alice(), phone(), text("send"), text("t1"));
     s.add(TRANSACTIONS, of(), Transaction { answer: text("$e"), at: 5 });
     s.add(TRANSACTION_TIMES, (5, of()), ());

@@ -1,4 +1,4 @@
-//! The administration room: administrators write commands there, and hear of what users report.
+//! The administration room: administrators write commands there, and hear of what users report and of what needs them.
 //!
 //! `@conduit` of this server makes the room when there is an administrator, and invites each of them once. Who may
 //! command is decided by the account's flag when the command is read, not by who is in the room. The bot is a client of
@@ -31,7 +31,7 @@ use crate::{
         Direction, Read, Tx,
         trees::{ACCOUNTS, COUNTERS, IDENTITY, REPORTS},
     },
-    users::accounts,
+    users::{accounts, sign_ups},
 };
 
 /// What commands in the room begin with.
@@ -48,6 +48,9 @@ const READ: &str = "administration_read";
 
 /// The counter of the report up to which the room was told.
 const REPORTED: &str = "administration_reported";
+
+/// The counter with the time of the closing of registration that the room was told of last.
+const TOLD_CLOSED: &str = "administration_told_closed";
 
 /// The longest answer, in bytes, so that it fits into an event twice.
 const MAX_ANSWER: usize = 24 * 1024;
@@ -77,6 +80,7 @@ async fn attend_once(server: &Server, bot: &UserId) -> Result<()> {
     };
     invite(server, &room, bot, &admins).await?;
     tell_reports(server, &room, bot).await?;
+    tell_closed(server, &room, bot).await?;
     obey(server, &room, bot).await
 }
 
@@ -136,6 +140,21 @@ async fn tell_reports(server: &Server, room: &RoomId, bot: &UserId) -> Result<()
         say(server, room, bot, &text, |tx| COUNTERS.put(tx, REPORTED, &number)).await?;
     }
     Ok(())
+}
+
+/// Tells the room that registration has closed by itself, if it does not know.
+async fn tell_closed(server: &Server, room: &RoomId, bot: &UserId) -> Result<()> {
+    let (closed, told) = {
+        let read = server.store.read();
+        (COUNTERS.get(&read, sign_ups::CLOSED)?, COUNTERS.get(&read, TOLD_CLOSED)?)
+    };
+    match closed {
+        Some(closed) if told != Some(closed) => {
+            let text = sign_ups::closing_words(&server.config);
+            say(server, room, bot, &text, |tx| COUNTERS.put(tx, TOLD_CLOSED, &closed)).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Does the commands that were written since the last time.

@@ -7,9 +7,11 @@ use serde_json::json;
 
 use super::Answer;
 use crate::{
+    config::Registration,
     error::{Error, Result},
     server::Server,
     store::{Direction, trees},
+    users::sign_ups,
 };
 
 /// What can be asked of the server.
@@ -26,6 +28,8 @@ pub enum Command {
     Compact,
     /// Log something else until the server stops, as the option log says it: "warn,conduit=debug"
     Log { filter: String },
+    /// Let people register without a token again, after registration closed by itself
+    OpenRegistration,
     /// Show how many rows each kind of data has, and their size; this reads the whole database
     Trees,
 }
@@ -51,6 +55,12 @@ pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
             let rows = rows.into_iter().map(|(name, bytes)| vec![json!(name), json!(bytes)]).collect();
             Ok(Answer::Table(vec!["part", "bytes"], rows))
         }
+        Command::OpenRegistration => {
+            let was_closed = server.store.write(sign_ups::reopen)?;
+            let message =
+                if was_closed { "Registration is open again." } else { "Registration had not closed by itself." };
+            Ok(Answer::Sentence(message.to_owned()))
+        }
         Command::Trees => {
             let read = server.store.read();
             let mut rows = Vec::new();
@@ -70,12 +80,19 @@ fn status(server: &Server) -> Result<Answer> {
     let in_use = accounts.filter(|(_, account)| !account.deactivated && !account.guest).count();
     let rooms = trees::ROOMS.scan(&read, (), Direction::Forward).filter_map(Result::ok);
     let joined = rooms.filter(|(_, room)| room.local_joined > 0).count();
+    let registration = match (server.config.registration(), sign_ups::registration(&read, &server.config)?) {
+        (_, Registration::Open) => "open",
+        (Registration::Open, _) => "closed by itself but for those who have a token",
+        (_, Registration::Token) => "with a token",
+        (_, Registration::Closed) => "closed",
+    };
     Ok(Answer::Fields(vec![
         ("server", json!(server.name())),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         ("accounts", json!(in_use)),
         ("rooms", json!(joined)),
         ("running_for_seconds", json!(server.started.elapsed().as_secs())),
+        ("registration", json!(registration)),
         ("waiting_clients", json!(server.store.hub().len())),
         ("memory_bytes", json!(resident_bytes())),
         ("memory_budget_bytes", json!(server.config.memory_budget())),

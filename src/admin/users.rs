@@ -353,7 +353,7 @@ async fn deactivate(server: &Server, name: &str, erase: bool) -> Result<Answer> 
     server.deletions.notify_one();
     let done = chores::leave_all(&server.rooms, &user, chores::AT_ONCE).await?;
     if !done {
-        server.chores.notify_one();
+        server.rooms.chores.notify_one();
     }
     let rooms = if done { "It left its rooms." } else { "It is leaving its rooms." };
     Ok(Answer::Sentence(format!("{user} is deactivated. {rooms}")))

@@ -67,6 +67,8 @@ pub struct Newcomer {
     service: Option<Arc<Registration>>,
     /// Whether a token came with the request.
     has_token: bool,
+    /// Where the request comes from.
+    pub address: IpAddr,
 }
 
 /// Another server.
@@ -200,9 +202,9 @@ impl Caller<Server, AppserviceToken> for Appservice {
 }
 
 impl Caller<Server, AppserviceTokenOptional> for Newcomer {
-    async fn authenticate(server: &Server, token: Option<String>, _: &Request<Bytes>, _: IpAddr) -> Result<Self> {
+    async fn authenticate(server: &Server, token: Option<String>, _: &Request<Bytes>, address: IpAddr) -> Result<Self> {
         let service = token.as_deref().and_then(|token| server.appservices.by_token(token));
-        Ok(Self { service, has_token: token.is_some() })
+        Ok(Self { service, has_token: token.is_some(), address })
     }
 
     fn name(&self) -> Option<&str> {

@@ -22,7 +22,7 @@ use crate::{
     http::limits::Class,
     server::Server,
     store::records::Account,
-    users::{accounts, auth_sessions::AuthSession, registration_tokens, tokens},
+    users::{accounts, auth_sessions::AuthSession, registration_tokens, sign_ups::With, tokens},
 };
 
 /// The stages of one way to pass, in any order.
@@ -51,6 +51,13 @@ pub struct Passed {
     pub registration_token: Option<String>,
     /// Whose password was shown.
     pub user: Option<OwnedUserId>,
+}
+
+impl Passed {
+    /// What an account is registered with after this.
+    pub fn with(&self) -> With<'_> {
+        self.registration_token.as_deref().map_or(With::Nothing, With::Token)
+    }
 }
 
 /// Makes sure that it is really `user` who asks for `operation`, which names what is done and to what, such as

@@ -16,7 +16,8 @@ use crate::{
     store::{
         records::{Member, UserRoom},
         trees::{
-            CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS, SERVER_ROOMS, USER_ROOMS,
+            ACCOUNTS, CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS,
+            ROOMS_WITHOUT_GUESTS, SERVER_ROOMS, USER_ROOMS,
         },
     },
 };
@@ -97,7 +98,18 @@ fn local_member(checker: &mut Checker<'_>, room: RoomNo, user: &UserId, member: 
     let listed = LOCAL_MEMBERS.contains(checker.read, (room, user))?;
     let joined = member.membership == MembershipState::Join;
     checker.expect(listed == joined, format_args!("LOCAL_MEMBERS of room {room} is wrong about {user}"));
+    if joined && ACCOUNTS.get(checker.read, user)?.is_some_and(|account| account.guest) {
+        let leaves = ROOMS_WITHOUT_GUESTS.contains(checker.read, room)?;
+        let fault = format_args!("{user} is a guest in room {room}, which admits none");
+        checker.expect(leaves || admits_guests(checker, room)?, fault);
+    }
     Ok(())
+}
+
+fn admits_guests(checker: &Checker<'_>, room: RoomNo) -> Result<bool> {
+    let Some(no) = state::event_no(checker.read, room, &StateEventType::RoomGuestAccess, "")? else { return Ok(false) };
+    let content: Value = event::require(checker.read, no)?.pdu.content_as().unwrap_or_default();
+    Ok(content.get("guest_access").and_then(Value::as_str) == Some("can_join"))
 }
 
 /// The servers of each room are those of its joined members.

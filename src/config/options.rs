@@ -72,7 +72,7 @@ options! {
         registration_token: Option<Secret> = None, example r#""a text that is hard to guess""#;
 
         /// Lets everybody on the internet register, if allow_registration is set and registration_token is not. Robots
-        /// find such servers within days and use them to send spam in your name.
+        /// find such servers within days and use them to send spam in your name; see also rate_limits.
         allow_open_registration_without_token: bool = false;
 
         /// Whether guests can look into rooms that allow it, without an account.
@@ -353,6 +353,17 @@ options! {
 
         /// Registering and trying registration tokens, for each address.
         registration: RateLimit = RateLimit { per_second: 0.1, burst: 10 };
+
+        /// How many accounts can be registered in a day from one address (of IPv6, from one network). Guests are counted
+        /// apart; registrations with a token that is good for a number of accounts are not counted, here and below.
+        accounts_per_address: u32 = 10;
+
+        /// How many accounts can be registered in a day altogether.
+        accounts_per_day: u32 = 100;
+
+        /// After how many registrations without a token in an hour registration closes by itself. Administrators are told,
+        /// and can open it again.
+        open_registrations_per_hour: u32 = 20;
 
         /// Sending events into rooms, for each user.
         send: RateLimit = RateLimit { per_second: 10.0, burst: 100 };

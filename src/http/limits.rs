@@ -10,7 +10,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
@@ -138,11 +138,7 @@ impl Limits {
     /// # Errors
     /// As [`Limits::count`].
     pub fn take_from(&self, class: Class, address: IpAddr) -> Result<()> {
-        let network = match address.to_canonical() {
-            IpAddr::V4(ip) => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) => u128::from(ip) >> 64 << 64,
-        };
-        self.take_at(self.started.elapsed(), class, self.hasher.hash_one((class, network)))
+        self.take_at(self.started.elapsed(), class, self.hasher.hash_one((class, network(address))))
     }
 
     /// Takes one request of `class` from the allowance of `name`, such as the account that someone tries to log in to.
@@ -170,6 +166,14 @@ impl Limits {
         } else {
             Err(Error::limit_exceeded(wait))
         }
+    }
+}
+
+/// What stands for whoever has the address: itself, or of an IPv6 address its network (/64).
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 => v4,
     }
 }
 

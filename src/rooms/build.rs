@@ -22,6 +22,7 @@ use serde_json::{
 use super::{
     Room, Rooms, append, canonical,
     event::{self, Event, Status},
+    guests,
     pdu::Pdu,
     receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV_EVENTS},
     redaction, state,
@@ -185,8 +186,9 @@ pub fn rules(version: &RoomVersionId) -> Result<RoomVersionRules> {
 /// to be appended in.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when the room's rules refuse it, 400 `M_BAD_JSON` when its content is not canonical or not what its
-/// type needs, 413 `M_TOO_LARGE` when it or a field of it is too long.
+/// 403 `M_FORBIDDEN` when the room's rules refuse it, `M_GUEST_ACCESS_FORBIDDEN` when a guest joins a room that admits none,
+/// 400 `M_BAD_JSON` when its content is not canonical or not what its type needs, 413 `M_TOO_LARGE` when it or a field of it
+/// is too long.
 pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId, draft: Draft) -> Result<Authorized> {
     let context = &Context { rooms, read };
     let room = super::get(context.read, room_no)?;
@@ -209,6 +211,7 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     let (pdu, follows) = sign(context, room_no, &room, &rules, sender, &draft, (&content, &raw_content), &auth_events)?;
     authorize(context, room_no, &room, &rules, &pdu, &auth_events)?;
     redaction::check_local(context.read, room_no, &room, &pdu)?;
+    guests::check_local(context.read, room_no, &pdu)?;
     let transaction = draft.transaction;
     Ok(Authorized { transaction, follows, is_new: true, ..Authorized::next(room_no, pdu, room.state, &rules) })
 }

@@ -1,19 +1,20 @@
-//! What one user's decision asks for in many rooms: a new display name shows in each of them, a deactivated account leaves
-//! all of them.
+//! What a decision asks for beyond itself: a new display name shows in each of the user's rooms, a deactivated account
+//! leaves all of them, guests leave a room that admits none any more.
 //!
-//! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`). Whoever made it does
-//! the first rooms at once, so that few rooms are done when the request is answered; the rest is done in the background,
-//! one room after the other, also after a crash. What is done twice changes nothing the second time.
+//! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`, `guests.rs`). Who
+//! changed a name or ended an account does the first rooms at once, so that few rooms are done when the request is
+//! answered; the rest is done in the background, one room after the other, also after a crash. What is done twice changes
+//! nothing the second time.
 
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
-use super::{Rooms, members, membership};
+use super::{Rooms, guests, members, membership};
 use crate::{
     error::Result,
     ids::RoomNo,
     store::{
         Direction, Read,
-        trees::{DEACTIVATED_USERS, PROFILE_UPDATES},
+        trees::{DEACTIVATED_USERS, PROFILE_UPDATES, ROOMS_WITHOUT_GUESTS},
     },
     users::profiles,
 };
@@ -26,7 +27,7 @@ pub const AT_ONCE: usize = 20;
 /// # Errors
 /// When the database fails.
 pub async fn all(rooms: &Rooms) -> Result<()> {
-    let (updates, leaves) = {
+    let (updates, leaves, closed) = {
         let read = rooms.store.read();
         let updates: Vec<OwnedUserId> = PROFILE_UPDATES
             .scan(&read, (), Direction::Forward)
@@ -36,13 +37,20 @@ pub async fn all(rooms: &Rooms) -> Result<()> {
             .scan(&read, (), Direction::Forward)
             .map(|row| row.map(|row| row.0))
             .collect::<Result<_>>()?;
-        (updates, leaves)
+        let closed: Vec<RoomNo> = ROOMS_WITHOUT_GUESTS
+            .scan(&read, (), Direction::Forward)
+            .map(|row| row.map(|row| row.0))
+            .collect::<Result<_>>()?;
+        (updates, leaves, closed)
     };
     for user in updates {
         show_profile(rooms, &user, usize::MAX).await?;
     }
     for user in leaves {
         leave_all(rooms, &user, usize::MAX).await?;
+    }
+    for room in closed {
+        guests::remove(rooms, room).await?;
     }
     Ok(())
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use ruma::{
     OwnedUserId, UserId,
-    events::{TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, event::Event, notifications, outside, redaction, relations, servers, state,
-    timeline,
+    Room, Rooms, carry_over, client_event, event::Event, guests, notifications, outside, redaction, relations, servers,
+    state, timeline,
 };
 use crate::{
     error::Result,
@@ -49,6 +49,13 @@ pub(super) fn state_changed(
         if let Ok(user) = UserId::parse(state::key_of(tx, *key)?.1) {
             member_changed(tx, rooms, room_no, room, position, &user, *event)?;
         }
+    }
+    // Most changes are of one member.
+    if changes.iter().any(|(key, _)| !key.is_member())
+        && let Some(guest_access) = state::key_no(tx, &StateEventType::RoomGuestAccess, "")?
+        && changes.iter().any(|(key, _)| *key == guest_access)
+    {
+        guests::on_access(tx, rooms, room_no)?;
     }
     for tombstone in changes.iter().filter_map(|(_, event)| *event).filter(|event| is_tombstone(event)) {
         carry_over::on_tombstone(tx, rooms, &room.id, tombstone)?;
@@ -117,7 +124,11 @@ fn member_changed(
     tx.wake(user);
     let joins = joined && before != Some(MembershipState::Join);
     user_room(tx, room_no, user, before, after.as_ref().zip(event))?;
-    if joins { carry_over::on_join(tx, rooms, user, room_no, room) } else { Ok(()) }
+    if joins {
+        guests::on_join(tx, rooms, room_no, user)?;
+        carry_over::on_join(tx, rooms, user, room_no, room)?;
+    }
+    Ok(())
 }
 
 fn count(room: &mut Room, before: Option<&MembershipState>, after: Option<&MembershipState>, local: bool) {

@@ -30,6 +30,7 @@ pub mod deletion;
 pub mod deltas;
 pub mod directory;
 pub mod event;
+pub mod guests;
 pub mod history;
 pub mod import;
 pub mod join_rules;
@@ -75,6 +76,7 @@ mod text;
 use std::sync::Arc;
 
 use ruma::{OwnedServerName, RoomId, RoomOrAliasId, UserId};
+use tokio::sync::Notify;
 
 pub use self::{
     build::{Authorized, Draft},
@@ -107,6 +109,8 @@ pub struct Rooms {
     pub server_name: OwnedServerName,
     /// The users of this server in the rooms that were written to lately.
     pub rosters: Rosters,
+    /// Told when there is more to do in the background (`chores.rs`).
+    pub chores: Arc<Notify>,
     locks: Arc<Locks>,
     caches: Arc<Caches>,
     resolver: Resolver,
@@ -122,6 +126,7 @@ impl Rooms {
             keys,
             server_name,
             rosters,
+            chores: Arc::default(),
             locks: Arc::default(),
             caches: Arc::default(),
             resolver: Resolver::default(),

@@ -9,7 +9,7 @@ use ruma::{UserId, events::TimelineEventType};
 use super::{
     Room, Rooms, build, canonical, effects,
     event::{self, Event},
-    members,
+    guests, members,
     pdu::Pdu,
     power_levels, relations,
 };
@@ -102,6 +102,7 @@ fn redact(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, redaction: &Event, mut ta
         let pruned = effects::member_of(&target, member.position);
         trees::MEMBERS.put(tx, (target.room, &*user), &pruned);
     }
+    guests::on_redaction(tx, rooms, &target)?;
     let (caches, no) = (rooms.caches.clone(), target.no);
     tx.on_commit(move || drop(caches.events.remove(&no)));
     Ok(target)

@@ -116,6 +116,8 @@ trees! {
     REFRESH_TOKENS = Lookup 51: String => Token;
     /// The tokens that accounts can be registered with.
     REGISTRATION_TOKENS = Lookup 52: String => RegistrationToken;
+    /// The registrations of the last day, by the time in milliseconds since the Unix epoch (`users/sign_ups.rs`).
+    SIGN_UPS = Queue 234: (u64, OwnedUserId) => SignUp;
     /// Whose a third-party identifier is, by medium and canonical address.
     THREEPIDS = Lookup 53: (String, String) => OwnedUserId;
     /// Whose account an identity at an identity provider opens, by the provider's address and its name for the person.
@@ -153,6 +155,8 @@ trees! {
     PUBLISHED_ROOMS = Scan 140: RoomNo => ();
     /// The aliases of each room.
     ROOM_ALIASES = Scan 141: (RoomNo, OwnedRoomAliasId) => ();
+    /// Rooms that do not admit guests and that guests of this server are still to leave.
+    ROOMS_WITHOUT_GUESTS = Queue 233: RoomNo => ();
     /// What requests with transaction IDs were answered with: by user, device, operation with its path, and ID.
     TRANSACTIONS = Queue 140: (OwnedUserId, OwnedDeviceId, String, String) => Transaction;
     /// The same in the order of time, to forget the oldest.

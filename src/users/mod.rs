@@ -3,6 +3,7 @@
 //! - An *account* (`accounts.rs`) is a user ID of this server that is taken. Its password is hashed in `passwords.rs`.
 //! - A *device* (`devices.rs`) is a login; all that belongs to it goes when it goes, in [`devices::delete`] alone.
 //! - A *token* (`tokens.rs`) stands for a device. The store knows hashes of tokens only.
+//! - Who may make one by themselves: `registration_tokens.rs`, and how many, `sign_ups.rs`.
 //! - *Account data* (`account_data.rs`) is what clients keep on the server for themselves, globally and by room.
 //! - End-to-end encryption: `device_keys.rs`, `one_time_keys.rs`, `cross_signing.rs` (over `signed_json.rs`),
 //!   `device_lists.rs` (of other servers' users), `to_device.rs`, `to_servers.rs`, `key_backup.rs`.
@@ -26,6 +27,7 @@ pub mod presence;
 pub mod profiles;
 pub mod pushers;
 pub mod registration_tokens;
+pub mod sign_ups;
 pub mod signed_json;
 pub mod to_device;
 pub mod to_servers;

@@ -37,6 +37,14 @@ pub fn is_valid(read: &dyn Read, config: &Config, token: &str, pending: u64) -> 
     Ok(unused && fresh && (open || row.admin))
 }
 
+/// Whether `token` is good for a number of accounts only.
+///
+/// # Errors
+/// When the database fails.
+pub fn is_limited(read: &dyn Read, token: &str) -> Result<bool> {
+    Ok(REGISTRATION_TOKENS.get(read, token)?.is_some_and(|row| row.uses_allowed.is_some()))
+}
+
 /// Counts one use of `token`; gives it as it is then. The one of the configuration has nothing to say.
 ///
 /// # Errors

@@ -3,6 +3,8 @@
 //! The same rules as for `/_matrix/client/v3/register` hold, since both use the same functions. There is nothing to forge
 //! from another site: no cookie says who is asking, and the token must be in the form.
 
+use std::net::IpAddr;
+
 use http::{Response, StatusCode, header};
 use ruma::OwnedUserId;
 use serde::Deserialize;
@@ -15,7 +17,10 @@ use crate::{
     http::{Body, PageRequest, html::escape},
     server::Server,
     store::records::Account,
-    users::{accounts, passwords, registration_tokens},
+    users::{
+        accounts, passwords, registration_tokens,
+        sign_ups::{self, With},
+    },
 };
 
 /// What the form sends, and what the link to it may fill in.
@@ -45,7 +50,7 @@ pub async fn show_registration(server: &Server, page: PageRequest) -> Result<Res
 pub async fn submit_registration(server: &Server, page: PageRequest) -> Result<Response<Body>> {
     let form: Form = serde_html_form::from_bytes(page.request.body()).unwrap_or_default();
     let door = door(server)?;
-    match register(server, &door, &form).await {
+    match register(server, &door, &form, page.address).await {
         Ok(user) => Ok(welcome(server, &user, &page)),
         Err(error) => match error.reason() {
             Reason::Matrix { message, .. } => Ok(show(&door, &form, Some(message))),
@@ -55,8 +60,9 @@ pub async fn submit_registration(server: &Server, page: PageRequest) -> Result<R
 }
 
 fn door(server: &Server) -> Result<Door> {
-    let awaits_administrator = registration_tokens::awaits_administrator(&server.store.read())?;
-    Ok(match server.config.registration() {
+    let read = server.store.read();
+    let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
+    Ok(match sign_ups::registration(&read, &server.config)? {
         // The first account is the administrator's, who has the token of the first start.
         _ if awaits_administrator => Door::Token,
         Registration::Open => Door::Open,
@@ -65,7 +71,7 @@ fn door(server: &Server) -> Result<Door> {
     })
 }
 
-async fn register(server: &Server, door: &Door, form: &Form) -> Result<OwnedUserId> {
+async fn register(server: &Server, door: &Door, form: &Form, address: IpAddr) -> Result<OwnedUserId> {
     if matches!(door, Door::Closed) {
         return Err(Error::forbidden("Nobody can register on this server."));
     }
@@ -75,10 +81,13 @@ async fn register(server: &Server, door: &Door, form: &Form) -> Result<OwnedUser
     }
     passwords::check_new(&form.password, server.config.password_min_length)?;
     let token = matches!(door, Door::Token).then(|| form.token.trim());
-    // Before the expensive hash; `redeem` and `create` check again, in the transaction.
+    let with = token.map_or(With::Nothing, With::Token);
+    // Before the expensive hash; it is all checked again in the transaction.
     check(server, &user, token)?;
+    sign_ups::check(&server.store.read(), &server.config, address, with)?;
     let password_hash = server.passwords.hash(form.password.clone()).await?;
     server.store.write(|tx| {
+        sign_ups::note(tx, &server.config, &user, address, with)?;
         let token = token.map(|token| registration_tokens::redeem(tx, &server.config, token)).transpose()?;
         let token = token.unwrap_or_default();
         let account = Account {

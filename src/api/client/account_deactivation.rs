@@ -31,7 +31,7 @@ pub async fn deactivate_account(server: &Server, user: Option<User>, req: Reques
     server.store.write(|tx| accounts::deactivate(tx, &id, req.erase))?;
     server.deletions.notify_one();
     if !chores::leave_all(&server.rooms, &id, chores::AT_ONCE).await? {
-        server.chores.notify_one();
+        server.rooms.chores.notify_one();
     }
     // Third-party identifiers are not published anywhere by this server.
     Ok(Response::new(ThirdPartyIdRemovalStatus::NoSupport))

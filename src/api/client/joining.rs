@@ -1,21 +1,20 @@
 //! [Joining rooms](https://spec.matrix.org/latest/client-server-api/#joining-rooms).
 
-use http::StatusCode;
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId, RoomOrAliasId,
     api::{
         IncomingRequest,
         client::membership::{join_room_by_id, join_room_by_id_or_alias},
-        error::{DeserializationError, ErrorKind},
+        error::DeserializationError,
     },
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     api::{auth::User, own},
-    error::{Error, Result},
+    error::Result,
     federation,
-    rooms::{self, membership::Content, summary},
+    rooms::{self, guests, membership::Content},
     server::Server,
     stands_in_for,
 };
@@ -58,12 +57,9 @@ pub async fn join_room(
 
 async fn join(server: &Server, user: &User, room: &RoomId, via: Vec<OwnedServerName>, content: Content) -> Result<()> {
     if user.guest {
+        // Whether a room of other servers admits guests is known once a user of this one is in it.
         let snapshot = server.store.read();
-        let (no, _) = rooms::require(&snapshot, room)?;
-        if !summary::guests_can_join(&snapshot, no)? {
-            let message = "This room admits no guests. Register an account to join it.";
-            return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
-        }
+        guests::check_join(&snapshot, rooms::require(&snapshot, room)?.0, &user.id)?;
     }
     federation::join::join(&server.federation, room, &user.id, via, content).await
 }

@@ -91,7 +91,7 @@ async fn change(server: &Server, user: &User, target: &UserId, field: &str, valu
     }
     let shown = server.store.write(|tx| profiles::set(tx, target, field, value))? && profiles::is_shown(field);
     if shown && !chores::show_profile(&server.rooms, target, chores::AT_ONCE).await? {
-        server.chores.notify_one();
+        server.rooms.chores.notify_one();
     }
     Ok(())
 }

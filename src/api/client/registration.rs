@@ -3,6 +3,8 @@
 //! Who may is the administrator's choice: nobody (the default), who has a token, or everybody. While there is no account
 //! yet, the token of the first start makes one, an administrator.
 
+use std::net::IpAddr;
+
 use http::StatusCode;
 use ruma::{
     OwnedDeviceId, OwnedUserId,
@@ -38,6 +40,7 @@ use crate::{
         accounts,
         devices::{self, Login},
         passwords, registration_tokens,
+        sign_ups::{self, With},
         tokens::{self, Issued},
     },
 };
@@ -85,7 +88,7 @@ answers_json! {
 pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest) -> Result<Json<Registered>> {
     let req = req.0;
     if req.kind == RegistrationKind::Guest {
-        return register_guest(server, &req).map(Json);
+        return register_guest(server, newcomer.address, &req).map(Json);
     }
     if req.login_type == Some(LoginType::ApplicationService) {
         return register_ghost(server, newcomer.require_appservice()?, &req).map(Json);
@@ -115,13 +118,14 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
     }
     let passed = uiaa::run(server, OPERATION, &flows, None, req.auth.as_ref()).await?;
     let password = req.password.ok_or_else(|| Error::missing_param("password is missing."))?;
+    sign_ups::check(&server.store.read(), &server.config, newcomer.address, passed.with())?;
     let account = Account {
         password_hash: Some(server.passwords.hash(password).await?),
         created_ts: clock::now_ms(),
         ..Account::default()
     };
     let issued = server.store.write(|tx| {
-        make(tx, server, &user, account, &passed, guest.is_some())?;
+        make(tx, server, &user, account, (&passed, newcomer.address), guest.is_some())?;
         if req.inhibit_login { Ok(None) } else { devices::log_in(tx, &user, &login).map(Some) }
     })?;
     if let Some(session) = &passed.session {
@@ -133,8 +137,9 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
 
 /// The flows that lead to an account.
 fn flows(server: &Server) -> Result<Vec<Flow>> {
-    let awaits_administrator = registration_tokens::awaits_administrator(&server.store.read())?;
-    match server.config.registration() {
+    let read = server.store.read();
+    let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
+    match sign_ups::registration(&read, &server.config)? {
         Registration::Open if awaits_administrator => Ok(vec![uiaa::DUMMY, uiaa::REGISTRATION_TOKEN]),
         Registration::Open => Ok(vec![uiaa::DUMMY]),
         Registration::Closed if !awaits_administrator => {
@@ -144,15 +149,16 @@ fn flows(server: &Server) -> Result<Vec<Flow>> {
     }
 }
 
-/// Makes the account and uses up the token that it is made with.
+/// Makes the account, for somebody who passed and is at that address, and uses up the token that it is made with.
 fn make(
     tx: &mut Tx<'_>,
     server: &Server,
     user: &OwnedUserId,
     account: Account,
-    passed: &Passed,
+    (passed, address): (&Passed, IpAddr),
     upgrade: bool,
 ) -> Result<()> {
+    sign_ups::note(tx, &server.config, user, address, passed.with())?;
     let token = match &passed.registration_token {
         Some(token) => registration_tokens::redeem(tx, &server.config, token)?,
         None => RegistrationToken::default(),
@@ -211,7 +217,7 @@ fn register_ghost(server: &Server, service: &Appservice, req: &Request) -> Resul
     Ok(Registered::new(user, issued))
 }
 
-fn register_guest(server: &Server, req: &Request) -> Result<Registered> {
+fn register_guest(server: &Server, address: IpAddr, req: &Request) -> Result<Registered> {
     if !server.config.allow_guest_registration {
         return Err(Error::new(
             StatusCode::FORBIDDEN,
@@ -225,6 +231,7 @@ fn register_guest(server: &Server, req: &Request) -> Result<Registered> {
     let user = accounts::random_name(server.name())?;
     let account = Account { guest: true, created_ts: clock::now_ms(), ..Account::default() };
     let issued = server.store.write(|tx| {
+        sign_ups::note(tx, &server.config, &user, address, With::Guest)?;
         accounts::create(tx, &user, &account, None)?;
         devices::log_in(tx, &user, &login)
     })?;

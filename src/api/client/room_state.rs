@@ -10,7 +10,7 @@ use ruma::{
         error::ErrorKind,
     },
     canonical_json::try_from_json_map,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::{
     Value,
@@ -23,15 +23,13 @@ use crate::{
     error::{Error, Result},
     federation::{directory, policy},
     rooms::{
-        self, Event, Room, RoomGuard,
+        self, Room,
         build::Draft,
-        members,
         membership::{self, Content},
-        power_levels, state, summary,
+        power_levels, state,
     },
     server::Server,
     store::Read,
-    users::accounts,
 };
 
 /// How many aliases an `m.room.canonical_alias` event can add.
@@ -71,25 +69,7 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
     let mut draft = Draft::raw_state(req.event_type, req.state_key, json);
     draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
     let event = policy::send_and(&server.federation, &guard, &user.id, draft, |_, _| Ok(())).await?;
-    if event.pdu.kind == TimelineEventType::RoomGuestAccess {
-        remove_guests(server, &guard, &event)?;
-    }
     Ok(Response::new(event.pdu.event_id))
-}
-
-/// Takes all guests out of a room that no longer admits them
-/// ([spec](https://spec.matrix.org/latest/client-server-api/#guest-access)).
-fn remove_guests(server: &Server, guard: &RoomGuard, event: &Event) -> Result<()> {
-    if summary::guests_can_join(&server.store.read(), event.room)? {
-        return Ok(());
-    }
-    for member in members::local_joined(&server.store.read(), event.room)? {
-        if accounts::require(&server.store.read(), &member)?.guest {
-            let content = Content::from_iter([("membership".to_owned(), "leave".into())]);
-            server.rooms.send(guard, &member, membership::draft(&member, content)?)?;
-        }
-    }
-    Ok(())
 }
 
 /// Aliases that are new in an `m.room.canonical_alias` event must exist and point to this room; those of other servers are

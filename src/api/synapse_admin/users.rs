@@ -287,7 +287,7 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
     if change.deactivated == Some(true) {
         deactivate(server, &user, false).await?;
     } else if !chores::show_profile(&server.rooms, &user, chores::AT_ONCE).await? {
-        server.chores.notify_one();
+        server.rooms.chores.notify_one();
     }
     let read = server.store.read();
     let account = require(server, &read, &user)?;
@@ -334,7 +334,7 @@ async fn deactivate(server: &Server, user: &UserId, erase: bool) -> Result<()> {
     server.store.write(|tx| accounts::deactivate(tx, user, erase))?;
     server.deletions.notify_one();
     if !chores::leave_all(&server.rooms, user, chores::AT_ONCE).await? {
-        server.chores.notify_one();
+        server.rooms.chores.notify_one();
     }
     Ok(())
 }

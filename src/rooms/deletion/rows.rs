@@ -63,6 +63,7 @@ pub(super) async fn delete_all(rooms: &Rooms, no: RoomNo, deletion: &mut Deletio
     rooms.store.write(|tx| {
         trees::ROSTER_STAMPS.delete(tx, no);
         trees::HISTORY_PURGES.delete(tx, no);
+        trees::ROOMS_WITHOUT_GUESTS.delete(tx, no);
         Ok(())
     })
 }

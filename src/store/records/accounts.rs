@@ -1,6 +1,6 @@
 //! Accounts, devices and what logs them in, and what belongs to an account: profile, account data, pushers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId};
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,20 @@ pub struct RegistrationToken {
     pub rooms: Vec<OwnedRoomOrAliasId>,
 }
 record!(RegistrationToken, 1);
+
+/// A registration by somebody who was not asked to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignUp {
+    /// The address that it came from, or of an IPv6 address its network.
+    pub network: IpAddr,
+    /// Whether the account is a guest's.
+    #[serde(default)]
+    pub guest: bool,
+    /// Whether it took neither a token nor being a guest.
+    #[serde(default)]
+    pub open: bool,
+}
+record!(SignUp, 1);
 
 /// A user's profile: display name, avatar, and whatever fields clients put there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
