@@ -3,7 +3,10 @@
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use crate::common::{Client, TestServer};
+use crate::common::{
+    Client, TestServer, config,
+    process::{Process, program},
+};
 
 /// A red picture in PNG.
 pub fn picture(width: u32, height: u32) -> Vec<u8> {
@@ -118,4 +121,92 @@ async fn thumbnails_are_smaller() {
     let (status, answer) = alice.get(&path).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_UNKNOWN")));
     server.stop().await;
+}
+
+/// A picture in JPEG, red on the left and blue on the right, that says of itself that it has to be turned to the right.
+fn turned_picture() -> Vec<u8> {
+    let half = |x: u32| if x < 200 { image::Rgb([220, 0, 0]) } else { image::Rgb([0, 0, 220]) };
+    let mut bytes = Vec::new();
+    let image = image::RgbImage::from_fn(400, 200, |x, _| half(x));
+    image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Jpeg).unwrap();
+    // An APP1 segment with one entry: orientation (0x0112), a short (3), one of it: 6.
+    let mut exif = b"\xff\xe1\x00\x22Exif\0\0MM\0*\x00\x00\x00\x08\x00\x01".to_vec();
+    exif.extend(b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00");
+    bytes.splice(2..2, exif);
+    bytes
+}
+
+fn animation() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let frame = |red| image::Frame::new(image::RgbaImage::from_pixel(400, 200, image::Rgba([red, 0, 0, 255])));
+    image::codecs::gif::GifEncoder::new(&mut bytes).encode_frames([frame(10), frame(200)]).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn thumbnails_of_all_kinds_of_pictures() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let thumbnail = async |content_type: &str, picture: Vec<u8>, more: &str| {
+        let id = upload(&alice, content_type, "picture", picture).await;
+        let path = format!("/_matrix/client/v1/media/thumbnail/{id}?width=96&height=96{more}");
+        let (status, headers, body) = alice.full(Method::GET, &path, &[]).await;
+        let kind = headers["content-type"].to_str().unwrap().to_owned();
+        (status, kind, body)
+    };
+    let (_, kind, body) = thumbnail("image/jpeg", turned_picture(), "").await;
+    let image = image::load_from_memory(&body).unwrap().to_rgb8();
+    assert_eq!(kind, "image/jpeg");
+    assert!(image.height() > image.width(), "it stands: {}x{}", image.width(), image.height());
+    let (top, bottom) = (image.get_pixel(image.width() / 2, 5), image.get_pixel(image.width() / 2, image.height() - 5));
+    assert!(top[0] > 150 && bottom[2] > 150, "what was on the left is at the top: {top:?} {bottom:?}");
+
+    let (_, kind, body) = thumbnail("image/gif", animation(), "&animated=true").await;
+    assert_eq!(kind, "image/gif");
+    let decoder = image::codecs::gif::GifDecoder::new(std::io::Cursor::new(body)).unwrap();
+    assert_eq!(image::AnimationDecoder::into_frames(decoder).count(), 2);
+    let (_, kind, _) = thumbnail("image/gif", animation(), "&animated=false").await;
+    assert_ne!(kind, "image/gif");
+
+    let mut webp = Vec::new();
+    let image = image::RgbaImage::from_pixel(400, 200, image::Rgba([0, 200, 0, 100]));
+    image.write_to(&mut std::io::Cursor::new(&mut webp), image::ImageFormat::WebP).unwrap();
+    let (_, kind, body) = thumbnail("image/webp", webp, "").await;
+    assert!(kind == "image/png" && image::load_from_memory(&body).unwrap().width() < 400, "{kind}");
+
+    // A few bytes that would be four thousand million pixels.
+    let mut bomb = animation();
+    bomb[6..10].fill(0xff);
+    for more in ["", "&animated=true"] {
+        let (status, ..) = thumbnail("image/gif", bomb.clone(), more).await;
+        assert!(status.is_client_error(), "{status}");
+    }
+    server.stop().await;
+}
+
+/// A figure of the process `id` in its status, in MiB.
+fn memory(id: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[tokio::test]
+async fn large_files_are_never_in_memory() {
+    const MIB: usize = 96;
+    let directory = tempfile::TempDir::new().unwrap();
+    config(directory.path());
+    let mut command = program(directory.path());
+    command.env("CONDUIT_MAX_UPLOAD_SIZE", "100MiB");
+    let process = Process::start(command).unwrap();
+    let alice = Client::new(process.base.clone()).register("alice").await;
+    upload(&alice, "application/x-thing", "small", vec![0; 4 << 20]).await;
+    let before = memory(process.id(), "VmRSS:");
+    let bytes: Vec<u8> = (0..MIB << 20).map(|at| (at % 251) as u8).collect();
+    let id = upload(&alice, "application/x-thing", "large", bytes.clone()).await;
+    let (status, found) = alice.raw(Method::GET, &format!("/_matrix/client/v1/media/download/{id}"), "", vec![]).await;
+    assert!(status == StatusCode::OK && found == bytes);
+    let most = memory(process.id(), "VmHWM:");
+    assert!(most - before < MIB as u64 / 2, "{before} MiB before, at most {most} MiB");
+    assert!(process.terminate().success());
 }

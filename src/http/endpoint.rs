@@ -101,7 +101,7 @@ impl<S> Route<S> {
         self
     }
 
-    /// Accepts bodies of up to `bytes`, in place of [`State::max_request_size`].
+    /// Accepts bodies of up to `bytes`, in place of [`State::max_request_size`] or, for a stream, of any number.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = Some(bytes);
         self
@@ -170,7 +170,8 @@ where
 
 /// The route of an operation whose bodies are streams. The handler gets the request type with what path, query and
 /// headers say (its body field is empty), and the request itself: `async fn(&S, C, R, http::Request<Body>) ->
-/// Result<http::Response<Body>>`. The body is limited as on other routes.
+/// Result<http::Response<Body>>`. How much of the body it takes is for the handler to
+/// say, unless [`Route::body_limit`] does.
 pub fn stream<S, C, R, F>(handler: F) -> Route<S>
 where
     S: State,
@@ -333,7 +334,8 @@ where
         Box::pin(async move {
             let Exchange { state, route, request, path_args, address, .. } = exchange;
             let (parts, body) = request.into_parts();
-            let body = body.limited(body_limit(state, route) as u64)?;
+            // What is not held in memory is for the handler to bound.
+            let body = route.body_limit.map_or(Ok(body), |limit| body.limited(limit as u64))?;
             let mut head = Request::from_parts(parts.clone(), Bytes::new());
             x_matrix::quote(head.headers_mut());
             let auth = R::Authentication::extract_authentication(&head).map_err(|e| no_credentials(e.into()))?;

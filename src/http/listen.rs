@@ -9,7 +9,9 @@
 //! Deliberately absent: HTTP/3, and the PROXY protocol.
 
 use std::{
-    fs, io,
+    fs,
+    future::pending,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::{
         fs::{FileTypeExt, PermissionsExt},
@@ -20,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use listenfd::ListenFd;
 use rustix::io::Errno;
 use sd_notify::NotifyState;
@@ -219,10 +221,29 @@ impl Listeners {
             stop: stop.clone(),
         });
         notify(NotifyState::Ready);
+        let mut stopping = stop.clone();
+        let told = async {
+            tokio::select! {
+                () = stopped(&mut stopping) => notify(NotifyState::Stopping),
+                () = watchdog() => {}
+            }
+        };
         tokio::select! {
-            _ = join_all(accept.map(Acceptor::run)) => {}
+            _ = join(join_all(accept.map(Acceptor::run)), told) => {}
             () = reload(self.tls.as_deref()) => {}
         }
+    }
+}
+
+/// Tells systemd that the server lives, as often as it wants to know, for ever.
+async fn watchdog() {
+    let mut patience = 0;
+    if !sd_notify::watchdog_enabled(false, &mut patience) {
+        return pending().await;
+    }
+    loop {
+        notify(NotifyState::Watchdog);
+        sleep(Duration::from_micros(patience) / 3).await;
     }
 }
 
@@ -274,7 +295,6 @@ impl<S: State> Acceptor<S> {
                 }
             }
         }
-        notify(NotifyState::Stopping);
         if let Socket::OwnUnix(_, path) = &self.socket {
             _ = fs::remove_file(path);
         }

@@ -202,7 +202,7 @@ fn router() -> Router<Toy> {
         .add(on(get_field))
         .add(on(delete_field))
         .add(on(get_display_name))
-        .add(stream(upload))
+        .add(stream(upload).body_limit(1000))
         .add(on(transaction))
         .add(page(Method::GET, "/_reset/{token}", reset_page).also("/_old/{token}"))
         .build()

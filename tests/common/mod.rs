@@ -14,6 +14,7 @@ pub mod dns;
 pub mod generated;
 pub mod net;
 pub mod peer;
+pub mod process;
 
 use std::{
     error::Error,

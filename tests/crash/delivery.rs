@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Notify};
 
-use super::{assert_sound, below, kill::Process, rounds};
+use super::{assert_sound, below, kill::start_program, rounds};
 use crate::common::{Client, config, encode, net::TestNet};
 
 /// What the other server heard: the texts of messages, in the order in which they came first.
@@ -120,7 +120,7 @@ async fn what_is_to_be_told_survives_kills() {
     let more = format!("ca_certificates = [{:?}]\nip_range_denylist = []\ntrusted_servers = []\n", net.ca());
     std::fs::write(&file, format!("{options}{more}")).unwrap();
 
-    let process = Process::start(directory.path(), None);
+    let process = start_program(directory.path(), None);
     let alice = Client::new(process.base.clone()).register("alice").await;
     let room = alice.create_room(json!({})).await;
     process.kill();
@@ -128,13 +128,13 @@ async fn what_is_to_be_told_survives_kills() {
 
     let mut sent = 0;
     for _ in 0..rounds(6) {
-        let process = Process::start(directory.path(), None);
+        let process = start_program(directory.path(), None);
         let sending = tokio::spawn(send(alice.moved(&process.base), room.clone(), sent));
         tokio::time::sleep(Duration::from_millis(20 + below(500))).await;
         process.kill();
         sent = sending.await.unwrap();
     }
-    let process = Process::start(directory.path(), None);
+    let process = start_program(directory.path(), None);
     alice.moved(&process.base).send_text(&room, "the last").await;
     let told = async {
         loop {

@@ -5,15 +5,9 @@
 //! there, the latter may be. A request that was not answered is sent again with the same transaction ID, as clients
 //! do: it must then have happened exactly once.
 
-#![allow(clippy::zombie_processes)] // every process is waited for, or dies with the test that failed
 #![allow(clippy::large_enum_variant)] // a handful of workers
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use conduit::start;
 use http::Method;
@@ -21,47 +15,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{assert_sound, below, copy_files, power::Power, rounds};
-use crate::common::{Client, config, encode};
+use crate::common::{
+    Client, config, encode,
+    process::{Process, program},
+};
 
-/// The program, serving.
-pub(super) struct Process {
-    child: Child,
-    pub base: String,
-}
-
-impl Process {
-    /// Starts the program over `directory`; returns when it answers.
-    pub fn start(directory: &Path, power: Option<&Power>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_conduit"));
-        if let Some(power) = power {
-            power.watch(&mut command);
-        }
-        let mut child = command.arg("-c").arg(directory.join("conduit.toml")).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut log = Vec::new();
-        for line in lines.by_ref() {
-            if let Some((_, address)) = line.split_once(" is ready on ") {
-                let base = format!("http://{}", address.trim());
-                // Whoever does not read a pipe blocks the one who writes.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Self { child, base };
-            }
-            log.push(line);
-        }
-        panic!("the server did not start:\n{}", log.join("\n"));
+/// Starts the program over `directory`; returns when it answers.
+pub(super) fn start_program(directory: &Path, power: Option<&Power>) -> Process {
+    let mut command = program(directory);
+    if let Some(power) = power {
+        power.watch(&mut command);
     }
-
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+    Process::start(command).unwrap_or_else(|(status, log)| panic!("the server did not start ({status}):\n{log}"))
 }
 
 /// A client that writes until the server dies.
@@ -329,7 +294,7 @@ async fn workers(base: &str) -> Vec<Worker> {
 async fn survives(power: Option<Power>) {
     let directory = TempDir::new().unwrap();
     let config = config(directory.path());
-    let mut process = Process::start(directory.path(), power.as_ref());
+    let mut process = start_program(directory.path(), power.as_ref());
     let mut workers = workers(&process.base).await;
     for _ in 0..rounds(8) {
         let running: Vec<_> =
@@ -350,7 +315,7 @@ async fn survives(power: Option<Power>) {
         let copied = conduit::config::Config { database_path: copy.path().to_owned(), ..config.clone() };
         assert_sound(&start::open_store(&copied).unwrap(), &config.media_path());
 
-        process = Process::start(directory.path(), power.as_ref());
+        process = start_program(directory.path(), power.as_ref());
         for worker in &mut workers {
             worker.verify(&process.base).await;
         }
