@@ -7,6 +7,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod family;
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,9 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-/// Resident memory of this process (server and client in one) in MB.
-fn resident_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+/// Resident memory in MB of the process `id`; of this one, which is server and client in one, as `self`.
+fn resident_mb(id: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
@@ -130,7 +131,7 @@ async fn start() {
     }
     let seconds = began.elapsed().as_secs_f64();
     println!("append: {events} events by the room engine alone: {:.0} a second", events as f64 / seconds);
-    println!("memory: server and client of this benchmark after that: {:.0} MB resident", resident_mb());
+    println!("memory: server and client of this benchmark after that: {:.0} MB resident", resident_mb("self"));
     drop(state);
     let directory = server.stop().await;
     let began = Instant::now();
@@ -162,10 +163,10 @@ async fn federation() {
             own.send(&guard, &user, draft).unwrap();
         }
     }
-    let before = resident_mb();
+    let before = resident_mb("self");
     let path = format!("/_matrix/client/v3/join/{}?server_name=a.test", encode(&room));
     measure("federation: join of a room of 10,000 members", 1, |_| bob.post(&path, json!({}))).await;
-    println!("  resident memory of both servers and the benchmark grew by {:.0} MB", resident_mb() - before);
+    println!("  resident memory of both servers and the benchmark grew by {:.0} MB", resident_mb("self") - before);
 
     let alice_id = UserId::parse(&alice.user_id).unwrap();
     let version = ruma::RoomVersionId::V11;
@@ -224,6 +225,9 @@ async fn main() {
     }
     if asked("federation") {
         Box::pin(federation()).await;
+    }
+    if asked("family") {
+        Box::pin(family::run()).await;
     }
     if asked("start") {
         start().await;

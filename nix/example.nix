@@ -25,6 +25,7 @@ in
   services.nginx = {
     enable = true;
     recommendedProxySettings = true;
+    recommendedGzipSettings = true;
     clientMaxBodySize = "20M";
     virtualHosts = {
       "matrix.example.org" = {

@@ -1,6 +1,7 @@
 # The package; `services.matrix-conduit.package` of NixOS takes it in place of the one it comes with.
 {
   lib,
+  stdenv,
   rustPlatform,
 }:
 
@@ -22,6 +23,9 @@ rustPlatform.buildRustPackage {
 
   # RocksDB's bindings are made with libclang while building.
   nativeBuildInputs = [ rustPlatform.bindgenHook ];
+
+  # The memory allocator must know the largest page that a kernel may use: a Raspberry Pi 5 has 16 KiB.
+  env = lib.optionalAttrs stdenv.hostPlatform.isAarch64 { JEMALLOC_SYS_WITH_LG_PAGE = "16"; };
 
   # They need sockets, and are run before a release: `make test`.
   doCheck = false;
