@@ -25,7 +25,7 @@ use crate::{
     config::{Config, RateLimit, RateLimits},
     delivery,
     error::{Error, Result},
-    federation::{Federation, devices},
+    federation::{Federation, devices, missing_members},
     http::{
         Router,
         limits::{Allowance, Allowances, Limits},
@@ -165,6 +165,7 @@ async fn background(server: Arc<Server>) {
         _ = stopping.wait_for(|stopping| *stopping) => {}
         () = server.typing.expire(&server.rooms) => {}
         () = devices::resync(&server.federation) => {}
+        () = missing_members::run(&server.federation) => {}
         () = sweep_media(&server) => {}
         () = delete_rooms(&server) => {}
         () = delivery::departures::run(&server.federation) => {}

@@ -187,8 +187,17 @@ fn rooms(s: &mut Samples) {
         joined: 3,
         invited: 2,
         local_joined: 1,
+        partial: Some(Partial { floor: StateNo(3), known: StateNo(4), servers: 2, filled: false }),
+        completed: Some(Position(19)),
     };
     s.add(ROOMS, RoomNo(1), room);
+    let missing = MissingMembers {
+        join: owned_event_id!("$join"),
+        via: owned_server_name!("example.com"),
+        attempts: 2,
+        next: 7000,
+    };
+    s.add(MISSING_MEMBERS, RoomNo(1), missing);
     s.add(STATE_KEY_NOS, (text("m.room.name"), text("")), StateKeyNo(4));
     s.add(STATE_KEYS, StateKeyNo(4), (text("m.room.name"), text("")));
     let layer =

@@ -12,8 +12,8 @@ use crate::{
     store::{
         records::Status,
         trees::{
-            ALIASES, CURRENT_STATE, EVENT_NOS, EXTREMITIES, PUBLISHED_ROOMS, ROOM_ALIASES, ROOM_CHANGED, ROOM_CHANGES,
-            ROOM_NOS, ROOM_STATES, ROOMS, STATE_KEY_NOS, STATE_KEYS, STATES,
+            ALIASES, CURRENT_STATE, EVENT_NOS, EXTREMITIES, MISSING_MEMBERS, PUBLISHED_ROOMS, ROOM_ALIASES,
+            ROOM_CHANGED, ROOM_CHANGES, ROOM_NOS, ROOM_STATES, ROOMS, STATE_KEY_NOS, STATE_KEYS, STATES,
         },
     },
 };
@@ -23,6 +23,8 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     checker.each(ROOMS, room)?;
     checker.has(CURRENT_STATE, ROOMS, |(room, _), _| *room, any)?;
     checker.has(EXTREMITIES, ROOMS, |room, _| *room, any)?;
+    checker.has(MISSING_MEMBERS, ROOMS, |room, _| *room, any)?;
+    checker.has(MISSING_MEMBERS, EVENT_NOS, |_, row| row.join.clone(), any)?;
     checker.has(ROOM_STATES, ROOMS, |(room, _), _| *room, any)?;
     checker.has(ROOM_CHANGED, ROOM_CHANGES, |_, at| *at, |room, _, changed| changed == room)?;
     checker.has(ROOM_CHANGES, ROOM_CHANGED, |_, room| *room, |at, _, latest| latest == at)?;
@@ -70,8 +72,15 @@ fn room(checker: &mut Checker<'_>, no: RoomNo, room: Room) -> Result<()> {
     }
 
     let current: BTreeMap<_, _> = state::all(read, no)?.into_iter().collect();
-    let same = current == deltas::all(read, room.state)?;
+    let whole = deltas::all(read, room.state)?;
+    let coming_in = room.partial.as_ref().is_some_and(|partial| partial.filled);
+    let same = match coming_in {
+        // The index is behind where members came in from beneath.
+        true => current.iter().all(|(key, event)| whole.get(key) == Some(event)),
+        false => current == whole,
+    };
     checker.expect(same, format_args!("CURRENT_STATE of room {} is not state {}", room.id, room.state));
+    partial(checker, no, &room)?;
     let latest = state::as_of(read, no, Position(u64::MAX - 1))?;
     checker.expect(latest == room.state, format_args!("ROOM_STATES of room {} ends in state {latest}", room.id));
     for (key, event) in current {
@@ -87,6 +96,23 @@ fn room(checker: &mut Checker<'_>, no: RoomNo, room: Room) -> Result<()> {
         let fits = event.is_some_and(|event| event.room == no && event.status == Status::Accepted);
         checker.expect(fits, format_args!("room {} has event {extremity} as extremity, wrongly", room.id));
     }
+    Ok(())
+}
+
+/// A state without its members is that of a room that says so, and for which they are asked as long as somebody is there.
+fn partial(checker: &mut Checker<'_>, no: RoomNo, room: &Room) -> Result<()> {
+    let read = checker.read;
+    let awaited = MISSING_MEMBERS.contains(read, no)?;
+    let Some(partial) = &room.partial else {
+        let whole = deltas::is_whole(read, room.state)?;
+        checker.expect(whole, format_args!("the state of room {} has a hole that the room does not know of", room.id));
+        checker.expect(!awaited, format_args!("members of room {} are awaited, which has all", room.id));
+        return Ok(());
+    };
+    let filled = deltas::is_whole(read, partial.floor)?;
+    checker.expect(filled == partial.filled, format_args!("room {} is wrong about what it stands on", room.id));
+    let fits = awaited || room.local_joined == 0;
+    checker.expect(fits, format_args!("nobody asks for the members of room {}, who are missing", room.id));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use ruma::{
 use super::{
     Federation, Limits,
     fetch::{Fetch, Unfetched},
+    missing_members,
 };
 use crate::{
     clock,
@@ -74,6 +75,10 @@ impl Federation {
     /// When the database fails.
     pub async fn backfill(&self, room: &RoomId, edge: &Edge) -> Result<bool> {
         if self.backfills.has_failed(room) {
+            return Ok(false);
+        }
+        // Other servers tell what was before an event with the state there, of which nearly everything is missing then.
+        if !missing_members::settled(self, room, LONGEST).await? {
             return Ok(false);
         }
         let came = match tokio::time::timeout(LONGEST, self.backfill_from_any(room, edge)).await {

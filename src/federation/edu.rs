@@ -24,7 +24,7 @@ use super::Federation;
 use crate::{
     error::{Reason, Result},
     ids::RoomNo,
-    rooms::{self, acl, event, members, receipts, typing::Typing},
+    rooms::{self, acl, event, partial, receipts, typing::Typing},
     store::Read,
     users::{
         device_lists::{self, Updated},
@@ -97,7 +97,7 @@ fn types(federation: &Federation, typing: &Typing, origin: &ServerName, content:
     let room = {
         let read = rooms.store.read();
         let Some(room) = room_of(&read, origin, &content.room_id)? else { return Ok(()) };
-        if !speaks_for(origin, &content.user_id) || !members::is_joined(&read, room, &content.user_id)? {
+        if !speaks_for(origin, &content.user_id) || !partial::may_be_joined(&read, room, &content.user_id)? {
             return Ok(());
         }
         room
@@ -110,7 +110,7 @@ fn reads(federation: &Federation, origin: &ServerName, content: ReceiptContent) 
         for (id, ReceiptMap { read, .. }) in content.receipts {
             let Some(room) = room_of(tx, origin, &id)? else { continue };
             for (user, receipt) in read {
-                if !speaks_for(origin, &user) || !members::is_joined(tx, room, &user)? {
+                if !speaks_for(origin, &user) || !partial::may_be_joined(tx, room, &user)? {
                     continue;
                 }
                 let ts = receipt.data.ts.map(|ts| ts.get().into());

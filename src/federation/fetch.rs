@@ -19,10 +19,13 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Failure, Federation, Limits};
+use super::{
+    Failure, Federation, Limits,
+    send_join::{Piece, Reading},
+};
 use crate::{
     error::{Error, Result},
-    rooms::Signed,
+    rooms::{Outcome, Signed},
 };
 
 /// How many events are fetched one by one rather than with the whole state around them.
@@ -34,8 +37,11 @@ const AT_A_TIME: usize = 10;
 /// The largest lists of IDs that are read: about 250,000.
 const IDS: Limits = Limits { body: 16 << 20, timeout: Duration::from_secs(60), redirects: 0 };
 
-/// The largest states that are read.
-const STATE: Limits = Limits { body: 64 << 20, timeout: Duration::from_secs(120), redirects: 0 };
+/// The largest auth chains that are read.
+const CHAIN: Limits = Limits { body: 64 << 20, timeout: Duration::from_secs(120), redirects: 0 };
+
+/// The largest states that are read, as they come, and how long the other server may take to begin.
+const STATE: Limits = Limits { body: 512 << 20, timeout: Duration::from_secs(300), redirects: 0 };
 
 /// The largest lists of a few events.
 const EVENTS: Limits = Limits { body: 8 << 20, timeout: Duration::from_secs(30), redirects: 0 };
@@ -72,15 +78,18 @@ pub(super) struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// Events before `latest` back to `earliest`, at most `limit`, in no order that could be relied on.
+    /// Events before `latest` back to `earliest` and to the depth `first`, at most `limit`, in no order that could be relied
+    /// on.
     pub(super) async fn before(
         &self,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
+        first: u64,
         limit: u32,
     ) -> Result<Vec<Signed>, Unfetched> {
         let mut request = missing_events::Request::new(self.room.to_owned(), earliest, latest);
         request.limit = UInt::from(limit);
+        request.min_depth = UInt::new_saturating(first);
         let mut events = self.federation.send_with(self.server, request, EVENTS).await?.events;
         events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(self.verified(events).await?)
@@ -90,7 +99,7 @@ impl Fetch<'_> {
     /// chain is asked for its events.
     pub(super) async fn auth_chain(&self, event: &EventId, needed: Vec<OwnedEventId>) -> Result<(), Unfetched> {
         let request = event_auth::Request::new(self.room.to_owned(), event.to_owned());
-        match self.federation.send_with(self.server, request, STATE).await {
+        match self.federation.send_with(self.server, request, CHAIN).await {
             Ok(answer) => self.store(answer.auth_chain).await,
             Err(Failure::Status { .. } | Failure::Malformed(_)) => self.chain_from(needed).await,
             Err(failure) => Err(failure.into()),
@@ -113,21 +122,56 @@ impl Fetch<'_> {
 
     /// The state before an event, as the other server has it; stores what of it and of its auth chain is not here.
     pub(super) async fn state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Unfetched> {
+        self.state(event, false).await
+    }
+
+    /// [`state_before`](Self::state_before), where nothing must be left out because a request failed.
+    pub(super) async fn all_state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Unfetched> {
+        self.state(event, true).await
+    }
+
+    async fn state(&self, event: &EventId, all: bool) -> Result<Vec<OwnedEventId>, Unfetched> {
         let request = state_ids::Request::new(event.to_owned(), self.room.to_owned());
         let answer = self.federation.send_with(self.server, request, IDS).await?;
         let named: BTreeSet<_> = answer.pdu_ids.iter().chain(&answer.auth_chain_ids).cloned().collect();
         let unknown = self.federation.rooms.unknown(named)?;
         if unknown.len() > ONE_BY_ONE {
-            let request = get_state::Request::new(event.to_owned(), self.room.to_owned());
-            let state = self.federation.send_with(self.server, request, STATE).await?;
-            let mut events = state.pdus;
-            events.extend(state.auth_chain);
-            self.store(events).await?;
+            self.whole_state(event).await?;
         } else {
+            let count = unknown.len();
             let events = self.events(unknown).await;
-            self.store(events).await?;
+            if all && events.len() < count {
+                self.whole_state(event).await?;
+            } else {
+                self.store(events).await?;
+            }
         }
         Ok(answer.pdu_ids)
+    }
+
+    /// Stores the whole state before an event and its auth chain, as they come.
+    async fn whole_state(&self, event: &EventId) -> Result<(), Unfetched> {
+        let request = get_state::Request::new(event.to_owned(), self.room.to_owned());
+        let body = self.federation.send_streamed(self.server, request, STATE).await?.into_body();
+        let mut reading = Reading::new(self.federation, self.version, body);
+        let mut early = Vec::new();
+        while let Some(piece) = reading.next().await?? {
+            if let Piece::Events(_, events) = piece {
+                early.extend(self.keep_allowed(events).await?);
+            }
+        }
+        self.keep(early).await
+    }
+
+    /// Stores events; gives back those that came before what allows them.
+    async fn keep_allowed(&self, mut events: Vec<Signed>) -> Result<Vec<Signed>> {
+        let rooms = &self.federation.rooms;
+        let guard = rooms.lock(self.room).await;
+        let outcomes = rooms.add_outliers(&guard, events.clone()).await?;
+        let early = outcomes.into_iter().filter(|(_, outcome)| matches!(outcome, Outcome::Missing { .. }));
+        let early: BTreeSet<OwnedEventId> = early.map(|(id, _)| id).collect();
+        events.retain(|event| early.contains(&event.pdu().event_id));
+        Ok(events)
     }
 
     /// The events with these IDs, as far as the other server gives them.

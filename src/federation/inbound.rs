@@ -216,10 +216,11 @@ async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched>
 async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<Vec<Signed>, Unfetched> {
     let mut found: BTreeMap<OwnedEventId, Signed> = BTreeMap::new();
     let mut latest = vec![event.pdu().event_id.clone()];
+    let first = fetch.federation.rooms.first_depth(fetch.room)?;
     for _ in 0..ROUNDS {
         let earliest = fetch.federation.rooms.extremities(fetch.room)?;
         // Who does not answer this may yet know the state.
-        let answer = fetch.before(earliest, std::mem::take(&mut latest), EACH_ROUND).await;
+        let answer = fetch.before(earliest, std::mem::take(&mut latest), first, EACH_ROUND).await;
         let Ok(events) = answer.inspect_err(|why| tracing::debug!("the events before are not given: {why:?}")) else {
             break;
         };
@@ -250,6 +251,10 @@ async fn place(fetch: Fetch<'_>, event: &Signed, states: &mut usize) -> Result<O
     {
         fetch.auth_chain(id, std::mem::take(auth)).await?;
         outcome = take(fetch, event, None).await?;
+    }
+    if matches!(&outcome, Outcome::Missing { auth, .. } if auth.is_empty()) {
+        let guard = fetch.federation.rooms.lock(fetch.room).await;
+        outcome = fetch.federation.rooms.receive_guessing(&guard, event.clone()).await?;
     }
     if matches!(&outcome, Outcome::Missing { auth, .. } if auth.is_empty()) && *states > 0 {
         *states -= 1;

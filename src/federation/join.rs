@@ -157,9 +157,17 @@ pub async fn join_by_name(federation: &Arc<Federation>, name: &RoomOrAliasId, us
     Ok(room)
 }
 
-/// The join without other servers.
+/// The join without other servers. While members are missing, the user may be banned and this server not know it.
 async fn here(federation: &Federation, room: &RoomId, user: &UserId, content: Content) -> Result<()> {
-    if !is_resident(&federation.rooms.store.read(), room)? {
+    let (is_resident, is_unsure) = {
+        let read = federation.rooms.store.read();
+        let is_unsure = match rooms::find(&read, room)? {
+            Some(no) => rooms::get(&read, no)?.partial.is_some() && !members::is_joined(&read, no, user)?,
+            None => false,
+        };
+        (is_resident(&read, room)?, is_unsure)
+    };
+    if !is_resident || is_unsure {
         return Err(Error::not_found("No server that is in this room can be found."));
     }
     membership::join(&federation.rooms, room, user, content).await
@@ -268,14 +276,17 @@ impl Joining {
         let signed = self.complete(&version, &answer.event)?;
         let pdu = signed.pdu();
         let json = RawValue::from_string(pdu.json.clone())?;
-        let request = send::Request::new(self.room.clone(), pdu.event_id.clone(), json);
+        let mut request = send::Request::new(self.room.clone(), pdu.event_id.clone(), json);
+        // Most of a large room's state are its members, which can come later (`missing_members.rs`).
+        request.omit_members = true;
         let body = federation.send_streamed(server, request, SEND).await?.into_body();
-        let answer = send_join::read(federation, &version, body).await?;
+        let mut answer = send_join::Answer::read(federation, &version, body).await?;
+        let omitted = answer.omitted(federation, server);
         let event = match answer.event {
             Some(event) => self.countersigned(&version, &signed, event).await?,
             None => signed,
         };
-        self.enter(server, &version, Import { event, state: answer.state, auth: answer.auth_chain }).await
+        self.enter(server, &version, Import { event, state: answer.state, auth: answer.auth_chain, omitted }).await
     }
 
     fn complete(&self, version: &RoomVersionId, template: &RawValue) -> Result<Signed> {
@@ -311,7 +322,9 @@ impl Joining {
         let rooms = &federation.rooms;
         let guard = rooms.lock(&self.room).await;
         if !is_resident(&rooms.store.read(), &self.room)? {
-            return rooms.import(&guard, version, import).await.map(drop);
+            rooms.import(&guard, version, import).await?;
+            federation.missing_members.wake();
+            return Ok(());
         }
         drop(guard);
         let fetch = Fetch { federation, server, room: &self.room, version };

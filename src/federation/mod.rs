@@ -5,7 +5,7 @@
 //!   for a while.
 //! - `media.rs` fetches files.
 //! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
-//!   ours by invitation; `handshake.rs` lets others' users in and out who ask here.
+//!   ours by invitation; `missing_members.rs` asks for the members that a join left out; `handshake.rs` lets others' users in and out who ask here.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `inbound.rs` takes the events that servers send, `fetch.rs` asks for those that are missing,
 //!   `backfill.rs` for what came before.
@@ -27,6 +27,7 @@ pub mod join;
 pub mod keys;
 pub mod knock;
 pub mod leave;
+pub mod missing_members;
 pub mod policy;
 pub mod profiles;
 pub mod spaces;
@@ -48,7 +49,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 pub use self::client::{Failure, Limits};
 use self::{
     answers::Remembered, backfill::Backfills, devices::Devices, inbound::Inbound, join::Moves, keys::ServerKeys,
-    resolve::Delegations,
+    missing_members::MissingMembers, resolve::Delegations,
 };
 use crate::{
     appservice::Appservices,
@@ -79,6 +80,8 @@ pub struct Federation {
     pub devices: Devices,
     /// Holds `true` once the server is stopping: joins that are under way end.
     pub stopping: watch::Receiver<bool>,
+    /// Whose members are being asked for.
+    pub missing_members: MissingMembers,
     moves: Moves,
     /// Whose events are taken in.
     pub inbound: Inbound,
@@ -107,6 +110,7 @@ impl Federation {
             abandoned: broadcast::Sender::new(HEARD),
             devices: Devices::default(),
             stopping,
+            missing_members: MissingMembers::default(),
             moves: Moves::default(),
             answers: Remembered::default(),
             inbound: Inbound::default(),

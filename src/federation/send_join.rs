@@ -1,12 +1,13 @@
-//! The answer to a join, read while it comes.
+//! Answers with lists of events, read while they come: the answer to a join, and the state of a room.
 //!
 //! The state of a large room is tens of megabytes of JSON. It is never here as a whole: [`Splitter`] cuts the lists into
-//! events as their bytes arrive, and [`read`] verifies them some hundreds at a time, so that only the events themselves
+//! events as their bytes arrive, and [`Reading`] verifies them some hundreds at a time, so that only the events themselves
 //! are kept, once.
 
 use std::mem;
 
-use ruma::RoomVersionId;
+use bytes::{Buf, Bytes};
+use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use serde_json::value::RawValue;
 
 use super::{Failure, Federation};
@@ -15,6 +16,7 @@ use crate::{
     http::Body,
     rooms::{
         Signed,
+        partial::Omitted,
         receive::{MAX_EVENT, MAX_FIELD},
     },
 };
@@ -34,74 +36,150 @@ pub(super) struct Answer {
     pub(super) state: Vec<Signed>,
     /// The events that allow it and the state, likewise.
     pub(super) auth_chain: Vec<Signed>,
-}
-
-/// Reads the answer.
-///
-/// # Errors
-/// 502 or 504 when it ends early, is too long or no such answer; when the database fails.
-pub(super) async fn read(federation: &Federation, version: &RoomVersionId, mut body: Body) -> Result<Answer> {
-    let mut answer = Answer::default();
-    let mut splitter = Splitter::default();
-    let mut open: Vec<Box<RawValue>> = Vec::with_capacity(BATCH);
-    let mut list = List::State;
-    let malformed = |error: &dyn std::fmt::Display| Failure::Malformed(format!("its answer to a join: {error}"));
-    while let Some(bytes) = body.next().await.map_err(|error| Failure::Unreachable(error.to_string()))? {
-        for byte in bytes {
-            let Some(part) = splitter.take(byte).map_err(|error| malformed(&error))? else { continue };
-            let json = |bytes: Vec<u8>| {
-                let text = String::from_utf8(bytes).map_err(|error| malformed(&error))?;
-                RawValue::from_string(text).map_err(|error| malformed(&error))
-            };
-            match part {
-                Part::Event(of, bytes) => {
-                    if of != list || open.len() >= BATCH {
-                        keep(federation, version, mem::take(&mut open), answer.list(list)).await?;
-                        list = of;
-                    }
-                    open.push(json(bytes)?);
-                }
-                Part::Field(name, bytes) if name == b"event" => answer.event = Some(json(bytes)?),
-                Part::Field(..) => {}
-            }
-        }
-    }
-    if splitter.place != Place::End {
-        return Err(malformed(&"it ends too early").into());
-    }
-    keep(federation, version, open, answer.list(list)).await?;
-    Ok(answer)
+    /// Whether the members are missing in the state.
+    members_omitted: bool,
+    /// The servers in the room.
+    servers: Vec<OwnedServerName>,
 }
 
 impl Answer {
-    fn list(&mut self, list: List) -> &mut Vec<Signed> {
-        match list {
-            List::State => &mut self.state,
-            List::AuthChain => &mut self.auth_chain,
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// 502 or 504 when it ends early, is too long or no such answer; when the database fails.
+    pub(super) async fn read(federation: &Federation, version: &RoomVersionId, body: Body) -> Result<Self> {
+        let mut answer = Self::default();
+        let mut reading = Reading::new(federation, version, body);
+        while let Some(piece) = reading.next().await?? {
+            match piece {
+                Piece::Events(List::State, events) => answer.state.extend(events),
+                Piece::Events(List::AuthChain, events) => answer.auth_chain.extend(events),
+                Piece::Field(name, value) => answer.take(&name, &value)?,
+            }
+        }
+        Ok(answer)
+    }
+
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), Failure> {
+        match name {
+            b"event" => self.event = Some(serde_json::from_slice(value).map_err(|error| malformed(&error))?),
+            b"members_omitted" => {
+                self.members_omitted = serde_json::from_slice(value).map_err(|error| malformed(&error))?;
+            }
+            b"servers_in_room" => {
+                let names: Vec<String> = serde_json::from_slice(value).map_err(|error| malformed(&error))?;
+                self.servers = names.into_iter().filter_map(|name| ServerName::parse(name).ok()).collect();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What the server, `via`, says in place of the members, if it omitted them.
+    pub(super) fn omitted(&mut self, federation: &Federation, via: &ServerName) -> Option<Omitted> {
+        let mut servers = mem::take(&mut self.servers);
+        servers.push(via.to_owned());
+        servers.retain(|server| server != federation.server_name());
+        servers.sort();
+        servers.dedup();
+        self.members_omitted.then(|| Omitted { via: via.to_owned(), servers })
+    }
+}
+
+/// What comes out of an answer.
+pub(super) enum Piece {
+    /// Events of one of the lists, as far as their signatures are right. Should the room need one of the others, that
+    /// shows.
+    Events(List, Vec<Signed>),
+    /// Any other field: its name and value.
+    Field(Vec<u8>, Vec<u8>),
+}
+
+/// An answer that is coming.
+pub(super) struct Reading<'a> {
+    federation: &'a Federation,
+    version: &'a RoomVersionId,
+    body: Body,
+    bytes: Bytes,
+    splitter: Splitter,
+    /// Events of one list that are not verified yet.
+    open: Vec<Box<RawValue>>,
+    list: List,
+}
+
+impl<'a> Reading<'a> {
+    /// The events are of a room of version `version`.
+    pub(super) fn new(federation: &'a Federation, version: &'a RoomVersionId, body: Body) -> Self {
+        let (bytes, splitter) = (Bytes::new(), Splitter::default());
+        Self { federation, version, body, bytes, splitter, open: Vec::with_capacity(BATCH), list: List::State }
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When the database fails. That the answer stalls, is too long or no object is inside.
+    pub(super) async fn next(&mut self) -> Result<Result<Option<Piece>, Failure>> {
+        let (list, events) = match self.collect().await {
+            Ok(Some(Next::Verify(list, events))) => (list, events),
+            Ok(Some(Next::Field(name, value))) => return Ok(Ok(Some(Piece::Field(name, value)))),
+            Ok(None) => return Ok(Ok(None)),
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let mut kept = Vec::with_capacity(events.len());
+        for (id, signed) in self.federation.verify(self.version, events).await? {
+            match signed {
+                Ok(signed) => kept.push(signed),
+                Err(why) => tracing::debug!("event {id:?} of a room's state is dropped: {why}"),
+            }
+        }
+        Ok(Ok(Some(Piece::Events(list, kept))))
+    }
+
+    async fn collect(&mut self) -> Result<Option<Next>, Failure> {
+        loop {
+            while self.bytes.has_remaining() {
+                match self.splitter.take(self.bytes.get_u8()).map_err(|error| malformed(&error))? {
+                    None => {}
+                    Some(Part::Field(name, value)) => return Ok(Some(Next::Field(name, value))),
+                    Some(Part::Event(of, bytes)) => {
+                        let text = String::from_utf8(bytes).map_err(|error| malformed(&error))?;
+                        let event = RawValue::from_string(text).map_err(|error| malformed(&error))?;
+                        let is_full = of != self.list || self.open.len() >= BATCH;
+                        let full = if is_full { mem::take(&mut self.open) } else { Vec::new() };
+                        let list = mem::replace(&mut self.list, of);
+                        self.open.push(event);
+                        if !full.is_empty() {
+                            return Ok(Some(Next::Verify(list, full)));
+                        }
+                    }
+                }
+            }
+            match self.body.next().await.map_err(|error| Failure::Unreachable(error.to_string()))? {
+                Some(bytes) => self.bytes = bytes,
+                None if self.splitter.place != Place::End => return Err(malformed(&"it ends too early")),
+                None if self.open.is_empty() => return Ok(None),
+                None => return Ok(Some(Next::Verify(self.list, mem::take(&mut self.open)))),
+            }
         }
     }
 }
 
-/// Verifies events and keeps those that are right. Should the room need one of the others, that shows.
-async fn keep(
-    federation: &Federation,
-    version: &RoomVersionId,
-    events: Vec<Box<RawValue>>,
-    kept: &mut Vec<Signed>,
-) -> Result<()> {
-    for (id, signed) in federation.verify(version, events).await? {
-        match signed {
-            Ok(signed) => kept.push(signed),
-            Err(why) => tracing::debug!("event {id:?} of a room's state is dropped: {why}"),
-        }
-    }
-    Ok(())
+/// What is read and not verified.
+enum Next {
+    Verify(List, Vec<Box<RawValue>>),
+    Field(Vec<u8>, Vec<u8>),
 }
 
-/// The lists of events in the answer.
+fn malformed(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Malformed(format!("its lists of events: {error}"))
+}
+
+/// The lists of events in an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum List {
+pub(super) enum List {
+    /// `state`, or `pdus` where the answer is about nothing else.
     State,
+    /// `auth_chain`.
     AuthChain,
 }
 
@@ -181,7 +259,7 @@ impl Splitter {
     /// The list that a field of the present name is.
     fn list(&self) -> Option<List> {
         match &self.name[..] {
-            b"state" => Some(List::State),
+            b"state" | b"pdus" => Some(List::State),
             b"auth_chain" => Some(List::AuthChain),
             _ => None,
         }

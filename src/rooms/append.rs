@@ -90,7 +90,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     }
     extremities(tx, room_no, &follows, (place == Place::End).then_some(no))?;
     if let Some(position) = position {
-        set_current(tx, rooms, room_no, &mut room, position, current, &event)?;
+        set_current(tx, rooms, room_no, &mut room, position, current, Some(&event))?;
         timeline::changed(tx, room_no, position)?;
     }
     let event = effects::appended(tx, rooms, &room, event, awaited.is_some(), live)?;
@@ -102,13 +102,16 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     Ok(event)
 }
 
-/// Writes an event's row, and a state event's among the auth chains.
+/// Writes an event's row, and a state event's among the auth chains; what it sets has a number then, since state resolution
+/// may take it into a state.
 ///
 /// # Errors
 /// As [`append`]; so for all functions here.
 pub(super) fn store(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     event::put(tx, event);
-    if event.is_state() { auth_chains::index(tx, event.no, &event.pdu) } else { Ok(()) }
+    let Some(key) = &event.pdu.state_key else { return Ok(()) };
+    state::intern_key(tx, &event.pdu.kind.to_string().into(), key)?;
+    auth_chains::index(tx, event.no, &event.pdu)
 }
 
 /// The state after an event: with the event itself if it is a state event that was not rejected.
@@ -123,22 +126,22 @@ pub(super) fn state_after(tx: &mut Tx<'_>, event: &Event) -> Result<StateNo> {
     }
 }
 
-/// Makes `state` the room's current one; `event`, which is written already, is what brought it.
-fn set_current(
+/// Makes `state` the room's current one; `event`, which is written already, is what brought it, if one did.
+pub(super) fn set_current(
     tx: &mut Tx<'_>,
     rooms: &Rooms,
     room_no: RoomNo,
     room: &mut Room,
     position: Position,
     state: StateNo,
-    event: &Event,
+    event: Option<&Event>,
 ) -> Result<()> {
     if room.state == state {
         return Ok(());
     }
-    let changes = match &event.pdu.state_key {
+    let changes = match event.and_then(|event| Some((event, event.pdu.state_key.as_deref()?))) {
         // The usual case: nothing but the event itself.
-        Some(key) if event.state_before == room.state && event.state_after == state => {
+        Some((event, key)) if event.state_before == room.state && event.state_after == state => {
             let key = state::key_no(tx, &event.pdu.kind.to_string().into(), key)?;
             key.map(|key| (key, None, Some(event.no))).into_iter().collect()
         }
@@ -149,8 +152,10 @@ fn set_current(
     let mut events = Vec::with_capacity(changes.len());
     for (key, _, after) in changes {
         let set = match after {
-            Some(no) if no == event.no => Some(event.clone()),
-            Some(no) => Some(event::require(tx, no)?),
+            Some(no) => match event.filter(|event| event.no == no) {
+                Some(event) => Some(event.clone()),
+                None => Some(event::require(tx, no)?),
+            },
             None => None,
         };
         events.push((key, set));
@@ -188,7 +193,7 @@ pub(super) fn create(
     let create = event::intern(tx, &pdu.event_id)?;
     let id = pdu.room_id.clone();
     trees::ROOM_NOS.put(tx, &*id, &room_no);
-    let room = Room { id, version, create: Some(create), state: deltas::EMPTY, joined: 0, invited: 0, local_joined: 0 };
+    let room = Room { create: Some(create), ..Room::new(id, version) };
     trees::ROOMS.put(tx, room_no, &room);
     Ok((room_no, append(tx, rooms, Authorized::next(room_no, pdu, deltas::EMPTY, rules))?))
 }

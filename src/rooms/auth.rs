@@ -61,23 +61,38 @@ impl<'a> Checks<'a> {
     }
 
     /// Checks the event against a state, in which `number` finds the event for a type and key, and `event` the event of a
-    /// number.
+    /// number. Of a state that is not `whole`, members are missing; for these the event's own word counts, that is, the
+    /// member events among those that it names.
     ///
     /// # Errors
     /// What `number` and `event` return. The refusal is inside.
     pub(super) fn by_state(
         &mut self,
+        whole: bool,
         number: impl Fn(&StateEventType, &str) -> Result<Option<EventNo>>,
         event: impl Fn(EventNo) -> Result<Arc<Event>>,
     ) -> Result<Result<(), Refusal>> {
-        let nos = self.keys.iter().map(|(kind, key)| number(kind, key)).collect::<Result<Vec<_>>>()?;
+        let mut nos = self.keys.iter().map(|(kind, key)| number(kind, key)).collect::<Result<Vec<_>>>()?;
+        if !whole {
+            let named = self.passed.first().into_iter().flatten();
+            for ((no, named), (kind, _)) in nos.iter_mut().zip(named).zip(&self.keys) {
+                *no = no.or(named.filter(|_| *kind == StateEventType::RoomMember));
+            }
+        }
         if self.passed.contains(&nos) {
             return Ok(Ok(()));
         }
         // The rules ask by closures that cannot fail: what fails is kept here and comes first.
         let failure = RefCell::new(None);
+        let found = |kind: &StateEventType, key: &str| {
+            let mut known = self.keys.iter().zip(&nos);
+            match known.find(|((of_kind, of_key), _)| of_kind == kind && of_key == key) {
+                Some((_, no)) => Ok(*no),
+                None => number(kind, key),
+            }
+        };
         let fetch = |kind: &StateEventType, key: &str| {
-            let found = number(kind, key).and_then(|no| no.map(&event).transpose());
+            let found = found(kind, key).and_then(|no| no.map(&event).transpose());
             found.unwrap_or_else(|error| {
                 failure.borrow_mut().get_or_insert(error);
                 None

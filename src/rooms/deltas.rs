@@ -7,6 +7,10 @@
 //! change, not per member. Layers never change once written, so a state stays what it was.
 //!
 //! Removed keys are entries with event number 0; they are dropped where a layer lies on the empty state.
+//!
+//! A layer without entries is a *floor*: the place for what is not known yet beneath what is ([`floor`]). It is merged into
+//! nothing, so that once it is filled, every state above is complete with that one row. This is the one case in which a
+//! layer changes.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +56,7 @@ pub fn apply(tx: &mut Tx<'_>, base: StateNo, changes: &[(StateKeyNo, Option<Even
     let mut parent = base;
     while parent != EMPTY {
         let beneath = layer(tx, parent)?;
-        if beneath.entries.len() >= 2 * entries.len() {
+        if beneath.entries.is_empty() || beneath.entries.len() >= 2 * entries.len() {
             break;
         }
         for (key, event) in beneath.entries {
@@ -62,10 +66,56 @@ pub fn apply(tx: &mut Tx<'_>, base: StateNo, changes: &[(StateKeyNo, Option<Even
     }
     if parent == EMPTY {
         entries.retain(|_, event| *event != UNSET);
+        if entries.is_empty() {
+            return Ok(EMPTY);
+        }
     }
     let state = StateNo(tx.next("state")?);
     trees::STATES.put(tx, state, &StateLayer { parent, entries: entries.into_iter().collect() });
     Ok(state)
+}
+
+/// A new state of which nothing is known. What is made of it by [`apply`] is known in part, until [`fill`].
+///
+/// # Errors
+/// When the database fails.
+pub fn floor(tx: &mut Tx<'_>) -> Result<StateNo> {
+    let state = StateNo(tx.next("state")?);
+    trees::STATES.put(tx, state, &StateLayer { parent: EMPTY, entries: Vec::new() });
+    Ok(state)
+}
+
+/// Says what is set in a [`floor`], and so in all states above that do not say otherwise; at least one key.
+///
+/// # Errors
+/// When it is none, or was filled before.
+pub fn fill(tx: &mut Tx<'_>, floor: StateNo, entries: BTreeMap<StateKeyNo, EventNo>) -> Result<()> {
+    if layer(tx, floor)? != StateLayer::default() || entries.is_empty() {
+        return Err(Error::internal(format_args!("state {floor} is not to be filled like this")));
+    }
+    trees::STATES.put(tx, floor, &StateLayer { parent: EMPTY, entries: entries.into_iter().collect() });
+    Ok(())
+}
+
+/// Whether all of a state is known: it does not stand on a floor that is not filled.
+///
+/// # Errors
+/// As [`lookup`].
+pub fn is_whole(read: &dyn Read, mut state: StateNo) -> Result<bool> {
+    while state != EMPTY {
+        let mut row = vec![trees::STATES.prefix];
+        row.extend_from_slice(&state.0.to_be_bytes());
+        let mut found = None;
+        read.get_raw(Family::Lookup, &row, &mut |bytes| {
+            let parent = bytes.first_chunk::<{ StateLayer::HEADER }>();
+            found = parent.map(|parent| (StateNo(u64::from_be_bytes(*parent)), bytes.len() > StateLayer::HEADER));
+        })?;
+        match found.filter(|(parent, _)| *parent < state).ok_or_else(|| corrupt(state))? {
+            (_, false) => return Ok(false),
+            (parent, true) => state = parent,
+        }
+    }
+    Ok(true)
 }
 
 /// The event that `key` is set to in `state`. Reads no more of a layer than a binary search needs.

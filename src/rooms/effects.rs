@@ -115,7 +115,7 @@ fn member_changed(
             let caches = rooms.caches.clone();
             tx.on_commit(move || drop(caches.local_members.remove(&room_no)));
         }
-        servers::user_changed(tx, room_no, user.server_name(), joined, position)?;
+        servers::user_changed(tx, room_no, room, user.server_name(), joined, position)?;
         notifications::membership_changed(tx, rooms, room_no, room, user, joined, timeline::order_of(position))?;
     }
     if !local {

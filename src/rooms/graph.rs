@@ -11,7 +11,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{EventId, OwnedEventId, RoomId, events::TimelineEventType, room_version_rules::RoomVersionRules};
+use ruma::{
+    EventId, OwnedEventId, RoomId,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+};
 
 use super::{
     Event, Outcome, Pdu, Room, RoomGuard, Rooms, Signed, append,
@@ -21,7 +25,7 @@ use super::{
     deltas,
     event::{self, Status},
     import::filtered,
-    state,
+    state, timeline,
 };
 use crate::{
     error::Result,
@@ -33,19 +37,29 @@ use crate::{
 const THROUGH_REFUSED: usize = 100;
 
 /// A received event, with what was found about it.
-struct Arrival {
-    room_no: RoomNo,
-    room: Room,
+pub(super) struct Arrival {
+    pub(super) room_no: RoomNo,
+    pub(super) room: Room,
     rules: RoomVersionRules,
-    pdu: Pdu,
+    pub(super) pdu: Pdu,
     /// The states after those of its predecessors that have their place in the graph.
-    states: BTreeSet<StateNo>,
+    pub(super) states: BTreeSet<StateNo>,
     /// Its predecessors that have not.
-    missing: Vec<OwnedEventId>,
+    pub(super) missing: Vec<OwnedEventId>,
     /// The extremities that it follows, among others.
-    follows: Vec<EventNo>,
+    pub(super) follows: Vec<EventNo>,
     /// Whether an event follows it that came before it.
     followed: bool,
+}
+
+/// What is known of the state before an event some of whose predecessors are not here.
+#[derive(Clone, Copy)]
+enum Given<'a> {
+    Nothing,
+    /// These events, as another server has it.
+    State(&'a [OwnedEventId]),
+    /// That it is much like that before the join, in a room whose members are still to come.
+    Guess,
 }
 
 /// What the checks before the state before it is known come to.
@@ -62,7 +76,18 @@ impl Rooms {
     /// # Errors
     /// 404 `M_NOT_FOUND` when this server has no part in the room; when a row is damaged or the database fails.
     pub async fn receive(&self, guard: &RoomGuard, signed: Signed) -> Result<Outcome> {
-        self.take_in(guard, signed, None, None).await
+        self.take_in(guard, signed, Given::Nothing, None).await
+    }
+
+    /// Takes an event into its room whose predecessors are not all here, if the room's members are still to come: to be
+    /// told the state before it, another server would have to send nearly all of these. It is taken for that before the
+    /// join, which is nearly always right, until the members are here; then it is asked for
+    /// ([`guessed`](Self::guessed)). In other rooms, such an event is still `Missing` what it follows.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub async fn receive_guessing(&self, guard: &RoomGuard, signed: Signed) -> Result<Outcome> {
+        self.take_in(guard, signed, Given::Guess, None).await
     }
 
     /// Takes an event into its room whose predecessors are not all here: `state_before` is the state before it, as
@@ -77,7 +102,7 @@ impl Rooms {
         signed: Signed,
         state_before: &[OwnedEventId],
     ) -> Result<Outcome> {
-        self.take_in(guard, signed, Some(state_before), None).await
+        self.take_in(guard, signed, Given::State(state_before), None).await
     }
 
     /// Puts earlier history in its place: events before those that the room begins with here, or that a gap lies before
@@ -110,7 +135,7 @@ impl Rooms {
             let id = signed.pdu.event_id.clone();
             let outcome = match order {
                 Some(order) => {
-                    let given = states.get(&id).map(Vec::as_slice);
+                    let given = states.get(&id).map_or(Given::Nothing, |state| Given::State(state));
                     self.take_in(guard, signed, given, Some(order)).await?
                 }
                 None => Outcome::Missing { prev: signed.pdu.prev_events, auth: Vec::new() },
@@ -147,22 +172,37 @@ impl Rooms {
         extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id)).collect()
     }
 
+    /// The depth of the event with which the room begins here, but for earlier history: what is less deep happened before.
+    ///
+    /// # Errors
+    /// As [`extremities`](Self::extremities).
+    pub fn first_depth(&self, room: &RoomId) -> Result<u64> {
+        let snapshot = self.store.read();
+        let (no, _) = super::require(&snapshot, room)?;
+        let first = timeline::after(&snapshot, no, 0).next().transpose()?;
+        first.map_or(Ok(0), |(_, first)| Ok(event::require(&snapshot, first)?.pdu.depth))
+    }
+
     /// [`receive`](Self::receive), or with a place among what came before.
     async fn take_in(
         &self,
         guard: &RoomGuard,
         signed: Signed,
-        given: Option<&[OwnedEventId]>,
+        given: Given<'_>,
         earlier: Option<i64>,
     ) -> Result<Outcome> {
         let recommended = signed.recommended;
-        let mut arrival = match look(self, &self.store.read(), guard, signed.pdu, given.is_some())? {
+        let mut arrival = match look(self, &self.store.read(), guard, signed.pdu, given)? {
             Look::Done(outcome) => return Ok(outcome),
             Look::Refused(arrival, why) => return self.keep_refused(arrival, why),
             Look::Arrived(arrival) => arrival,
         };
-        if let Some(given) = given.filter(|_| !arrival.missing.is_empty()) {
-            match self.given_state(&arrival, given)? {
+        if !arrival.missing.is_empty() {
+            let state = match given {
+                Given::State(given) => self.given_state(&arrival, given)?,
+                _ => Ok(arrival.room.partial.as_ref().map_or(deltas::EMPTY, |partial| partial.known)),
+            };
+            match state {
                 Ok(state) => arrival.states.insert(state),
                 Err(outcome) => return Ok(outcome),
             };
@@ -182,7 +222,7 @@ impl Rooms {
     }
 
     /// What these states resolve to; `None` for none.
-    async fn resolve(&self, arrival: &Arrival, states: Vec<StateNo>) -> Result<Option<StateNo>> {
+    pub(super) async fn resolve(&self, arrival: &Arrival, states: Vec<StateNo>) -> Result<Option<StateNo>> {
         if states.is_empty() {
             return Ok(None);
         }
@@ -200,8 +240,8 @@ impl Rooms {
         Ok(Outcome::Rejected(why))
     }
 
-    /// The state that these events make, stored as what differs from the room's current one.
-    fn given_state(&self, arrival: &Arrival, given: &[OwnedEventId]) -> Result<Result<StateNo, Outcome>> {
+    /// The state that these events make, stored as what differs from the room's current one, if that is whole.
+    pub(super) fn given_state(&self, arrival: &Arrival, given: &[OwnedEventId]) -> Result<Result<StateNo, Outcome>> {
         let mut wanted = BTreeMap::new();
         let mut missing = Vec::new();
         let snapshot = self.store.read();
@@ -221,7 +261,11 @@ impl Rooms {
             let prev = if missing.is_empty() { arrival.missing.clone() } else { Vec::new() };
             return Ok(Err(Outcome::Missing { prev, auth: missing }));
         }
-        let current = deltas::all(&snapshot, arrival.room.state)?;
+        let base = match deltas::is_whole(&snapshot, arrival.room.state)? {
+            true => arrival.room.state,
+            false => deltas::EMPTY,
+        };
+        let current = deltas::all(&snapshot, base)?;
         drop(snapshot);
         let state = self.store.write(|tx| {
             let mut changes = BTreeMap::new();
@@ -234,7 +278,7 @@ impl Rooms {
                 }
             }
             changes.extend(current.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)));
-            deltas::apply(tx, arrival.room.state, &changes.into_iter().collect::<Vec<_>>())
+            deltas::apply(tx, base, &changes.into_iter().collect::<Vec<_>>())
         })?;
         Ok(Ok(state))
     }
@@ -339,7 +383,7 @@ pub(super) fn outlier(no: EventNo, room: RoomNo, pdu: Pdu, rules: &RoomVersionRu
 }
 
 /// Finds what the event refers to, and checks it against the events that it names.
-fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, state_given: bool) -> Result<Look> {
+fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, given: Given<'_>) -> Result<Look> {
     let (room_no, room) = super::require(read, guard.room())?;
     let create = room.create.ok_or_else(super::unknown_room)?;
     let context = Context { rooms, read };
@@ -357,18 +401,12 @@ fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, state_given
     if pdu.kind == TimelineEventType::RoomCreate && own != Some(create) {
         return Ok(Look::Done(Outcome::Rejected("the room has another create event".to_owned())));
     }
-    let rules = build::rules(&room.version)?;
-    let mut arrival = Arrival {
-        room_no,
-        room,
-        rules,
-        pdu,
-        states: BTreeSet::new(),
-        missing: Vec::new(),
-        follows: Vec::new(),
-        followed: false,
+    let state_given = match given {
+        Given::Nothing => false,
+        Given::State(_) => true,
+        Given::Guess => room.partial.as_ref().is_some_and(|partial| !partial.filled),
     };
-    follow(&context, &mut arrival)?;
+    let mut arrival = Arrival::new(&context, room_no, room, pdu)?;
     if let Some(own) = own {
         arrival.followed = backfill::is_followed(read, room_no, own)?;
     }
@@ -387,6 +425,17 @@ fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, state_given
         Err(why) if cannot_be_placed => Ok(Look::Refused(arrival, why)),
         _ if cannot_be_placed => Ok(Look::Done(Outcome::Missing { prev: arrival.missing, auth: Vec::new() })),
         _ => Ok(Look::Arrived(arrival)),
+    }
+}
+
+impl Arrival {
+    /// The event with what it follows.
+    pub(super) fn new(context: &Context<'_>, room_no: RoomNo, room: Room, pdu: Pdu) -> Result<Self> {
+        let rules = build::rules(&room.version)?;
+        let (states, missing, follows) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let mut arrival = Self { room_no, room, rules, pdu, states, missing, follows, followed: false };
+        follow(context, &mut arrival)?;
+        Ok(arrival)
     }
 }
 
@@ -430,28 +479,42 @@ fn by_auth_events<'a>(context: &Context<'_>, arrival: &'a Arrival) -> Result<Res
 }
 
 /// What the checks come to.
-enum Verdict {
+pub(super) enum Verdict {
     Accepted,
     SoftFailed,
     Rejected(Refusal),
 }
 
 /// Checks the event against the events that it names, the state before it and, if it is `live`, the current state.
-fn judge(rooms: &Rooms, read: &dyn Read, arrival: &Arrival, state_before: StateNo, live: bool) -> Result<Verdict> {
+pub(super) fn judge(
+    rooms: &Rooms,
+    read: &dyn Read,
+    arrival: &Arrival,
+    state_before: StateNo,
+    live: bool,
+) -> Result<Verdict> {
     let context = Context { rooms, read };
     let mut checks = match by_auth_events(&context, arrival)? {
         Ok(checks) => checks,
         Err(why) => return Ok(Verdict::Rejected(why)),
     };
     let event = |no| context.event(no);
-    let before = checks.by_state(|kind, key| state::at_key(read, state_before, kind, key), event)?;
+    let room = &arrival.room;
+    let is_whole = |state| if room.partial.is_some() { deltas::is_whole(read, state) } else { Ok(true) };
+    let whole = is_whole(state_before)?;
+    let before = checks.by_state(whole, |kind, key| state::at_key(read, state_before, kind, key), event)?;
     if let Err(why) = before {
         return Ok(Verdict::Rejected(why));
     }
-    if !live || arrival.room.state == state_before {
+    if !live || room.state == state_before {
         return Ok(Verdict::Accepted);
     }
-    let now = checks.by_state(|kind, key| state::event_no(read, arrival.room_no, kind, key), event)?;
+    // While members come in, the index is behind the state.
+    let now = |kind: &StateEventType, key: &str| match room.partial {
+        Some(_) => state::at_key(read, room.state, kind, key),
+        None => state::event_no(read, arrival.room_no, kind, key),
+    };
+    let now = checks.by_state(is_whole(room.state)?, now, event)?;
     Ok(match now {
         Ok(()) => Verdict::Accepted,
         Err(why) => {

@@ -23,7 +23,8 @@ use super::{
     deltas, effects,
     event::{self, Status},
     graph::outlier,
-    state,
+    partial::{self, Omitted},
+    servers, state,
 };
 use crate::{
     error::{Error, Result},
@@ -43,6 +44,8 @@ pub struct Import {
     pub state: Vec<Signed>,
     /// The auth chains of that state and of the join.
     pub auth: Vec<Signed>,
+    /// What is said in place of the members, if they are missing in the state.
+    pub omitted: Option<Omitted>,
 }
 
 impl Rooms {
@@ -128,13 +131,14 @@ impl Rooms {
 
     /// Makes the room, which this server has no part in yet or any more, from a join of one of its users through another
     /// server: stores what came with it, checks the join as any event is checked, makes the state before it the room's
-    /// current state, and appends it. What the room's history was here before stays, with a gap between.
+    /// current state, and appends it. What the room's history was here before stays, with a gap between. Where members were
+    /// omitted, they are still to come (`partial.rs`).
     ///
     /// # Errors
     /// 403 `M_FORBIDDEN` when the rules refuse the join or the state lacks what every room has; 400
     /// `M_UNSUPPORTED_ROOM_VERSION` when the room is known with another version; when the database fails.
     pub async fn import(&self, guard: &RoomGuard, version: &RoomVersionId, import: Import) -> Result<(RoomNo, Event)> {
-        let Import { event, state, mut auth } = import;
+        let Import { event, state, mut auth, omitted } = import;
         let room_no = self.make_room(guard.room(), version)?;
         let of_state: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.event_id.clone()).collect();
         auth.extend(state);
@@ -144,14 +148,28 @@ impl Rooms {
             }
         }
         let (wanted, create) = self.wanted(room_no, &of_state)?;
-        self.check_join(room_no, guard.room(), version, &event, &wanted)?;
-        let last = self.set_state(guard, room_no, wanted).await?;
+        self.check_join(room_no, guard.room(), version, &event, &wanted, omitted.is_none())?;
+        let last = self.set_state(guard, room_no, &wanted).await?;
         let rules = build::rules(version)?;
         let joined = self.store.write(|tx| {
             let mut room = super::get(tx, room_no)?;
             // First, since a user's coming into the room asks what it replaces.
             room.create = Some(create);
             self.change_state(tx, room_no, &mut room, &last)?;
+            (room.partial, room.completed) = (None, None);
+            servers::forget_told(tx, room_no)?;
+            trees::MISSING_MEMBERS.delete(tx, room_no);
+            match omitted {
+                Some(omitted) => partial::begin(tx, room_no, &mut room, &wanted, &event.pdu.event_id, omitted)?,
+                // Of an earlier stay, the members did not come in.
+                None if !deltas::is_whole(tx, room.state)? => {
+                    let wanted: Vec<_> = wanted.iter().map(|(key, event)| (*key, Some(*event))).collect();
+                    room.state = deltas::apply(tx, deltas::EMPTY, &wanted)?;
+                    let position = tx.next_position()?;
+                    state::changed(tx, room_no, position, room.state);
+                }
+                None => {}
+            }
             trees::ROOMS.put(tx, room_no, &room);
             if let Some(known) = event::by_id(tx, &event.pdu.event_id)?.filter(Event::is_placed) {
                 return Ok(known);
@@ -185,16 +203,17 @@ impl Rooms {
             }
             let no = RoomNo(tx.next("room")?);
             trees::ROOM_NOS.put(tx, id, &no);
-            let (id, version) = (id.to_owned(), version.clone());
-            let state = deltas::EMPTY;
-            let room = Room { id, version, create: None, state, joined: 0, invited: 0, local_joined: 0 };
-            trees::ROOMS.put(tx, no, &room);
+            trees::ROOMS.put(tx, no, &Room::new(id.to_owned(), version.clone()));
             Ok(no)
         })
     }
 
     /// The state that these events make, and the create event among them; what was refused is left out.
-    fn wanted(&self, room: RoomNo, of_state: &[OwnedEventId]) -> Result<(BTreeMap<StateKeyNo, EventNo>, EventNo)> {
+    pub(super) fn wanted(
+        &self,
+        room: RoomNo,
+        of_state: &[OwnedEventId],
+    ) -> Result<(BTreeMap<StateKeyNo, EventNo>, EventNo)> {
         let mut wanted = BTreeMap::new();
         let mut create = None;
         for chunk in of_state.chunks(CHUNK) {
@@ -220,7 +239,7 @@ impl Rooms {
         Ok((wanted, create))
     }
 
-    /// That the rules allow the join: by the events that it names, and by the state before it.
+    /// That the rules allow the join: by the events that it names, and by the state before it, which may not be `whole`.
     fn check_join(
         &self,
         room_no: RoomNo,
@@ -228,6 +247,7 @@ impl Rooms {
         version: &RoomVersionId,
         join: &Signed,
         wanted: &BTreeMap<StateKeyNo, EventNo>,
+        whole: bool,
     ) -> Result<()> {
         let snapshot = self.store.read();
         let rules = build::rules(version)?;
@@ -247,7 +267,7 @@ impl Rooms {
             let key = state::key_no(&snapshot, kind, key)?;
             Ok(key.and_then(|key| wanted.get(&key).copied()))
         };
-        checks.by_state(number, |no| context.event(no))?.map_err(refused)
+        checks.by_state(whole, number, |no| context.event(no))?.map_err(refused)
     }
 
     /// Makes `wanted` the room's current state, but for what concerns users of this server: that is given back, to be set
@@ -256,12 +276,12 @@ impl Rooms {
         &self,
         guard: &RoomGuard,
         room_no: RoomNo,
-        wanted: BTreeMap<StateKeyNo, EventNo>,
+        wanted: &BTreeMap<StateKeyNo, EventNo>,
     ) -> Result<Vec<Change>> {
         let (mut changes, mut last) = (Vec::new(), Vec::new());
         {
             let snapshot = self.store.read();
-            let current: BTreeMap<_, _> = state::all(&snapshot, room_no)?.into_iter().collect();
+            let current = deltas::all(&snapshot, super::get(&snapshot, room_no)?.state)?;
             let gone = current.keys().filter(|key| !wanted.contains_key(key)).map(|key| (*key, None));
             let set = wanted.iter().filter(|(key, no)| current.get(key) != Some(no));
             for change in gone.chain(set.map(|(key, no)| (*key, Some(*no)))) {

@@ -3,7 +3,8 @@
 //! - A client's event: [`Rooms::lock`] the room, then [`Rooms::send`] (`build.rs` makes and checks it, `append.rs`
 //!   stores it, `effects.rs` updates what follows from it).
 //! - Another server's event: `receive.rs` reads it and verifies its signatures, `graph.rs` finds its place and checks it
-//!   there, with `resolve.rs` where the room is forked; `import.rs` takes in whole rooms, `backfill.rs` what came earlier.
+//!   there, with `resolve.rs` where the room is forked; `import.rs` takes in whole rooms, `backfill.rs` what came earlier;
+//!   `partial.rs` are rooms whose members are still to come, `recheck.rs` what becomes of the events that came before them.
 //! - Stored: `event.rs`, `state.rs` over `deltas.rs`, `timeline.rs`, `members.rs`, `relations.rs`.
 //! - Other servers: `servers.rs` knows which are in a room, `acl.rs` which the room lets take part.
 //! - Shown: `visibility.rs` decides who may see an event, `client_event.rs` how it looks.
@@ -39,6 +40,7 @@ pub mod membership;
 pub mod notifications;
 pub mod outbox;
 pub mod outside;
+pub mod partial;
 pub mod pdu;
 pub mod point;
 pub mod policy;
@@ -69,13 +71,14 @@ mod caches;
 mod effects;
 mod graph;
 mod lock;
+mod recheck;
 mod resolve_v1;
 mod resolver;
 mod text;
 
 use std::sync::Arc;
 
-use ruma::{OwnedServerName, RoomId, RoomOrAliasId, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, UserId};
 use tokio::sync::Notify;
 
 pub use self::{
@@ -204,10 +207,31 @@ impl Rooms {
 }
 
 impl Room {
+    /// A room in which nothing happened yet, as far as is known.
+    fn new(id: OwnedRoomId, version: RoomVersionId) -> Self {
+        Self {
+            id,
+            version,
+            create: None,
+            state: deltas::EMPTY,
+            joined: 0,
+            invited: 0,
+            local_joined: 0,
+            partial: None,
+            completed: None,
+        }
+    }
+
     /// Whether this server is *resident* in the room, so that it can make the room's next event: a user of it is joined,
     /// or nobody is and it knows the room's last state.
     pub fn is_resident(&self) -> bool {
-        self.create.is_some() && (self.local_joined > 0 || self.joined == 0)
+        self.create.is_some() && (self.local_joined > 0 || (self.joined == 0 && self.partial.is_none()))
+    }
+
+    /// How many users are joined, or as many as must be where not all are known.
+    pub fn joined_at_least(&self) -> u64 {
+        // Of each of the servers that were there somebody is joined, and of this one.
+        self.partial.as_ref().map_or(self.joined, |partial| self.joined.max(partial.servers + 1))
     }
 }
 

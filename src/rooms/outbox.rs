@@ -68,8 +68,9 @@ fn target<'a>(rooms: &Rooms, event: &'a Event) -> Option<&'a UserId> {
     <&UserId>::try_from(user).ok().filter(|user| user.server_name() != rooms.server_name)
 }
 
+/// Whether only this server is in the room. While members are missing, others are.
 fn is_local(room: &Room) -> bool {
-    room.joined == room.local_joined
+    room.partial.is_none() && room.joined == room.local_joined
 }
 
 /// Notes at `position` that a user of this server types, or no longer does.

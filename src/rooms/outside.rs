@@ -16,7 +16,7 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Room, RoomGuard, Rooms, build, client_event, deltas,
+    Room, RoomGuard, Rooms, build, client_event,
     event::{self, Event, Status},
     members, membership,
     pdu::Pdu,
@@ -120,7 +120,7 @@ fn intern_room(tx: &mut Tx<'_>, id: &RoomId, version: &RoomVersionId) -> Result<
     let no = RoomNo(tx.next("room")?);
     let (id, version) = (id.to_owned(), version.clone());
     trees::ROOM_NOS.put(tx, &*id, &no);
-    let room = Room { id, version, create: None, state: deltas::EMPTY, joined: 0, invited: 0, local_joined: 0 };
+    let room = Room::new(id, version);
     trees::ROOMS.put(tx, no, &room);
     Ok(no)
 }

@@ -229,7 +229,10 @@ fn needed(read: &dyn Read, room: RoomNo) -> Result<HashSet<StateNo>> {
         }
         Ok(())
     };
-    need(super::get(read, room)?.state)?;
+    let record = super::get(read, room)?;
+    need(record.state)?;
+    // What is guessed to have been before events that came meanwhile.
+    record.partial.map_or(Ok(()), |partial| need(partial.known))?;
     for row in trees::ROOM_STATES.scan(read, (room,), Direction::Forward) {
         need(row?.1)?;
     }

@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     Room, acl, build, canonical,
     event::{self, Event, Status},
-    servers,
+    partial, servers,
     visibility::{ServerGate, Sight},
 };
 use crate::{
@@ -77,9 +77,14 @@ impl<'a> Reader<'a> {
     /// An event of the room in its federation format, as much of it as the server may see.
     ///
     /// # Errors
-    /// As [`event`](Self::event).
+    /// 404 `M_NOT_FOUND` when the server may not see all of it as far as is known, and members are missing; else as
+    /// [`event`](Self::event).
     pub fn shown(&self, event: &Event) -> Result<Option<Box<RawValue>>> {
-        match self.gate.may_see(event)? {
+        let sight = self.gate.may_see(event)?;
+        if sight != Sight::Whole {
+            partial::require_whole(&self.room)?;
+        }
+        match sight {
             Sight::Whole => Ok(Some(RawValue::from_string(event.pdu.json.clone())?)),
             Sight::Redacted => {
                 let json = serde_json::from_str(&event.pdu.json)?;

@@ -76,14 +76,22 @@ pub fn resolve(
     cancelled: &AtomicBool,
 ) -> Result<Resolved> {
     let states: BTreeSet<StateNo> = states.iter().copied().collect();
-    let base = states.first().copied().unwrap_or(deltas::EMPTY);
-    let conflict = Conflict::new(read, base, &states.into_iter().skip(1).collect::<Vec<_>>())?;
-    if conflict.keys.is_empty() {
+    let mut partial = BTreeSet::new();
+    for state in &states {
+        if !deltas::is_whole(read, *state)? {
+            partial.insert(*state);
+        }
+    }
+    // What a state lacks whose members are still to come shows through from beneath once they have come.
+    let base = partial.first().or(states.first()).copied().unwrap_or(deltas::EMPTY);
+    let conflict = Conflict::new(read, base, &states, &partial)?;
+    if conflict.keys.is_empty() && conflict.settled.is_empty() {
         return Ok(Resolved { base, changes: Vec::new() });
     }
     let rules = build::rules(version)?;
     let events = Events { read, cancelled, known: RefCell::default(), failed: RefCell::default() };
     let resolved = match &rules.state_res {
+        _ if conflict.keys.is_empty() => Ok(BTreeMap::new()),
         StateResolutionVersion::V2(tweaks) => {
             V2 { events: &events, conflict: &conflict, rules: &rules.authorization }.resolve(tweaks)
         }
@@ -92,8 +100,9 @@ pub fn resolve(
     events.failure()?;
     let mut changes = Vec::new();
     let resolved = resolved?;
-    for key in conflict.keys.keys().chain(resolved.keys()).collect::<BTreeSet<_>>() {
-        let event = resolved.get(key).copied();
+    let (settled, conflicted) = (conflict.settled.keys(), conflict.keys.keys());
+    for key in settled.chain(conflicted).chain(resolved.keys()).collect::<BTreeSet<_>>() {
+        let event = resolved.get(key).or(conflict.settled.get(key)).copied();
         if event != deltas::lookup(read, base, *key)? {
             changes.push((*key, event));
         }
@@ -107,16 +116,22 @@ pub(super) struct Conflict {
     pub(super) base: StateNo,
     /// The keys that differ, with their value in each state; states that are the same count once.
     pub(super) keys: BTreeMap<StateKeyNo, Vec<Option<EventNo>>>,
+    /// The members of which some states know nothing, and all others the same.
+    settled: BTreeMap<StateKeyNo, EventNo>,
+    /// Whether members of some states are not known.
+    is_partial: bool,
     /// How many states there are.
     states: usize,
 }
 
 impl Conflict {
-    fn new(read: &dyn Read, base: StateNo, others: &[StateNo]) -> Result<Self> {
+    /// What `states`, of which `base` is one, differ in. That members of `partial` states are not known does not count as a
+    /// difference; they are looked at again when they are (`recheck.rs`).
+    fn new(read: &dyn Read, base: StateNo, states: &BTreeSet<StateNo>, partial: &BTreeSet<StateNo>) -> Result<Self> {
         // What each other state changes; the first is the base itself, which changes nothing.
         let mut changes: Vec<BTreeMap<StateKeyNo, Option<EventNo>>> = vec![BTreeMap::new()];
         let mut keys: BTreeMap<StateKeyNo, Option<EventNo>> = BTreeMap::new();
-        for other in others {
+        for other in states.iter().filter(|other| **other != base) {
             let diff = deltas::diff(read, base, *other)?;
             keys.extend(diff.iter().map(|(key, before, _)| (*key, *before)));
             let change: BTreeMap<_, _> = diff.into_iter().map(|(key, _, after)| (key, after)).collect();
@@ -128,7 +143,26 @@ impl Conflict {
             let value = |change: &BTreeMap<_, _>| change.get(&key).copied().unwrap_or(before);
             (key, changes.iter().map(value).collect())
         };
-        Ok(Self { base, keys: keys.into_iter().map(values).collect(), states: changes.len() })
+        let mut keys: BTreeMap<_, Vec<Option<EventNo>>> = keys.into_iter().map(values).collect();
+        let mut settled = BTreeMap::new();
+        if !partial.is_empty() {
+            // Where a whole state sets a member that another does not, that is a difference; it is rare, and found later.
+            keys.retain(|key, values| {
+                let known: BTreeSet<EventNo> = values.iter().copied().flatten().collect();
+                let is_settled = key.is_member() && known.len() == 1;
+                settled.extend(known.first().filter(|_| is_settled).map(|event| (*key, *event)));
+                !is_settled
+            });
+        }
+        Ok(Self { base, keys, settled, is_partial: !partial.is_empty(), states: changes.len() })
+    }
+
+    /// What all states set for a key that they do not differ in.
+    pub(super) fn shared(&self, read: &dyn Read, key: StateKeyNo) -> Result<Option<EventNo>> {
+        match self.settled.get(&key) {
+            Some(event) => Ok(Some(*event)),
+            None => deltas::lookup(read, self.base, key),
+        }
     }
 
     /// The events that are set for the keys that differ, in state number `index`.
@@ -266,7 +300,7 @@ impl V2<'_> {
         }
         needed.extend(state::key_no(self.events.read, &StateEventType::RoomCreate, "")?);
         for key in needed.into_iter().filter(|key| !self.conflict.keys.contains_key(key)) {
-            let value = deltas::lookup(self.events.read, self.conflict.base, key)?.and_then(id);
+            let value = self.conflict.shared(self.events.read, key)?.and_then(id);
             if let Some((key, id)) = self.events.key(key).zip(value) {
                 for map in &mut maps {
                     map.insert(key.clone(), id.clone());
@@ -282,6 +316,11 @@ impl V2<'_> {
         for ((kind, key), id) in resolved {
             let key = state::key_no(self.events.read, &kind, &key)?;
             let event = event::no_of(self.events.read, &id)?;
+            // A member whom no state has comes from an auth chain, for the lack of what is newer.
+            let is_new = key.is_none_or(|key| !self.conflict.keys.contains_key(&key));
+            if self.conflict.is_partial && kind == StateEventType::RoomMember && is_new {
+                continue;
+            }
             let (key, event) = key.zip(event).ok_or_else(|| Error::internal("state resolution made up an event"))?;
             numbers.insert(key, event);
         }

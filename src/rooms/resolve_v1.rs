@@ -15,7 +15,6 @@ use ruma::{
 };
 
 use super::{
-    deltas,
     event::Event,
     resolve::{Conflict, Events},
     state,
@@ -101,7 +100,7 @@ impl Resolved<'_> {
             let key = self.events.kept(state::key_no(self.events.read, kind, key))??;
             let no = match self.conflict.keys.contains_key(&key) {
                 true => *self.state.get(&key)?,
-                false => self.events.kept(deltas::lookup(self.events.read, self.conflict.base, key))??,
+                false => self.events.kept(self.conflict.shared(self.events.read, key))??,
             };
             self.events.get(no)
         };

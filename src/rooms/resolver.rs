@@ -123,6 +123,11 @@ impl Resolver {
         resolved
     }
 
+    /// Forgets the outcomes: some of them came about before all that states hold was known.
+    pub(super) fn forget(&self) {
+        self.outcomes.clear();
+    }
+
     /// The rooms whose state was resolved, and how long that took.
     pub(super) fn times(&self) -> Vec<(RoomNo, Times)> {
         self.times.lock().iter().map(|(room, times)| (*room, *times)).collect()

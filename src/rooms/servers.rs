@@ -2,7 +2,8 @@
 //!
 //! A server is in a room as long as one of its users is joined to it. The index counts these users for each server,
 //! this one included, so that neither a change of a member nor a question needs a look at all members. A second index
-//! has the rooms of each server. `effects.rs` alone writes them.
+//! has the rooms of each server. `effects.rs` alone writes them, but for servers of which no user is known to be joined:
+//! another server [`told`] that they are in the room, before it tells the members (`partial.rs`).
 
 use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 
@@ -16,7 +17,7 @@ use crate::{
 /// How many servers of a room are named to whom asks for some.
 const CANDIDATES: usize = 50;
 
-/// Whether a user of the server is joined to the room.
+/// Whether a user of the server is joined to the room, as far as is known.
 ///
 /// # Errors
 /// When the database fails or a row is damaged; so for all functions here.
@@ -24,7 +25,7 @@ pub fn is_in(read: &dyn Read, room: RoomNo, server: &ServerName) -> Result<bool>
     trees::ROOM_SERVERS.contains(read, (room, server))
 }
 
-/// The servers that are in the room, by name, each with the number of its joined users (at least 1).
+/// The servers that are in the room, by name, each with the number of its joined users; 0 where they are not known yet.
 pub fn joined(read: &dyn Read, room: RoomNo) -> impl Iterator<Item = Result<(OwnedServerName, u64)>> + '_ {
     trees::ROOM_SERVERS
         .scan(read, (room,), Direction::Forward)
@@ -90,12 +91,15 @@ pub fn to_join_through(read: &dyn Read, room: RoomNo, own: &ServerName) -> Resul
 pub(super) fn user_changed(
     tx: &mut Tx<'_>,
     room: RoomNo,
+    record: &Room,
     server: &ServerName,
     joined: bool,
     position: Position,
 ) -> Result<()> {
     let (users, since) = trees::ROOM_SERVERS.get(tx, (room, server))?.unwrap_or((0, position));
     match if joined { users + 1 } else { users.saturating_sub(1) } {
+        // Others of its users may be there, who are not known yet.
+        0 if record.partial.is_some() => trees::ROOM_SERVERS.put(tx, (room, server), &(0, since)),
         0 => {
             trees::ROOM_SERVERS.delete(tx, (room, server));
             trees::SERVER_ROOMS.delete(tx, (server, room));
@@ -106,6 +110,33 @@ pub(super) fn user_changed(
                 trees::SERVER_ROOMS.put(tx, (server, room), &());
             }
         }
+    }
+    Ok(())
+}
+
+/// Notes that these servers are in the room from `position` on, as another one says.
+///
+/// # Errors
+/// As [`is_in`].
+pub(super) fn told(tx: &mut Tx<'_>, room: RoomNo, servers: &[OwnedServerName], position: Position) -> Result<()> {
+    for server in servers {
+        if !is_in(tx, room, server)? {
+            trees::ROOM_SERVERS.put(tx, (room, &**server), &(0, position));
+            trees::SERVER_ROOMS.put(tx, (&**server, room), &());
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the servers of which no user is known to be joined: now all members are.
+///
+/// # Errors
+/// As [`is_in`].
+pub(super) fn forget_told(tx: &mut Tx<'_>, room: RoomNo) -> Result<()> {
+    let servers = joined(tx, room).collect::<Result<Vec<_>>>()?;
+    for (server, _) in servers.into_iter().filter(|(_, users)| *users == 0) {
+        trees::ROOM_SERVERS.delete(tx, (room, &*server));
+        trees::SERVER_ROOMS.delete(tx, (&*server, room));
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ pub fn of(read: &dyn Read, no: RoomNo, room: &Room) -> Result<Summary> {
         topic: text(StateEventType::RoomTopic, "topic")?,
         avatar_url: text(StateEventType::RoomAvatar, "url")?.map(Into::into),
         room_type: text(StateEventType::RoomCreate, "type")?,
-        num_joined_members: room.joined,
+        num_joined_members: room.joined_at_least(),
         allowed_room_ids: rules.is_restricted().then_some(rules.allowed_rooms),
         join_rule: rules.kind.to_string(),
         world_readable: is_world_readable(read, no)?,

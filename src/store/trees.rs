@@ -264,6 +264,8 @@ trees! {
     APPSERVICE_TRANSACTIONS = Queue 210: String => Box<RawValue>;
     /// The rooms that an application service lists for a network: by its ID and the network's.
     NETWORK_ROOMS = Scan 210: (String, String, RoomNo) => ();
+    /// The rooms whose state was told without the members, which are still to be asked for.
+    MISSING_MEMBERS = Queue 220: RoomNo => MissingMembers;
     /// When the bytes with a hash were last given out, to the day, in milliseconds since the Unix epoch.
     MEDIA_ACCESSED = Lookup 151: String => u64;
     /// Bytes that are neither taken nor given out, by their hash.

@@ -43,15 +43,21 @@ pub fn build(
     if !filter::includes_room(&query.filter.room, &room.id) {
         return Ok(None);
     }
+    let whole = wants_all_members(query);
+    if whole && room.partial.is_some() {
+        return Ok(None);
+    }
     // Of a room joined since then the client knows nothing, whatever it knew of an earlier stay.
-    let since = query.position().filter(|since| own.position <= *since);
+    let mut since = query.position().filter(|since| own.position <= *since);
+    let completed = since.is_some_and(|since| room.completed.is_some_and(|completed| completed > since));
+    since = since.filter(|_| !(whole && completed));
     let full = since.is_none() || query.full_state;
     let mut window = load_window(view, query, no, &room, since)?;
     // There is history before a join that the client never heard of.
     window.limited |= since.is_none() && query.since.is_some();
 
     let (state, members_changed) = load_state(view, query, no, &room, &window, since.filter(|_| !full))?;
-    let summary = if since.is_none() || members_changed { Some(summary(view, no, &room)?) } else { None };
+    let summary = if since.is_none() || members_changed || completed { Some(summary(view, no, &room)?) } else { None };
     let ephemeral = ephemeral_events(view, query, no, &room, since)?;
     let known = since.is_some() || query.since.is_none();
     let account_data = room_account_data(view, query, no, &room, known.then_some(changed))?;
@@ -76,6 +82,13 @@ pub fn build(
     }
     unread(view, query, no, &mut part)?;
     Ok(Some((room.id, part)))
+}
+
+/// Whether the client takes what it is told for all members. Such a client is shown a room once these are here, as if it
+/// had been joined then: it would take it for nearly empty, and encrypt for nobody.
+fn wants_all_members(query: &Query) -> bool {
+    let wanted = &query.filter.room.state;
+    !query.lazy_members() && is_wanted(wanted, "m.room.member")
 }
 
 /// Whether the user read on, so that the unread counts changed though the filter may hide the receipt.
@@ -123,19 +136,20 @@ fn load_state(
         after: query.state_names.is_after(),
         lazy,
         members,
+        partial: room.partial.is_some(),
     };
     let told = section.told(view.read)?;
     let wanted = &query.filter.room.state;
     if !filter::allows_room(wanted, &room.id) {
         return Ok((Vec::new(), told.members_changed));
     }
-    let events = state::load(view, &told.events, Some(wanted))?;
+    let events = state::load(view, &told, Some(wanted))?;
     Ok((show::state(view, &query.filter, &events)?, told.members_changed))
 }
 
 /// Spec: `m.heroes` is required if the room has neither name nor alias.
 fn summary(view: &View<'_>, no: RoomNo, room: &Room) -> Result<Summary> {
-    Ok(Summary { heroes: parts::heroes(view, no)?, joined: room.joined, invited: room.invited })
+    Ok(Summary { heroes: parts::heroes(view, no)?, joined: room.joined_at_least(), invited: room.invited })
 }
 
 fn ephemeral_events(

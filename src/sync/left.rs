@@ -58,9 +58,10 @@ pub fn build(view: &View<'_>, query: &Query, no: RoomNo, own: &UserRoom) -> Resu
             after: query.state_names.is_after(),
             lazy,
             members,
+            partial: room.partial.is_some(),
         };
         let events = if filter::allows_room(wanted, &room.id) {
-            state::load(view, &section.told(view.read)?.events, Some(wanted))?
+            state::load(view, &section.told(view.read)?, Some(wanted))?
         } else {
             Vec::new()
         };

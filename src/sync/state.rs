@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::Result,
     ids::{EventNo, Position, RoomNo, StateKeyNo, StateNo},
-    rooms::{Event, deltas, event, state},
+    rooms::{Event, deltas, event, partial, state},
     store::{Read, trees},
 };
 
@@ -37,6 +37,8 @@ pub struct Section<'a> {
     pub lazy: bool,
     /// Users whose membership is wanted though members are lazy.
     pub members: BTreeSet<OwnedUserId>,
+    /// Whether members of the room are missing.
+    pub partial: bool,
 }
 
 /// The events of a section, by what they set.
@@ -47,6 +49,8 @@ pub type Events = BTreeMap<StateKeyNo, EventNo>;
 pub struct Told {
     /// The events.
     pub events: Events,
+    /// Members beside these, whom the state does not have yet.
+    pub named: Vec<Event>,
     /// Whether anybody's membership changed, be it told here or in the timeline.
     pub members_changed: bool,
 }
@@ -64,7 +68,7 @@ impl Section<'_> {
             self.window.events.iter().filter(|event| event.is_state()).map(|event| event.no).collect()
         };
         let mut told = match self.since {
-            None => Told { events: self.whole(read, start, &shown)?, members_changed: true },
+            None => Told { events: self.whole(read, start, &shown)?, named: Vec::new(), members_changed: true },
             Some(since) => self.changes(read, state::as_of(read, self.room, since)?, start, &shown)?,
         };
         for user in &self.members {
@@ -74,6 +78,9 @@ impl Section<'_> {
             {
                 told.events.insert(key, event);
             }
+        }
+        if self.partial && self.lazy {
+            told.named = senders_as_named(read, self.window, &told.events)?;
         }
         Ok(told)
     }
@@ -139,19 +146,41 @@ impl Section<'_> {
     }
 }
 
-/// Loads the events that `filter` lets through.
+/// Loads what `filter` lets through.
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
-pub fn load(view: &View<'_>, events: &Events, filter: Option<&RoomEventFilter>) -> Result<Vec<Event>> {
-    let mut loaded = Vec::with_capacity(events.len());
-    for &no in events.values() {
-        let event = event::require(view.read, no)?;
-        if filter.is_none_or(|filter| allows(filter, &event)) {
-            loaded.push(event);
+pub fn load(view: &View<'_>, told: &Told, filter: Option<&RoomEventFilter>) -> Result<Vec<Event>> {
+    let passes = |event: &Event| filter.is_none_or(|filter| allows(filter, event));
+    let mut loaded = Vec::with_capacity(told.events.len());
+    for &no in told.events.values() {
+        loaded.extend(Some(event::require(view.read, no)?).filter(passes));
+    }
+    loaded.extend(told.named.iter().filter(|event| passes(event)).cloned());
+    Ok(loaded)
+}
+
+/// The member events of those who sent the events of a window, as these name them, but for those that are `told`: while
+/// members are missing, the state does not have them.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn senders_as_named(read: &dyn Read, window: &Window, told: &Events) -> Result<Vec<Event>> {
+    let (mut seen, mut named) = (BTreeSet::new(), Vec::new());
+    for event in &window.events {
+        let sender = &event.pdu.sender;
+        if !seen.insert(sender) {
+            continue;
+        }
+        let known = match state::key_no(read, &StateEventType::RoomMember, sender.as_str())? {
+            Some(key) => told.contains_key(&key) || deltas::lookup(read, event.state_before, key)?.is_some(),
+            None => false,
+        };
+        if !known {
+            named.extend(partial::sender_as_named(read, event)?);
         }
     }
-    Ok(loaded)
+    Ok(named)
 }
 
 /// Who sent the events of a window, and whose membership they are about.

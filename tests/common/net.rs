@@ -42,7 +42,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ruma::ServerName;
 use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::{TestServer, config};
@@ -60,9 +60,37 @@ pub enum Fate {
     IsUnanswered,
     /// It arrives after this long.
     IsLate(Duration),
+    /// It arrives once the gate is open.
+    IsHeld(Gate),
     /// It arrives twice.
     IsRepeated,
 }
+
+/// What holds requests back until it is opened.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    pub fn closed() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn passed(&self) {
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+impl PartialEq for Gate {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Gate {}
 
 /// A request on a wire, as far as its fate may depend on it.
 #[derive(Clone, Debug)]
@@ -323,6 +351,7 @@ impl Front {
                 return Err(lost());
             }
             Fate::IsLate(delay) => tokio::time::sleep(delay).await,
+            Fate::IsHeld(gate) => gate.passed().await,
             Fate::IsRepeated => {
                 let _ = arrive().await;
             }

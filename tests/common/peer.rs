@@ -5,12 +5,13 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use conduit::{
     clock,
+    rooms::canonical,
     signing::{self, SigningKeys},
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
-use ruma::{CanonicalJsonObject, ServerName};
+use ruma::{CanonicalJsonObject, RoomVersionId, ServerName};
 use serde_json::{Value, json};
 
 use super::{
@@ -33,6 +34,13 @@ pub struct Peer {
 pub fn answer(status: u16, body: &Value) -> Response<Full<Bytes>> {
     let response = Response::builder().status(status).header("content-type", "application/json");
     response.body(Full::new(body.to_string().into())).unwrap()
+}
+
+/// The ID of an event of a room of version 10.
+pub fn event_id(event: &Value) -> String {
+    let rules = RoomVersionId::V10.rules().unwrap();
+    let text = canonical::reference_text(&event.to_string(), &rules.redaction).unwrap();
+    canonical::event_id(&text, rules.event_id_format)
 }
 
 impl Peer {
@@ -82,6 +90,15 @@ impl Peer {
         let mut object: CanonicalJsonObject = serde_json::from_value(object).unwrap();
         self.keys.sign_json(&mut object).unwrap();
         serde_json::to_value(object).unwrap()
+    }
+
+    /// An event of a room of version 10, hashed and signed, with its ID.
+    pub fn pdu(&self, mut event: Value) -> (String, Value) {
+        event["hashes"] = json!({ "sha256": canonical::hash(&event.to_string()) });
+        let redaction = RoomVersionId::V10.rules().unwrap().redaction;
+        let text = canonical::reference_text(&event.to_string(), &redaction).unwrap();
+        event["signatures"] = json!({ &*self.name: { self.keys.id(): self.keys.sign(text.as_bytes()) } });
+        (event_id(&event), event)
     }
 
     async fn answer(self, request: Request<Bytes>) -> Response<Full<Bytes>> {

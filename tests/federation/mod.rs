@@ -1,6 +1,7 @@
 //! Servers among each other; the files mirror `src/api/federation` and `src/federation`.
 
 mod connections;
+mod faster_joins;
 mod invites;
 pub mod joins;
 mod keys;

@@ -90,3 +90,49 @@ fn a_large_state_costs_rows_per_change() {
     }
     assert!(depth <= 11, "{depth} layers");
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// States that were made on a floor are, once it is filled, what they would have been had all been known from the
+    /// beginning; until then they are not whole.
+    #[test]
+    fn what_stands_on_a_floor_is_completed_from_beneath(
+        beneath in prop::collection::btree_map(1u64..40, 1u64..1000, 1..30),
+        steps in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::collection::vec((1u64..40, prop::option::of(1u64..1000)), 1..4)),
+            1..40,
+        ),
+    ) {
+        let world = world();
+        let store = &world.rooms.store;
+        let beneath: Whole = beneath.into_iter().map(|(key, event)| (StateKeyNo(key), EventNo(event))).collect();
+        let floor = store.write(deltas::floor).unwrap();
+        let mut states: Vec<(StateNo, Whole)> = vec![(floor, beneath.clone())];
+        for (base, changes) in steps {
+            let (base, mut whole) = base.get(&states).clone();
+            let changes: BTreeMap<_, _> =
+                changes.into_iter().map(|(key, event)| (StateKeyNo(key), event.map(EventNo))).collect();
+            for (key, event) in &changes {
+                match event {
+                    Some(event) => whole.insert(*key, *event),
+                    None => whole.remove(key),
+                };
+            }
+            let changes: Vec<_> = changes.into_iter().collect();
+            states.push((store.write(|tx| deltas::apply(tx, base, &changes)).unwrap(), whole));
+        }
+        for (no, _) in &states {
+            prop_assert!(!deltas::is_whole(&store.read(), *no).unwrap());
+        }
+        store.write(|tx| deltas::fill(tx, floor, beneath.clone())).unwrap();
+        prop_assert!(store.write(|tx| deltas::fill(tx, floor, beneath.clone())).is_err());
+        for (no, whole) in &states {
+            prop_assert!(deltas::is_whole(&store.read(), *no).unwrap());
+            prop_assert_eq!(&deltas::all(&store.read(), *no).unwrap(), whole);
+            for key in (0..41).map(StateKeyNo) {
+                prop_assert_eq!(deltas::lookup(&store.read(), *no, key).unwrap(), whole.get(&key).copied());
+            }
+        }
+    }
+}

@@ -227,7 +227,7 @@ impl Federation {
         let (state, auth) = self.state_before(from, &event);
         let rooms = &self.servers[to];
         let guard = rooms.lock(&self.room).await;
-        let import = Import { event: self.signed(&self.json(&id)), state, auth };
+        let import = Import { event: self.signed(&self.json(&id)), state, auth, omitted: None };
         let (_, joined) = rooms.import(&guard, &self.version, import).await.unwrap();
         assert_eq!(joined.pdu.event_id, id);
         joined

@@ -6,6 +6,7 @@ use super::banning::content;
 use crate::{
     api::auth::User,
     error::Result,
+    federation::missing_members,
     rooms::membership::{self, Removal},
     server::Server,
 };
@@ -14,6 +15,7 @@ use crate::{
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidkick))
 pub async fn kick(server: &Server, user: User, req: Request) -> Result<Response> {
     let content = content(req.reason, req.redact_events);
+    missing_members::known(&server.federation, &req.room_id, &req.user_id).await?;
     membership::remove(&server.rooms, &req.room_id, &user.id, &req.user_id, Removal::Kick, content).await?;
     Ok(Response::new())
 }

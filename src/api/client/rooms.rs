@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedUserId,
+    OwnedUserId, RoomId, UserId,
     api::client::{
         membership::{get_member_events, joined_members},
         room::get_room_event,
@@ -13,7 +13,7 @@ use ruma::{
             get_state_events,
         },
     },
-    events::{TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Serialize;
 
@@ -21,6 +21,7 @@ use crate::{
     answers_json,
     api::{auth::User, own::Json},
     error::{Error, Result},
+    federation::missing_members,
     rooms::{
         self, Event, Room,
         access::{self, View},
@@ -34,6 +35,12 @@ use crate::{
 
 fn viewer(user: &User) -> Viewer<'_> {
     Some((&user.id, &user.device))
+}
+
+/// Waits for members that are missing: clients take what they get for all.
+async fn all_members(server: &Server, user: &User, room: &RoomId) -> Result<()> {
+    access::state_of(&server.store.read(), &user.id, room)?;
+    missing_members::whole(&server.federation, room).await
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
@@ -59,6 +66,12 @@ pub async fn get_room_state_with_key(
     user: User,
     req: get_state_event_for_key::v3::Request,
 ) -> Result<get_state_event_for_key::v3::Response> {
+    if req.event_type == StateEventType::RoomMember
+        && let Ok(member) = <&UserId>::try_from(&*req.state_key)
+    {
+        access::state_of(&server.store.read(), &user.id, &req.room_id)?;
+        missing_members::known(&server.federation, &req.room_id, member).await?;
+    }
     let snapshot = server.store.read();
     let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
     let event = readable.view.get(&snapshot, &req.event_type, &req.state_key)?;
@@ -76,6 +89,7 @@ pub async fn get_room_state(
     user: User,
     req: get_state_events::v3::Request,
 ) -> Result<get_state_events::v3::Response> {
+    all_members(server, &user, &req.room_id).await?;
     let snapshot = server.store.read();
     let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
     let view = client_event::View::new(&snapshot, viewer(&user));
@@ -91,6 +105,7 @@ pub async fn get_members_by_room(
     user: User,
     req: get_member_events::v3::Request,
 ) -> Result<get_member_events::v3::Response> {
+    all_members(server, &user, &req.room_id).await?;
     let snapshot = server.store.read();
     let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
     let at = Point::parse_optional(req.at.as_deref())?;
@@ -151,6 +166,7 @@ pub async fn get_joined_members_by_room(
     user: User,
     JoinedMembersRequest(req): JoinedMembersRequest,
 ) -> Result<Json<JoinedMembers>> {
+    all_members(server, &user, &req.room_id).await?;
     let snapshot = server.store.read();
     let (no, _): (_, Room) = match rooms::require(&snapshot, &req.room_id) {
         Ok(room) if members::is_joined(&snapshot, room.0, &user.id)? => room,

@@ -18,7 +18,7 @@ use crate::{
     http::Body,
     ids::EventNo,
     rooms::{
-        self, auth_chains,
+        self, auth_chains, deltas,
         event::{self, Event},
         history,
         reader::Reader,
@@ -81,7 +81,7 @@ pub async fn get_room_state_ids(
 
 /// The room's state before the event, and the events that allow it.
 fn state_at(read: &dyn Read, event: &Event) -> Result<(Vec<EventNo>, Vec<EventNo>)> {
-    if !event.is_placed() {
+    if !event.is_placed() || !deltas::is_whole(read, event.state_before)? {
         return Err(Error::not_found("This server does not know the state of the room at this event."));
     }
     let state: Vec<_> = state::at(read, event.state_before)?.into_values().collect();

@@ -34,6 +34,10 @@ pub async fn make_join(server: &Server, origin: Origin, req: make::Request) -> R
     Ok(response)
 }
 
+/// How many members a room has at most whose joins are told all of them whatever is asked for: another request would cost
+/// more than it saves.
+const FEW: usize = 50;
+
 answers_json! {
     /// A request to join, whose answer can be so large that it is written once only.
     pub struct SendJoinRequest(send::Request) => Box<RawValue>;
@@ -57,8 +61,9 @@ pub async fn send_join_v2(
 /// are tens of megabytes.
 fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool) -> Result<Box<RawValue>> {
     let whole = state::at(read, join.state_before)?;
-    let kept = if omit_members { named_members(read, join)? } else { BTreeSet::new() };
-    let is_told = |no: &EventNo, is_member: bool| !(omit_members && is_member) || kept.contains(no);
+    let omits = omit_members && whole.keys().filter(|key| key.is_member()).count() > FEW;
+    let kept = if omits { named_members(read, join)? } else { BTreeSet::new() };
+    let is_told = |no: &EventNo, is_member: bool| !(omits && is_member) || kept.contains(no);
     let told: BTreeSet<EventNo> =
         whole.iter().filter(|(key, no)| is_told(no, key.is_member())).map(|(_, no)| *no).collect();
     let mut chain = auth_chains::of(read, told.iter().copied().chain([join.no]))?;

@@ -218,6 +218,8 @@ fn strip(tx: &mut Tx<'_>, rooms: &Rooms, no: RoomNo, users: &[(OwnedUserId, User
         tx.wake(user);
     }
     (room.create, room.state) = (None, deltas::EMPTY);
+    (room.partial, room.completed) = (None, None);
+    trees::MISSING_MEMBERS.delete(tx, no);
     (room.joined, room.invited, room.local_joined) = (0, 0, 0);
     trees::ROOMS.put(tx, no, &room);
     let position = tx.next_position()?;

@@ -211,7 +211,7 @@ fn facts<'a>(
         origin_server_ts: event.pdu.origin_server_ts.get().into(),
         content: &event.pdu.content,
     };
-    Facts::new(&properties, record.joined, sender_may)
+    Facts::new(&properties, record.joined_at_least(), sender_may)
 }
 
 /// The room's power levels, read when the first rule asks for them.

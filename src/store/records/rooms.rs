@@ -40,8 +40,44 @@ pub struct Room {
     /// How many users of this server are joined.
     #[serde(default)]
     pub local_joined: u64,
+    /// What is missing, if this server was told of the room's state without its members and does not have them all yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<Partial>,
+    /// When the last members came in of a state that had been told without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<Position>,
 }
 record!(Room, 1);
+
+/// A room whose members are not all known; see `rooms/partial.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    /// The state beneath all that is known: the place for what is missing.
+    pub floor: StateNo,
+    /// The state before the join, as far as it was told.
+    pub known: StateNo,
+    /// How many servers were in the room before the join, as another one says.
+    pub servers: u64,
+    /// Whether the floor has what was missing, so that the indexes over the members alone are behind.
+    #[serde(default)]
+    pub filled: bool,
+}
+
+/// Members of a room that are still to be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingMembers {
+    /// The join, before which the state is wanted.
+    pub join: OwnedEventId,
+    /// The server that let the user in.
+    pub via: OwnedServerName,
+    /// How often they were asked for in vain.
+    #[serde(default)]
+    pub attempts: u32,
+    /// When to ask next, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub next: u64,
+}
+record!(MissingMembers, 1);
 
 /// What the server made of an event that it checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

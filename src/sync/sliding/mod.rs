@@ -73,7 +73,13 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
         if before.is_some_and(|before| is_unchanged(before, facts, config, is_dm)) {
             continue;
         }
-        let wanted = room::Wanted { no, known_as: facts.membership, config, before, since, is_dm, form: request.form };
+        let known_as = facts.membership;
+        let partial = known_as == KnownAs::Joined && rooms::get(view.read, no)?.partial.is_some();
+        // Who takes what is told for all members is shown the room once they are here.
+        if partial && config.wants_all_members() {
+            continue;
+        }
+        let wanted = room::Wanted { no, known_as, config, before, since, is_dm, partial, form: request.form };
         let Some(looked) = room::build(view, &wanted)? else { continue };
         let lists = list_names(request, rules.lists);
         if let Some(mut part) = looked.part {

@@ -130,6 +130,11 @@ impl RoomConfig {
         self.required.iter().any(|required| required.lazy) && !self.wants(MEMBER, "")
     }
 
+    /// Whether all members are wanted.
+    pub fn wants_all_members(&self) -> bool {
+        self.search() == Search::All && self.wants(MEMBER, "")
+    }
+
     /// How to find what is wanted without looking at more of the state than needed.
     pub fn search(&self) -> Search {
         let (mut keys, mut members) = (Vec::new(), Vec::new());

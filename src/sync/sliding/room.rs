@@ -55,6 +55,8 @@ pub struct Wanted<'a> {
     pub since: Option<Position>,
     /// Whether it is a direct chat.
     pub is_dm: bool,
+    /// Whether members of it are missing.
+    pub partial: bool,
     /// What the client speaks.
     pub form: Form,
 }
@@ -119,7 +121,9 @@ fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, loo
     let after = before.filter(|_| !expanded).map(|before| timeline::order_of(before.upto));
     let upto = timeline::order_of(view.now);
     let window = load_window(view, wanted.no, after, upto, limit)?;
-    let state = State::load(view, wanted, room.state, before, &window)?;
+    let mut state = State::load(view, wanted, room.state, before, &window)?;
+    // That the others came in is no change of the state.
+    state.members_changed |= before.is_some_and(|before| room.completed.is_some_and(|at| at > before.upto));
 
     let counts = notifications::counts(view.read, view.user, wanted.no)?.total();
     sent.unread = (counts.notification, counts.highlight);
@@ -226,7 +230,7 @@ fn naming(view: &View<'_>, no: RoomNo, room: &Room, initial: bool, state: &State
         part.avatar = (!initial || avatar.is_some()).then_some(avatar);
     }
     if initial || state.members_changed {
-        part.joined_count = Some(room.joined);
+        part.joined_count = Some(room.joined_at_least());
         part.invited_count = Some(room.invited);
     }
     if (initial || state.members_changed || state.name_changed) && parts::room_name(view, no)?.is_none() {

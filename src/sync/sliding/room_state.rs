@@ -20,7 +20,13 @@ use crate::{
         state::{self, key_of},
     },
     store::{Read, trees},
-    sync::{View, response::Json, show, state::senders, window::Window},
+    sync::{
+        View,
+        response::Json,
+        show,
+        state::{senders, senders_as_named},
+        window::Window,
+    },
 };
 
 /// The state to send, and what of it bears on other fields.
@@ -66,6 +72,11 @@ impl State {
         if wanted.config.lazy_members() {
             for user in senders(window) {
                 add_member(view.read, end, wanted, &user, &mut told)?;
+            }
+            if wanted.partial {
+                for member in senders_as_named(view.read, window, &told)? {
+                    state.events.push(show::state_event(view, &member)?);
+                }
             }
         }
         let own = state::key_no(view.read, &StateEventType::RoomMember, view.user.as_str())?;
