@@ -99,10 +99,11 @@ fn classic(client: Client) -> JoinHandle<()> {
     })
 }
 
-fn window(pos: &str, timeout: u64) -> (String, Value) {
+/// One request of sliding sync, on the connection `id`.
+fn window(id: &str, pos: &str, timeout: u64) -> (String, Value) {
     let path = format!("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout={timeout}{pos}");
     let body = json!({
-        "conn_id": "main",
+        "conn_id": id,
         "lists": { "all": {
             "ranges": [[0, 19]],
             "timeline_limit": 20,
@@ -121,7 +122,7 @@ fn sliding(client: Client) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut pos = String::new();
         loop {
-            let (path, body) = window(&pos, 30_000);
+            let (path, body) = window("main", &pos, 30_000);
             let answer = client.ok(Method::POST, &path, body).await;
             pos = format!("&pos={}", answer["pos"].as_str().unwrap());
         }
@@ -183,11 +184,11 @@ async fn keys_and_notes(people: &[Person], (_, members): &Room, number: usize) {
 async fn quiet(people: &[Person]) {
     for person in people {
         let since = person.computer.sync("timeout=0").await["next_batch"].as_str().unwrap().to_owned();
-        let (path, body) = window("", 0);
+        let (path, body) = window("quiet", "", 0);
         let mut pos = person.phone.ok(Method::POST, &path, body).await["pos"].as_str().unwrap().to_owned();
         for _ in 0..POLLS {
             person.computer.sync(&format!("timeout=0&since={since}")).await;
-            let (path, body) = window(&format!("&pos={pos}"), 0);
+            let (path, body) = window("quiet", &format!("&pos={pos}"), 0);
             person.phone.ok(Method::POST, &path, body).await["pos"].as_str().unwrap().clone_into(&mut pos);
         }
     }
