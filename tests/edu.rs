@@ -3,7 +3,13 @@
 //! Two servers, of which only one has the room: the other's user is put into it there, so that nothing but what a test
 //! sends comes from the other server.
 
-use conduit::{federation::edu, rooms::Draft, server::Server, store::trees, users::device_keys as device_keys_of};
+use conduit::{
+    federation::edu,
+    rooms::Draft,
+    server::Server,
+    store::trees,
+    users::{device_keys as device_keys_of, device_lists},
+};
 use http::{Method, StatusCode};
 use ruma::{RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, events::StateEventType, serde::Raw};
 use serde_json::{Value, json, value::to_raw_value};
@@ -402,6 +408,126 @@ async fn what_could_not_be_asked_is_asked_later() {
     assert_eq!(pair.asked(), asked);
 }
 
+/// Makes the room an encrypted one.
+async fn encrypt(pair: &Pair) {
+    let content = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    pair.alice.set_state(&pair.room, "m.room.encryption", "", content).await;
+}
+
+/// Whether a fresh list of Bob's devices is at Alice's server.
+fn is_here(pair: &Pair, user: &str) -> bool {
+    let user = UserId::parse(user).unwrap();
+    device_lists::is_fresh(&pair.a.handle.server().store.read(), &user).unwrap()
+}
+
+#[tokio::test]
+async fn lists_are_here_before_a_client_needs_them() {
+    // When the room becomes encrypted.
+    let pair = Pair::new().await;
+    let bob = &pair.bob;
+    upload(bob, json!({ "device_keys": device_keys(bob, &Key::new()) })).await;
+    let one = vec![bob.device_id.clone()];
+    encrypt(&pair).await;
+    until(async || is_here(&pair, &bob.user_id)).await;
+    pair.net.cut("a", "b");
+    assert_eq!(pair.devices().await, (one.clone(), true), "his server need not be asked any more");
+    pair.net.heal("a", "b");
+
+    // When he comes back, and when Alice does, though nobody of her server was there meanwhile.
+    let member_changes = [(&bob.user_id, "leave"), (&bob.user_id, "join")];
+    for (user, membership) in member_changes {
+        member(&pair.a, &pair.room, user, membership).await;
+    }
+    until(async || is_here(&pair, &bob.user_id)).await;
+    for membership in ["leave", "join"] {
+        member(&pair.a, &pair.room, &pair.alice.user_id, membership).await;
+    }
+    until(async || is_here(&pair, &bob.user_id)).await;
+}
+
+#[tokio::test]
+async fn a_client_that_asked_in_vain_is_told_when_the_list_is_there() {
+    let pair = Pair::new().await;
+    let bob = &pair.bob;
+    upload(bob, json!({ "device_keys": device_keys(bob, &Key::new()) })).await;
+    pair.net.cut("a", "b");
+    encrypt(&pair).await;
+    assert_eq!(pair.devices().await, (Vec::new(), false));
+    let since = next(&pair.alice.sync("").await);
+    pair.net.heal("a", "b");
+    until(async || {
+        pair.a.handle.server().federation.heard_from(<&ServerName>::try_from("b.test").unwrap());
+        is_here(&pair, &bob.user_id)
+    })
+    .await;
+    pair.changed(&since).await;
+    assert_eq!(pair.devices().await, (vec![bob.device_id.clone()], true));
+}
+
+#[tokio::test]
+async fn of_many_users_of_a_server_it_is_asked_in_few_questions_also_after_a_restart() {
+    let pair = Pair::new().await;
+    let mut users = vec![pair.bob.clone()];
+    for number in 0..12 {
+        users.push(pair.b.register(&format!("bob{number}")).await);
+    }
+    for user in &users {
+        upload(user, json!({ "device_keys": device_keys(user, &Key::new()) })).await;
+        member(&pair.a, &pair.room, &user.user_id, "join").await;
+    }
+    pair.net.cut("a", "b");
+    encrypt(&pair).await;
+    let waiting = |server: &Server| {
+        trees::DEVICE_LIST_RESYNCS.scan(&server.store.read(), (), conduit::store::Direction::Forward).count()
+    };
+    until(async || waiting(pair.a.handle.server()) == users.len()).await;
+    let Pair { net, a, b, alice, bob, room } = pair;
+    let directory = a.stop().await;
+    net.heal("a", "b");
+    let a = net.start_in("a", directory, |_| {}).await;
+    let asked = net.wire("a", "b").passed().len();
+    let pair = Pair { net, alice: alice.at(&a), a, b, bob, room };
+    let federation = &pair.a.handle.server().federation;
+    until(async || {
+        federation.heard_from(<&ServerName>::try_from("b.test").unwrap());
+        users.iter().all(|user| is_here(&pair, &user.user_id))
+    })
+    .await;
+    let questions: Vec<_> = pair.net.wire("a", "b").passed().split_off(asked);
+    let questions = questions.iter().filter(|request| request.contains("/user/")).count();
+    assert!(questions < users.len(), "{questions}");
+}
+
+#[tokio::test]
+async fn who_joins_a_room_of_strangers_is_introduced_to_their_servers_once() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let told = |body: &[u8]| String::from_utf8_lossy(body).matches("m.device_list_update").count();
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = count.clone();
+    net.wire("b", "a").decide(move |passing| {
+        counted.fetch_add(told(&passing.body), std::sync::atomic::Ordering::Relaxed);
+        Fate::Passes
+    });
+    let mut rooms = Vec::new();
+    for _ in 0..2 {
+        let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+        let path = format!("/_matrix/client/v3/join/{}?via=a.test", encode(&room));
+        bob.ok(Method::POST, &path, json!({})).await;
+        let joined = b.handle.server().store.read().position().unwrap();
+        let followed = || trees::COUNTERS.get(&b.handle.server().store.read(), "newcomers_followed").unwrap();
+        until(async || followed() >= Some(joined.0)).await;
+        until(async || count.load(std::sync::atomic::Ordering::Relaxed) == 1).await;
+        rooms.push(room);
+    }
+    // What is sent later arrives later, so nothing is under way any more.
+    let event = bob.send_text(&rooms[1], "hello").await;
+    let path = format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&rooms[1]), encode(&event));
+    until(async || alice.get(&path).await.0 == StatusCode::OK).await;
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
 #[tokio::test]
 async fn an_answer_that_an_update_overtook_is_not_kept() {
     let pair = Pair::new().await;
@@ -601,6 +727,16 @@ async fn other_servers_see_what_is_theirs_to_see() {
     let found = query(&pair.alice, &bob.user_id).await;
     let device = &found["device_keys"][&bob.user_id][&bob.device_id];
     assert!(device["keys"].is_object() && device["unsigned"].is_null(), "{device}");
+
+    // Unless the administrator wants it so.
+    let c = pair.net.server_with("c", |config| config.allow_device_name_federation = true).await;
+    let carol = c.register("carol").await;
+    upload(&carol, json!({ "device_keys": device_keys(&carol, &Key::new()) })).await;
+    let path = format!("/_matrix/client/v3/devices/{}", carol.device_id);
+    carol.ok(Method::PUT, &path, json!({ "display_name": "Carol's phone" })).await;
+    let found = query(&pair.alice, &carol.user_id).await;
+    let device = &found["device_keys"][&carol.user_id][&carol.device_id];
+    assert_eq!(device["unsigned"]["device_display_name"], "Carol's phone");
     // Nobody who has no signature is told anything.
     for (method, path) in [
         (Method::GET, format!("/_matrix/federation/v1/user/devices/{}", encode(&bob.user_id))),

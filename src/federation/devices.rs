@@ -60,6 +60,14 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// The shortest pause of the background, so that a liar cannot make it a loop without rest.
 const REST: Duration = Duration::from_millis(100);
 
+/// How many times as long as a look at all that waits takes there is none after it, so that lists in thousands, as of
+/// those in a large room, cost a part of one core only.
+const RESTS: u32 = 20;
+
+/// From how many users on of whom nothing is known, a server is asked for their keys together: the answer does not say
+/// which update comes next, so the list is asked for once more when one comes. For fewer it is asked one by one.
+const TOGETHER: usize = 4;
+
 /// How often lists are looked for that are of no use any more.
 const CLEANING: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -153,6 +161,15 @@ async fn ask(
 ) -> Result<Result<BTreeMap<OwnedUserId, Told>, Failure>> {
     let lock = federation.devices.lock(server);
     let _one_at_a_time = lock.lock().await;
+    ask_together(federation, server, users).await
+}
+
+/// [`ask`] under the server's lock.
+async fn ask_together(
+    federation: &Federation,
+    server: &ServerName,
+    users: &[OwnedUserId],
+) -> Result<Result<BTreeMap<OwnedUserId, Told>, Failure>> {
     let mut strangers = BTreeMap::new();
     for users in users.chunks(USERS_AT_ONCE) {
         let mut asked = BTreeMap::new();
@@ -201,16 +218,18 @@ fn told(answer: &mut get_keys::Response, user: &UserId) -> Option<Told> {
     })
 }
 
-/// Those of the users who share a room with somebody here are asked for again later.
+/// Those of the users whose lists are not fresh, and who share a room with somebody here, are asked for again later.
 fn note_failure(federation: &Federation, users: &[OwnedUserId]) -> Result<()> {
-    federation.rooms.store.write(|tx| {
-        for user in users {
-            if !device_lists::is_fresh(tx, user)? {
-                device_lists::failed(tx, user)?;
+    for some in users.chunks(USERS_AT_ONCE) {
+        federation.rooms.store.write(|tx| {
+            for user in some {
+                if !device_lists::is_fresh(tx, user)? {
+                    device_lists::failed(tx, user)?;
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        })?;
+    }
     federation.devices.wake();
     Ok(())
 }
@@ -266,17 +285,24 @@ pub async fn resync(federation: &Federation) {
     let mut cleaning = tokio::time::interval(CLEANING);
     let mut agenda = Agenda::default();
     let mut asking = FuturesUnordered::new();
+    let (mut is_outdated, mut rested) = (true, clock::instant());
     loop {
-        match agenda.due(federation) {
-            Ok(due) => asking.extend(due.into_iter().map(|(server, users)| async move {
-                let done = resync_users(federation, &server, &users).await;
-                (server, done)
-            })),
-            Err(error) => agenda.fail(&error),
+        if is_outdated && clock::instant() >= rested {
+            let begun = clock::instant();
+            match agenda.due(federation) {
+                Ok(due) => asking.extend(due.into_iter().map(|(server, users)| async move {
+                    let done = resync_users(federation, &server, &users).await;
+                    (server, done)
+                })),
+                Err(error) => agenda.fail(&error),
+            }
+            is_outdated = false;
+            rested = clock::instant() + begun.elapsed() * RESTS;
         }
+        let next_look = if is_outdated { rested } else { clock::instant() + agenda.pause() };
         tokio::select! {
             () = federation.devices.wanted.notified() => {}
-            () = tokio::time::sleep(agenda.pause()) => {}
+            () = tokio::time::sleep_until(next_look.into()) => {}
             Some((server, done)) = asking.next() => {
                 agenda.asked.remove(&server);
                 if let Err(error) = done {
@@ -290,6 +316,7 @@ pub async fn resync(federation: &Federation) {
                 }
             }
         }
+        is_outdated = true;
     }
 }
 
@@ -359,37 +386,59 @@ impl Agenda {
     }
 }
 
-/// Asks one server for the lists of some of its users, one after the other. Once it cannot be reached, the rest waits.
+/// Asks one server for the lists of some of its users. Once it cannot be reached, the rest waits.
 async fn resync_users(federation: &Federation, server: &ServerName, users: &[OwnedUserId]) -> Result<()> {
     let lock = federation.devices.lock(server);
     let _one_at_a_time = lock.lock().await;
-    for (place, user) in users.iter().enumerate() {
-        if !federation.rooms.store.write(|tx| device_lists::is_wanted(tx, user))? {
-            continue;
-        }
-        let asked = Asked::new(&federation.rooms.store.read(), user)?;
-        let request = get_devices::Request::new(user.clone());
-        match federation.send_with(server, request, limits()).await {
-            // One that is not kept, since something changed meanwhile, is still wanted.
-            Ok(answer) if answer.user_id == *user => {
-                let told = told_in_full(answer);
-                federation.rooms.store.write(|tx| device_lists::keep(tx, user, &asked, &told))?;
-            }
-            Ok(_) | Err(Failure::Status { .. } | Failure::Malformed(_)) => {
-                tracing::debug!("{server} does not say what devices {user} has");
-                federation.rooms.store.write(|tx| device_lists::failed(tx, user))?;
-            }
-            Err(failure) => {
-                tracing::debug!("{server} cannot be asked for devices: {failure:?}");
-                let rest = users.get(place..).unwrap_or_default();
-                return federation
-                    .rooms
-                    .store
-                    .write(|tx| rest.iter().try_for_each(|user| device_lists::failed(tx, user)));
-            }
+    for (number, some) in users.chunks(USERS_AT_ONCE).enumerate() {
+        if let Err(failure) = resync_some(federation, server, some).await? {
+            tracing::debug!("{server} cannot be asked for devices: {failure:?}");
+            let rest = users.get(number * USERS_AT_ONCE..).unwrap_or_default();
+            return note_failure(federation, rest);
         }
     }
     Ok(())
+}
+
+/// Asks for those of whom nothing is known together, if they are several, for the others one after the other.
+async fn resync_some(
+    federation: &Federation,
+    server: &ServerName,
+    users: &[OwnedUserId],
+) -> Result<Result<(), Failure>> {
+    let store = &federation.rooms.store;
+    let (mut one_by_one, mut unknown) = (Vec::new(), Vec::new());
+    store.write(|tx| {
+        for user in users {
+            if device_lists::is_wanted(tx, user)? {
+                if device_lists::is_kept(tx, user)? { &mut one_by_one } else { &mut unknown }.push(user.clone());
+            }
+        }
+        Ok(())
+    })?;
+    if unknown.len() < TOGETHER {
+        one_by_one.append(&mut unknown);
+    } else if let Err(failure) = ask_together(federation, server, &unknown).await? {
+        return Ok(Err(failure));
+    }
+    for user in one_by_one {
+        let asked = Asked::new(&store.read(), &user)?;
+        match federation.send_with(server, get_devices::Request::new(user.clone()), limits()).await {
+            // One that is not kept, since something changed meanwhile, is still wanted.
+            Ok(answer) if answer.user_id == user => {
+                let told = told_in_full(answer);
+                store.write(|tx| device_lists::keep(tx, &user, &asked, &told))?;
+            }
+            Err(failure @ Failure::Status { status, .. }) if status.is_server_error() => return Ok(Err(failure)),
+            Ok(_) | Err(Failure::Status { .. } | Failure::Malformed(_)) => {
+                tracing::debug!("{server} does not say what devices {user} has");
+                store.write(|tx| device_lists::failed(tx, &user))?;
+            }
+            Err(failure) => return Ok(Err(failure)),
+        }
+    }
+    // Of whom the server did not tell, or something came in between, it is asked again after a while.
+    note_failure(federation, &unknown).map(Ok)
 }
 
 fn told_in_full(answer: get_devices::Response) -> Told {

@@ -66,6 +66,14 @@ pub fn event_no(read: &dyn Read, room: RoomNo, kind: &StateEventType, key: &str)
     }
 }
 
+/// Whether the room is encrypted.
+///
+/// # Errors
+/// As [`key_no`].
+pub fn is_encrypted(read: &dyn Read, room: RoomNo) -> Result<bool> {
+    Ok(event_no(read, room, &StateEventType::RoomEncryption, "")?.is_some())
+}
+
 /// The event that is the room's current state for this type and key.
 ///
 /// # Errors

@@ -7,10 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use ruma::{
-    OwnedUserId, UserId,
-    events::{StateEventType, room::member::MembershipState},
-};
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 use serde::Serialize;
 
 use super::company::Company;
@@ -69,7 +66,7 @@ pub fn changed_since(read: &dyn Read, viewer: &UserId, from: Position, to: Posit
             if members::is_joined(read, change.room, &change.user)? {
                 lists.changed.insert(change.user);
             } else {
-                *maybe_left.entry(change.user).or_default() |= is_encrypted(read, change.room)?;
+                *maybe_left.entry(change.user).or_default() |= state::is_encrypted(read, change.room)?;
             }
         }
     }
@@ -91,7 +88,7 @@ fn own_membership(
     room: RoomNo,
 ) -> Result<()> {
     let joined = members::is_joined(read, room, viewer)?;
-    let encrypted = !joined && is_encrypted(read, room)?;
+    let encrypted = !joined && state::is_encrypted(read, room)?;
     for row in trees::MEMBERS.scan(read, (room,), crate::store::Direction::Forward) {
         let ((_, user), member) = row?;
         if user == viewer || member.membership != MembershipState::Join {
@@ -110,13 +107,9 @@ fn own_membership(
 fn has_left(read: &dyn Read, viewer: &UserId, user: &UserId, was_encrypted: bool) -> Result<bool> {
     for room in members::shared_rooms(read, viewer, user) {
         let room = room?;
-        if !was_encrypted || is_encrypted(read, room)? {
+        if !was_encrypted || state::is_encrypted(read, room)? {
             return Ok(false);
         }
     }
     Ok(true)
-}
-
-fn is_encrypted(read: &dyn Read, room: RoomNo) -> Result<bool> {
-    Ok(state::event_no(read, room, &StateEventType::RoomEncryption, "")?.is_some())
 }

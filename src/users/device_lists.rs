@@ -132,8 +132,9 @@ pub fn keep(tx: &mut Tx<'_>, user: &UserId, asked: &Asked, told: &Told) -> Resul
     if versions(tx, user)? != asked.versions || !are_together_since(tx, user, asked.at)? {
         return Ok(false);
     }
-    // Who heard of no list before hears of this one by asking for it.
-    let told_before = DEVICE_LISTS.contains(tx, user)? || DEVICE_LIST_RESYNCS.contains(tx, user)?;
+    // Who heard of no list before hears of this one by asking for it; who asked in vain must be told to ask again.
+    let in_vain = DEVICE_LIST_RESYNCS.get(tx, user)?.is_some_and(|resync| resync.failures > 0);
+    let told_before = in_vain || DEVICE_LISTS.contains(tx, user)?;
     let mut changed = replace_devices(tx, user, told)?;
     changed |= cross_signing::replace(tx, user, told.master_key.as_deref(), told.self_signing_key.as_deref())?;
     DEVICE_LIST_RESYNCS.delete(tx, user);
@@ -287,6 +288,18 @@ pub fn signing_keys_updated(tx: &mut Tx<'_>, update: &SigningKeyUpdateContent) -
             Ok(Updated::Resync)
         }
     }
+}
+
+/// Notes that the list of `user`, of another server, is to be asked for before a client needs it, unless it is fresh or is
+/// to be asked for already; gives whether it is from now on.
+///
+/// # Errors
+/// As [`Asked::new`].
+pub fn want(tx: &mut Tx<'_>, user: &UserId) -> Result<bool> {
+    if DEVICE_LIST_RESYNCS.contains(tx, user)? || is_fresh(tx, user)? {
+        return Ok(false);
+    }
+    want_resync(tx, user).map(|()| true)
 }
 
 /// Notes that the list of `user` must be asked for, at once.
