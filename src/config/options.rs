@@ -150,6 +150,10 @@ options! {
         /// Whether to exchange messages with other servers.
         allow_federation: bool = true;
 
+        /// Whether other servers are told what users call their devices ("Anna's work laptop"). The names help others to
+        /// tell somebody's devices apart, and say more than some would like.
+        allow_device_name_federation: bool = false;
+
         /// Servers that are asked for the signing keys of servers that cannot be reached.
         trusted_servers: Vec<OwnedServerName> = vec![owned_server_name!("matrix.org")];
 

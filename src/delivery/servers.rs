@@ -232,7 +232,7 @@ fn concerned(server: &Server, after: Position) -> Result<News> {
                 rooms.insert(room);
                 news.servers.extend(target);
             }
-            Outgoing::Typing { room, .. } | Outgoing::Receipt { room, .. } => {
+            Outgoing::Typing { room, .. } | Outgoing::Receipt { room, .. } | Outgoing::Devices { room, .. } => {
                 rooms.insert(room);
             }
             Outgoing::Presence { user } | Outgoing::Keys { user, .. } => {

@@ -150,6 +150,7 @@ impl<'a> Draft<'a> {
                 Ok(self.present_since(*room)?.is_some_and(|since| since < position))
             }
             Outgoing::Presence { user } | Outgoing::Keys { user, .. } => self.shares_a_room(user),
+            Outgoing::Devices { room, user } => self.is_new_to(user, *room),
             Outgoing::ToDevice { .. } => Ok(false), // added already
         }
     }
@@ -170,6 +171,18 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the server is in a room that the user joined, and shared none with the user before that.
+    fn is_new_to(&mut self, user: &UserId, room: RoomNo) -> Result<bool> {
+        let Some(joined) = members::user_room(self.read, user, room)?.map(|own| own.position) else { return Ok(false) };
+        for other in members::joined_rooms(self.read, user)? {
+            let since = members::user_room(self.read, user, other)?.map(|own| own.position);
+            if since.is_some_and(|since| since < joined) && self.present_since(other)?.is_some_and(|at| at < joined) {
+                return Ok(false);
+            }
+        }
+        Ok(self.present_since(room)?.is_some())
     }
 
     /// Adds what is to be said of a change to a server that has the log up to `has`; tells whether it had room.
@@ -205,9 +218,26 @@ impl<'a> Draft<'a> {
                 update.currently_active = content.currently_active.unwrap_or(false);
                 self.presence.insert(user, update);
             }
+            Outgoing::Devices { user, .. } => self.introduce(user)?,
             Outgoing::ToDevice { .. } => {}
         }
         Ok(true)
+    }
+
+    /// Tells of one of the user's devices what is true already: a server that does not know the list asks for all of it.
+    fn introduce(&mut self, user: OwnedUserId) -> Result<()> {
+        let with_keys = device_keys::devices_with_keys(self.read, &user)?.pop();
+        let without = || trees::DEVICES.scan(self.read, (&user,), Direction::Forward).next().transpose();
+        let device = match with_keys {
+            Some(device) => Some(device),
+            None => without()?.map(|((_, device), _)| device),
+        };
+        let Some(device) = device else { return Ok(()) };
+        let stream_id = UInt::new_saturating(device_keys::stream_id(self.read, &user)?.0);
+        let mut update = DeviceListUpdateContent::new(user, device, stream_id);
+        self.describe_device(&mut update)?;
+        self.transaction.edus.push(Raw::new(&Edu::DeviceListUpdate(update))?);
+        Ok(())
     }
 
     /// How many ephemeral messages there are so far.
@@ -233,17 +263,27 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Says of the device that the update is about what others may know.
+    fn describe_device(&self, update: &mut DeviceListUpdateContent) -> Result<()> {
+        let is_named = self.server.config.allow_device_name_federation;
+        let (user, device) = (&update.user_id, &update.device_id);
+        let keys = device_keys::published(self.read, user, device, is_named)?;
+        let name = if is_named { device_keys::name(self.read, user, device)? } else { None };
+        update.keys = keys.map(Raw::from_json);
+        update.device_display_name = name;
+        Ok(())
+    }
+
     /// Says of each change what is true now: a device's keys, or that it is gone; the cross-signing keys.
     fn add_keys(&mut self, user: &UserId, changes: Vec<KeyChange>) -> Result<bool> {
         let number = |position: Position| UInt::new_saturating(position.0);
         for change in changes {
             let edu = match change.device {
                 Some(device) => {
-                    let keys = device_keys::published(self.read, user, &device)?;
                     let mut update = DeviceListUpdateContent::new(user.to_owned(), device, number(change.at));
                     update.prev_id = change.previous.map(number).into_iter().collect();
-                    update.deleted = keys.is_none().then_some(true);
-                    update.keys = keys.map(Raw::from_json);
+                    self.describe_device(&mut update)?;
+                    update.deleted = update.keys.is_none().then_some(true);
                     Edu::DeviceListUpdate(update)
                 }
                 None => {

@@ -22,32 +22,17 @@ pub const DELIVERED: &str = "outgoing_delivered";
 /// The counter that says up to where `OUTGOING` holds no more than what stays.
 pub const TRIMMED: &str = "outgoing_trimmed";
 
-/// Notes an event that was appended, if a user of this server sent it.
+/// Notes an event that is being appended: one of a user of this server, or one of another server that this one passes on,
+/// as it does with memberships that came about through it.
 ///
 /// # Errors
 /// When a row is damaged or the database fails; so for all functions here.
 pub(super) fn event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) -> Result<()> {
-    let position = Position(event.order.unsigned_abs());
-    if event.pdu.sender.server_name() == rooms.server_name { put(tx, rooms, room, event, position) } else { Ok(()) }
-}
-
-/// Notes an event of another server that this one passes on to the others in the room, as it does with memberships
-/// that came about through it ([spec](https://spec.matrix.org/latest/server-server-api/#joining-rooms)).
-///
-/// # Errors
-/// As for all functions here.
-pub fn pass_on(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Result<()> {
-    let room = super::get(tx, event.room)?;
-    // The log may have been read beyond the event's own position.
-    let position = tx.next_position()?;
-    put(tx, rooms, &room, event, position)
-}
-
-fn put(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event, position: Position) -> Result<()> {
     let target = target(rooms, event);
     if event.status != Status::Accepted || event.order <= 0 || (is_local(room) && target.is_none()) {
         return Ok(());
     }
+    let position = Position(event.order.unsigned_abs());
     if let Some(earlier) = trees::OUTGOING_LATEST.get(tx, event.room)?
         && earlier.0 <= trees::COUNTERS.get(tx, TRIMMED)?.unwrap_or(0)
     {
@@ -113,5 +98,19 @@ pub(super) fn receipt(
         trees::OUTGOING.delete(tx, earlier);
     }
     trees::OUTGOING.put(tx, position, &Outgoing::Receipt { room, user: user.to_owned(), thread: thread.to_owned() });
+    Ok(())
+}
+
+/// Notes that a user of this server came into a room, so that the servers there learn of the user's devices
+/// ([spec](https://spec.matrix.org/latest/server-server-api/#device-management)).
+///
+/// # Errors
+/// As for all functions here.
+pub fn devices(tx: &mut Tx<'_>, room: RoomNo, user: &UserId) -> Result<()> {
+    if is_local(&super::get(tx, room)?) {
+        return Ok(());
+    }
+    let position = tx.next_position()?;
+    trees::OUTGOING.put(tx, position, &Outgoing::Devices { room, user: user.to_owned() });
     Ok(())
 }

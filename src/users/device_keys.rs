@@ -94,18 +94,29 @@ pub(super) fn check(keys: &CanonicalJsonObject, user: &UserId, device: &DeviceId
 /// When the database fails or a row is damaged; so for all functions below.
 pub fn shown(read: &dyn Read, user: &UserId, device: &DeviceId, viewer: &UserId) -> Result<Option<Box<RawValue>>> {
     let Some(mut keys) = signed(read, user, device, viewer)? else { return Ok(None) };
-    if let Some(name) = trees::DEVICES.get(read, (user, device))?.and_then(|device| device.display_name) {
+    if let Some(name) = name(read, user, device)? {
         put_name(&mut keys, name);
     }
     signed_json::to_raw(&keys).map(Some)
 }
 
-/// The keys of a device of this server as other servers may see them: with its user's own signatures. What the user
-/// calls the device is nobody's business there.
+/// What its user calls a device of this server.
 ///
 /// # Errors
 /// As [`shown`].
-pub fn published(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Option<Box<RawValue>>> {
+pub fn name(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Option<String>> {
+    Ok(trees::DEVICES.get(read, (user, device))?.and_then(|device| device.display_name))
+}
+
+/// The keys of a device of this server as other servers may see them: with its user's own signatures. What the user calls
+/// the device is nobody's business there, unless the administrator has allowed it (`is_named`).
+///
+/// # Errors
+/// As [`shown`].
+pub fn published(read: &dyn Read, user: &UserId, device: &DeviceId, is_named: bool) -> Result<Option<Box<RawValue>>> {
+    if is_named {
+        return shown(read, user, device, user);
+    }
     signed(read, user, device, user)?.map(|keys| signed_json::to_raw(&keys)).transpose()
 }
 

@@ -27,8 +27,12 @@ pub async fn get_user_devices(server: &Server, _: Origin, req: Request) -> Resul
     let stream_id = UInt::new_saturating(device_keys::stream_id(&read, &user)?.0);
     let mut response = Response::new(user.clone(), stream_id);
     for device in device_keys::devices_with_keys(&read, &user)? {
-        if let Some(keys) = device_keys::published(&read, &user, &device)? {
-            response.devices.push(UserDevice::new(device, Raw::from_json(keys)));
+        let is_named = server.config.allow_device_name_federation;
+        let name = if is_named { device_keys::name(&read, &user, &device)? } else { None };
+        if let Some(keys) = device_keys::published(&read, &user, &device, is_named)? {
+            let mut device = UserDevice::new(device, Raw::from_json(keys));
+            device.device_display_name = name;
+            response.devices.push(device);
         }
     }
     response.master_key = cross_signing::shown(&read, &user, Usage::Master, &user)?.map(Raw::from_json);

@@ -19,7 +19,7 @@ use crate::{
 /// `POST /_matrix/federation/v1/user/keys/query`
 /// ([spec](https://spec.matrix.org/latest/server-server-api/#post_matrixfederationv1userkeysquery))
 pub async fn query_user_encryption_keys(server: &Server, _: Origin, req: get::Request) -> Result<get::Response> {
-    let read = server.store.read();
+    let (read, is_named) = (server.store.read(), server.config.allow_device_name_federation);
     let mut response = get::Response::default();
     for (user, devices) in req.device_keys {
         if !trees::ACCOUNTS.contains(&read, &user)? {
@@ -28,7 +28,7 @@ pub async fn query_user_encryption_keys(server: &Server, _: Origin, req: get::Re
         let devices = if devices.is_empty() { device_keys::devices_with_keys(&read, &user)? } else { devices };
         let shown = response.device_keys.entry(user.clone()).or_default();
         for device in devices {
-            if let Some(keys) = device_keys::published(&read, &user, &device)? {
+            if let Some(keys) = device_keys::published(&read, &user, &device, is_named)? {
                 shown.insert(device, Raw::from_json(keys));
             }
         }

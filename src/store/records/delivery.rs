@@ -57,6 +57,14 @@ pub enum Outgoing {
         /// The latest changes, in their order.
         changes: Vec<KeyChange>,
     },
+    /// A user of this server came into a room: the servers there that shared none with the user before learn of the
+    /// user's devices.
+    Devices {
+        /// The room.
+        room: RoomNo,
+        /// Who.
+        user: OwnedUserId,
+    },
     /// Messages to devices wait for a server, in `TO_SERVERS`.
     ToDevice {
         /// The server.
