@@ -11,14 +11,14 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::Federation;
+use super::{Federation, policy};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
     rooms::{
         self, Event, Outcome, Room, acl, event,
         membership::{self, Content},
-        outbox, partial,
+        partial,
         template::{self, Wanted},
     },
     store::Read,
@@ -107,13 +107,11 @@ pub async fn admit(
     if signed.pdu().event_id != event_id || signed.pdu().sender != head.sender {
         return Err(Error::invalid_param("The event is another one than the request says."));
     }
+    // Who is not in the room does not know its policy server.
+    let signed = policy::looked_at(federation, room, signed).await?;
     let guard = rooms.lock(room).await;
-    match rooms.receive(&guard, signed).await? {
-        Outcome::Accepted(event) => {
-            // The others in the room hear of it from this server, through which it came.
-            rooms.store.write(|tx| outbox::pass_on(tx, rooms, &event))?;
-            Ok(event)
-        }
+    match rooms.receive(&guard, signed.relayed()).await? {
+        Outcome::Accepted(event) => Ok(event),
         Outcome::Known => known(&rooms.store.read(), event_id),
         Outcome::SoftFailed(_) => Err(Error::forbidden("The room no longer allows this.")),
         Outcome::Rejected(why) => Err(Error::forbidden(format!("The rules of the room do not allow this: {why}."))),

@@ -94,7 +94,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         timeline::changed(tx, room_no, position)?;
     }
     let event = effects::appended(tx, rooms, &room, event, awaited.is_some(), live)?;
-    if authorized.is_new {
+    if authorized.is_told {
         outbox::event(tx, rooms, &room, &event)?;
     }
     let cached = Arc::new(event.clone());

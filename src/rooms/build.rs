@@ -104,8 +104,8 @@ pub struct Authorized {
     pub(super) current: Option<StateNo>,
     /// The events that it follows whose place in the graph is not known.
     pub(super) missing: Vec<OwnedEventId>,
-    /// Whether this server made it just now, and so has to tell the others.
-    pub(super) is_new: bool,
+    /// Whether this server has to tell the others in the room, since it came about through it just now.
+    pub(super) is_told: bool,
 }
 
 /// Where an event goes in the timeline.
@@ -160,12 +160,17 @@ impl Authorized {
             state_after: None,
             current: None,
             missing: Vec::new(),
-            is_new: false,
+            is_told: false,
         }
     }
 }
 
 impl Authorized {
+    /// The event, of which this server tells no other.
+    pub fn for_ourselves(self) -> Self {
+        Self { is_told: false, ..self }
+    }
+
     /// The event alone, for who has it signed elsewhere before it goes into the room.
     pub fn into_pdu(self) -> Pdu {
         self.pdu
@@ -213,7 +218,8 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     redaction::check_local(context.read, room_no, &room, &pdu)?;
     guests::check_local(context.read, room_no, &pdu)?;
     let transaction = draft.transaction;
-    Ok(Authorized { transaction, follows, is_new: true, ..Authorized::next(room_no, pdu, room.state, &rules) })
+    let is_told = sender.server_name() == rooms.server_name;
+    Ok(Authorized { transaction, follows, is_told, ..Authorized::next(room_no, pdu, room.state, &rules) })
 }
 
 /// What events are made and checked from. The room's lock is held.

@@ -50,6 +50,8 @@ pub(super) struct Arrival {
     pub(super) follows: Vec<EventNo>,
     /// Whether an event follows it that came before it.
     followed: bool,
+    /// Whether the others in the room are to hear of it from this server.
+    relayed: bool,
 }
 
 /// What is known of the state before an event some of whose predecessors are not here.
@@ -191,8 +193,8 @@ impl Rooms {
         given: Given<'_>,
         earlier: Option<i64>,
     ) -> Result<Outcome> {
-        let recommended = signed.recommended;
-        let mut arrival = match look(self, &self.store.read(), guard, signed.pdu, given)? {
+        let Signed { recommended, relayed, pdu } = signed;
+        let mut arrival = match look(self, &self.store.read(), guard, pdu, given)? {
             Look::Done(outcome) => return Ok(outcome),
             Look::Refused(arrival, why) => return self.keep_refused(arrival, why),
             Look::Arrived(arrival) => arrival,
@@ -212,6 +214,7 @@ impl Rooms {
             Some(state) => state,
             None => deltas::EMPTY,
         };
+        arrival.relayed = relayed;
         // What has its place among earlier events is followed by some of them.
         arrival.followed |= earlier.is_some();
         let verdict = match judge(self, &self.store.read(), &arrival, state_before, earlier.is_none())? {
@@ -302,9 +305,9 @@ impl Rooms {
         if status == Status::Accepted {
             (current, state_after) = self.current_with(&arrival, state_before).await?;
         }
-        let Arrival { room_no, rules, pdu, missing, follows, .. } = arrival;
+        let Arrival { room_no, rules, pdu, missing, follows, relayed: is_told, .. } = arrival;
         let next = Authorized::next(room_no, pdu, state_before, &rules);
-        let authorized = Authorized { follows, status, place, state_after, current, missing, ..next };
+        let authorized = Authorized { follows, status, place, state_after, current, missing, is_told, ..next };
         let event = self.store.write(|tx| append::append(tx, self, authorized))?;
         Ok(match verdict {
             Verdict::Accepted => Outcome::Accepted(event),
@@ -433,7 +436,7 @@ impl Arrival {
     pub(super) fn new(context: &Context<'_>, room_no: RoomNo, room: Room, pdu: Pdu) -> Result<Self> {
         let rules = build::rules(&room.version)?;
         let (states, missing, follows) = (BTreeSet::new(), Vec::new(), Vec::new());
-        let mut arrival = Self { room_no, room, rules, pdu, states, missing, follows, followed: false };
+        let mut arrival = Self { room_no, room, rules, pdu, states, missing, follows, followed: false, relayed: false };
         follow(context, &mut arrival)?;
         Ok(arrival)
     }

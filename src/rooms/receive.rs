@@ -54,6 +54,8 @@ pub struct Signed {
     pub(super) pdu: Pdu,
     /// Whether the room's policy server, if there is one, has nothing against it.
     pub(super) recommended: bool,
+    /// Whether it came about through this server, which therefore tells the others in the room.
+    pub(super) relayed: bool,
 }
 
 /// What became of a received event.
@@ -114,6 +116,13 @@ impl Signed {
     pub fn not_recommended(self) -> Self {
         Self { recommended: false, ..self }
     }
+
+    /// The event, which came about through this server: if it is accepted, the others in the room hear of it from here, as
+    /// of this server's own events
+    /// ([spec](https://spec.matrix.org/latest/server-server-api/#joining-rooms)).
+    pub fn relayed(self) -> Self {
+        Self { relayed: true, ..self }
+    }
 }
 
 /// Reads an event of a room of this version: checks its format and size, computes its ID, and compares its content hash,
@@ -129,7 +138,7 @@ pub fn parse(json: &RawValue, version: &RoomVersionId) -> Result<Received, Strin
     let mut event: Map<String, Value> =
         serde_json::from_str(json.get()).map_err(|error| format!("it is no object: {error}"))?;
     event.remove("unsigned");
-    check_format(&event, &rules)?;
+    check_format(&event, version, &rules)?;
     let text = |event: &Map<String, Value>| serde_json::to_string(event).map_err(|error| error.to_string());
     let whole = text(&event)?;
     if whole.len() > MAX_EVENT {
@@ -160,7 +169,7 @@ fn private(error: Error) -> String {
 
 /// The fields, as far as [`Pdu::parse`] does not see to them
 /// ([Event format](https://spec.matrix.org/latest/rooms/v12/#event-format)).
-fn check_format(event: &Map<String, Value>, rules: &RoomVersionRules) -> Result<(), String> {
+fn check_format(event: &Map<String, Value>, version: &RoomVersionId, rules: &RoomVersionRules) -> Result<(), String> {
     if rules.authorization.strict_canonical_json && !event.values().all(canonical::is_canonical) {
         return Err("a number in it is not canonical".to_owned());
     }
@@ -174,7 +183,7 @@ fn check_format(event: &Map<String, Value>, rules: &RoomVersionRules) -> Result<
     ];
     for (name, required) in required {
         match event.get(name) {
-            Some(Value::String(value)) if value.len() > MAX_FIELD => {
+            Some(Value::String(value)) if is_too_long(value, version) => {
                 return Err(format!("its {name} is longer than {MAX_FIELD} bytes"));
             }
             Some(Value::String(_)) => {}
@@ -192,6 +201,14 @@ fn check_format(event: &Map<String, Value>, rules: &RoomVersionRules) -> Result<
     }
     check_references(event, "prev_events", MAX_PREV_EVENTS, rules)?;
     check_references(event, "auth_events", MAX_AUTH_EVENTS, rules)
+}
+
+/// Whether a field is longer than it may be. Before room version 11 other servers count characters instead of bytes, and
+/// there are rooms whose state has such keys: who refuses them there sees another room than all others.
+fn is_too_long(value: &str, version: &RoomVersionId) -> bool {
+    use RoomVersionId::{V1, V2, V3, V4, V5, V6, V7, V8, V9, V10};
+    let counts_characters = matches!(version, V1 | V2 | V3 | V4 | V5 | V6 | V7 | V8 | V9 | V10);
+    value.len() > MAX_FIELD && (!counts_characters || value.chars().count() > MAX_FIELD)
 }
 
 /// References are IDs, and pairs of ID and hashes in room versions 1 and 2. From room version 12 on, the create event is
@@ -304,5 +321,5 @@ pub fn verify(received: Received, keys: &PublicKeyMap) -> Result<Signed, String>
             return Err(format!("no key is known that {server} signed it with"));
         }
     }
-    Ok(Signed { pdu: received.pdu, recommended: true })
+    Ok(Signed { pdu: received.pdu, recommended: true, relayed: false })
 }

@@ -213,7 +213,7 @@ fn sign(
         auth_events: &place.auth_events,
         redacts: None,
     };
-    Ok(Signed { pdu: build::sign_parts(keys, &parts, &rules)?, recommended: true })
+    Ok(Signed { pdu: build::sign_parts(keys, &parts, &rules)?, recommended: true, relayed: false })
 }
 
 /// The event `json` of another server with this server's signature beside those that it has.
