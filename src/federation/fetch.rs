@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Failure, Federation, Limits,
+    keys::Vouched,
     send_join::{Piece, Reading},
 };
 use crate::{
@@ -125,7 +126,8 @@ impl Fetch<'_> {
         self.state(event, false).await
     }
 
-    /// [`state_before`](Self::state_before), where nothing must be left out because a request failed.
+    /// [`state_before`](Self::state_before) of a join through the other server, where nothing must be left out because a
+    /// request failed, or the keys of a server that is gone cannot be had: for these, the other server's word is taken.
     pub(super) async fn all_state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Unfetched> {
         self.state(event, true).await
     }
@@ -135,25 +137,27 @@ impl Fetch<'_> {
         let answer = self.federation.send_with(self.server, request, IDS).await?;
         let named: BTreeSet<_> = answer.pdu_ids.iter().chain(&answer.auth_chain_ids).cloned().collect();
         let unknown = self.federation.rooms.unknown(named)?;
+        let mut vouched = all.then(|| Vouched::new(self.server));
         if unknown.len() > ONE_BY_ONE {
-            self.whole_state(event).await?;
+            self.whole_state(event, vouched).await?;
         } else {
             let count = unknown.len();
             let events = self.events(unknown).await;
             if all && events.len() < count {
-                self.whole_state(event).await?;
+                self.whole_state(event, vouched).await?;
             } else {
-                self.store(events).await?;
+                let events = self.verified_by(events, vouched.as_mut()).await?;
+                self.keep(events).await?;
             }
         }
         Ok(answer.pdu_ids)
     }
 
     /// Stores the whole state before an event and its auth chain, as they come.
-    async fn whole_state(&self, event: &EventId) -> Result<(), Unfetched> {
+    async fn whole_state(&self, event: &EventId, vouched: Option<Vouched<'_>>) -> Result<(), Unfetched> {
         let request = get_state::Request::new(event.to_owned(), self.room.to_owned());
         let body = self.federation.send_streamed(self.server, request, STATE).await?.into_body();
-        let mut reading = Reading::new(self.federation, self.version, body);
+        let mut reading = Reading::new(self.federation, self.version, body).vouched_by(vouched);
         let mut early = Vec::new();
         while let Some(piece) = reading.next().await?? {
             if let Piece::Events(_, events) = piece {
@@ -185,8 +189,12 @@ impl Fetch<'_> {
 
     /// Verifies events; what is wrong is left out.
     pub(super) async fn verified(&self, events: Vec<Box<RawValue>>) -> Result<Vec<Signed>> {
+        self.verified_by(events, None).await
+    }
+
+    async fn verified_by(&self, events: Vec<Box<RawValue>>, vouched: Option<&mut Vouched<'_>>) -> Result<Vec<Signed>> {
         let mut verified = Vec::with_capacity(events.len());
-        for (id, event) in self.federation.verify(self.version, events).await? {
+        for (id, event) in self.federation.verify_vouched(self.version, events, vouched).await? {
             match event {
                 Ok(event) => verified.push(event),
                 Err(why) => tracing::debug!(?id, server = %self.server, "a fetched event is wrong: {why}"),

@@ -6,11 +6,13 @@
 //! ([`Moves`]). It asks one server after the other until one lets the user in.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, RoomVersionId, ServerName, UserId,
@@ -23,7 +25,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::{Failure, Federation, Limits, directory, fetch::Fetch, inbound, send_join};
+use super::{Failure, Federation, Limits, directory, fetch::Fetch, inbound, policy, send_join};
 use crate::{
     error::{Error, Reason, Result},
     rooms::{
@@ -170,7 +172,7 @@ async fn here(federation: &Federation, room: &RoomId, user: &UserId, content: Co
     if !is_resident || is_unsure {
         return Err(Error::not_found("No server that is in this room can be found."));
     }
-    membership::join(&federation.rooms, room, user, content).await
+    policy::send_if(federation, room, user, |read, no, room| membership::join(read, no, room, user, content)).await
 }
 
 fn others_may_know(error: &Error) -> bool {
@@ -195,27 +197,74 @@ fn again(error: &Error) -> Error {
     }
 }
 
-/// The servers to ask, each once, best first: those that the client names, those that told of the room, those that are
-/// in it as far as is known, and the one that its ID names.
+/// The servers to ask about a room, one after the other until one does what is wanted, best first.
+#[derive(Default)]
+pub(super) struct Candidates {
+    /// Those that the client names, and those that told the user of the room.
+    named: VecDeque<OwnedServerName>,
+    /// Those that are in it as far as is known, and the one that its ID names: if none of the former can be asked. What one
+    /// of them refuses is not to be had from others behind its back.
+    others: VecDeque<OwnedServerName>,
+    refusal: Option<Error>,
+}
+
+/// The servers to ask about a room that `user` wants to come into. `via` are those that the client names.
 pub(super) fn candidates(
     federation: &Federation,
     read: &dyn Read,
     room: &RoomId,
     user: &UserId,
     via: &[OwnedServerName],
-) -> Result<Vec<OwnedServerName>> {
-    let mut named = via.to_vec();
+) -> Result<Candidates> {
+    let (mut named, mut others) = (VecDeque::from(via.to_vec()), VecDeque::new());
     if let Some(no) = rooms::find(read, room)? {
         named.extend(members::user_room(read, user, no)?.and_then(|own| own.outside).unwrap_or_default());
-        named.extend(servers::to_join_through(read, no, federation.server_name())?);
+        others.extend(servers::to_join_through(read, no, federation.server_name())?);
     }
-    named.extend(room.server_name().map(ToOwned::to_owned));
+    others.extend(room.server_name().map(ToOwned::to_owned));
     let mut seen = BTreeSet::new();
-    named.retain(|server| {
+    let mut is_new = |server: &OwnedServerName| {
         server != federation.server_name() && federation.admits(server) && seen.insert(server.clone())
-    });
+    };
+    named.retain(&mut is_new);
+    others.retain(&mut is_new);
     named.truncate(MAX_CANDIDATES);
-    Ok(named)
+    others.truncate(MAX_CANDIDATES - named.len());
+    Ok(Candidates { named, others, refusal: None })
+}
+
+impl Candidates {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.others.is_empty()
+    }
+
+    /// The next to ask.
+    pub(super) fn next(&mut self) -> Option<OwnedServerName> {
+        let is_refused = self.refusal.as_ref().is_some_and(is_answer);
+        self.named.pop_front().or_else(|| if is_refused { None } else { self.others.pop_front() })
+    }
+
+    /// Notes that `server` did not do it.
+    pub(super) fn failed(&mut self, server: &ServerName, error: Error) {
+        tracing::debug!("not through {server}: {error}");
+        // An answer says more than none.
+        if self.refusal.as_ref().is_none_or(|earlier| !is_answer(earlier)) {
+            self.refusal = Some(error);
+        }
+    }
+
+    /// Why none did it: the first refusal by one that knows the room, else the last failure; 404 `M_NOT_FOUND` when there was
+    /// none to ask.
+    pub(super) fn refusal(self) -> Error {
+        self.refusal.unwrap_or_else(|| Error::not_found("No server that is in this room can be found."))
+    }
+}
+
+/// Whether a server that knows the room answered, and not that it has no time.
+fn is_answer(error: &Error) -> bool {
+    let status = error.status();
+    status.is_client_error() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// A join on its way.
@@ -224,15 +273,16 @@ struct Joining {
     room: OwnedRoomId,
     user: OwnedUserId,
     content: Content,
-    candidates: Vec<OwnedServerName>,
+    candidates: Candidates,
 }
 
 impl Joining {
     async fn run(mut self) {
         let federation = self.turn.federation.clone();
         let mut stopping = federation.stopping.clone();
+        let candidates = mem::take(&mut self.candidates);
         let outcome = tokio::select! {
-            outcome = self.through_any() => outcome,
+            outcome = self.through_any(candidates) => outcome,
             _ = stopping.wait_for(|stopping| *stopping) => Err(Error::internal("the server stops")),
         };
         if let Err(error) = &outcome {
@@ -241,27 +291,20 @@ impl Joining {
         self.turn.outcome = Some(Arc::new(outcome));
     }
 
-    async fn through_any(&self) -> Result<()> {
+    async fn through_any(&self, mut candidates: Candidates) -> Result<()> {
         let store = &self.turn.federation.rooms.store;
         // Whoever rejected an invitation and comes nevertheless is not to be taken out again by the late rejection.
         store.write(|tx| {
             DEPARTURES.delete(tx, (&*self.room, &*self.user));
             Ok(())
         })?;
-        let mut refusal: Option<Error> = None;
-        for server in &self.candidates {
-            match self.through(server).await {
+        while let Some(server) = candidates.next() {
+            match self.through(&server).await {
                 Ok(()) => return store.durable().await,
-                Err(error) => {
-                    tracing::debug!("{} cannot join {} through {server}: {error}", self.user, self.room);
-                    // An answer says more than none.
-                    if refusal.as_ref().is_none_or(|earlier| earlier.status().is_server_error()) {
-                        refusal = Some(error);
-                    }
-                }
+                Err(error) => candidates.failed(&server, error),
             }
         }
-        Err(refusal.unwrap_or_else(|| Error::not_found("No server that is in this room can be found.")))
+        Err(candidates.refusal())
     }
 
     async fn through(&self, server: &ServerName) -> Result<()> {
@@ -280,7 +323,7 @@ impl Joining {
         // Most of a large room's state are its members, which can come later (`missing_members.rs`).
         request.omit_members = true;
         let body = federation.send_streamed(server, request, SEND).await?.into_body();
-        let mut answer = send_join::Answer::read(federation, &version, body).await?;
+        let mut answer = send_join::Answer::read(federation, &version, server, body).await?;
         let omitted = answer.omitted(federation, server);
         let event = match answer.event {
             Some(event) => self.countersigned(&version, &signed, event).await?,

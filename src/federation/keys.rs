@@ -8,8 +8,11 @@
 //! Invariants: a document that its own server did not sign teaches nothing; an older document takes nothing back that a
 //! newer one said; no key is believed for longer than seven days ahead.
 
+mod documents;
+mod notaries;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,15 +20,16 @@ use std::{
 use futures_util::{StreamExt, stream};
 use quick_cache::sync::Cache;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId,
-    ServerName, SigningKeyAlgorithm, UInt,
-    api::federation::discovery::{get_remote_server_keys_batch, get_server_keys},
+    CanonicalJsonObject, OwnedServerName, OwnedServerSigningKeyId, ServerName,
+    api::federation::discovery::get_server_keys,
     serde::Base64,
-    signatures::{PublicKeyMap, PublicKeySet, to_canonical_json_string_for_signing, verify_canonical_json_bytes},
+    signatures::{PublicKeyMap, PublicKeySet},
 };
-use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+pub use self::documents::is_signed;
+use self::documents::{BELIEVED_MS, Document, MAX_KEYS, signatures};
+pub(super) use self::notaries::Vouched;
 use super::{Federation, Limits};
 use crate::{
     clock,
@@ -43,17 +47,8 @@ use crate::{
 /// How long our own document says that it is valid.
 const OURS_VALID_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// How far ahead a key is believed at most ("the lesser of this field and 7 days into the future").
-const BELIEVED_MS: u64 = 7 * 24 * 60 * 60 * 1000;
-
-/// A document has a few keys; more are not read.
-const MAX_KEYS: usize = 64;
-
 /// From how many servers on notaries are asked first.
 const MANY: usize = 8;
-
-/// How many servers a notary is asked about at once.
-const BATCH: usize = 100;
 
 /// How many servers are asked at once. They have these turns for themselves: whoever sends requests in made-up names has us
 /// ask for keys, and must not keep us from sending anything else.
@@ -70,7 +65,6 @@ const MAX_DOUBLINGS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
-const BATCH_LIMITS: Limits = Limits { body: 8 * 1024 * 1024, timeout: Duration::from_secs(30), redirects: 0 };
 
 /// The keys that are needed, by server; each with the latest time at which it must be valid, in milliseconds since the
 /// Unix epoch (0 where that does not matter).
@@ -121,28 +115,6 @@ impl KnownKeys {
     fn has(&self, server: &ServerName, id: &str, valid_at: u64) -> bool {
         self.0.get(server).and_then(|keys| keys.get(id)).is_some_and(|(_, until)| valid_at <= *until)
     }
-}
-
-/// What a document of keys says.
-#[derive(Deserialize)]
-struct Published {
-    server_name: OwnedServerName,
-    verify_keys: BTreeMap<String, VerifyKey>,
-    #[serde(default)]
-    old_verify_keys: BTreeMap<String, OldVerifyKey>,
-    #[serde(default)]
-    valid_until_ts: UInt,
-}
-
-#[derive(Deserialize)]
-struct VerifyKey {
-    key: String,
-}
-
-#[derive(Deserialize)]
-struct OldVerifyKey {
-    key: String,
-    expired_ts: UInt,
 }
 
 impl ServerKeys {
@@ -351,63 +323,11 @@ impl ServerKeys {
             Ok(answer) => answer.server_key.into_json(),
             Err(failure) => return Ok(Err(failure.to_string())),
         };
-        match self.read_document(document.get()) {
-            Ok((published, object)) if published.server_name == *server => self.learn(&published, &object).map(Ok),
-            Ok((published, _)) => Ok(Err(format!("it gave the keys of {}", published.server_name))),
+        match Document::read(document.get()) {
+            Ok(document) if document.server == *server => self.learn(&document).map(Ok),
+            Ok(document) => Ok(Err(format!("it gave the keys of {}", document.server))),
             Err(why) => Ok(Err(why)),
         }
-    }
-
-    async fn ask_notaries(&self, federation: &Federation, missing: &Needed) -> Result<()> {
-        for notary in &self.notaries {
-            if self.has_failed(notary) {
-                continue;
-            }
-            let left = self.missing(missing, &self.known(missing)?);
-            let servers: Vec<_> = left.iter().filter(|(server, _)| *server != notary).collect();
-            for batch in servers.chunks(BATCH) {
-                let outcome = self.ask_notary(federation, notary, batch).await?;
-                if let Err(error) = outcome {
-                    tracing::debug!(%notary, %error, "no keys from a notary");
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn ask_notary(
-        &self,
-        federation: &Federation,
-        notary: &OwnedServerName,
-        batch: &[(&OwnedServerName, &BTreeMap<OwnedServerSigningKeyId, u64>)],
-    ) -> Result<Result<(), String>> {
-        let criteria = |time: &u64| {
-            let mut criteria = get_remote_server_keys_batch::v2::QueryCriteria::new();
-            criteria.minimum_valid_until_ts = UInt::new(*time).map(MilliSecondsSinceUnixEpoch);
-            criteria
-        };
-        let keys = |(server, ids): &(&OwnedServerName, &BTreeMap<_, _>)| {
-            let ids = ids.iter().map(|(id, time): (&OwnedServerSigningKeyId, &u64)| (id.clone(), criteria(time)));
-            ((*server).clone(), ids.collect())
-        };
-        let request = get_remote_server_keys_batch::v2::Request::new(batch.iter().map(keys).collect());
-        let documents = match federation.exchange(notary, request, BATCH_LIMITS).await {
-            Ok(answer) => answer.server_keys,
-            Err(failure) => return Ok(Err(failure.to_string())),
-        };
-        let asked: BTreeSet<_> = batch.iter().map(|(server, _)| *server).collect();
-        for document in documents {
-            let Ok((published, object)) = self.read_document(document.json().get()) else { continue };
-            if !asked.contains(&published.server_name) {
-                continue;
-            }
-            if let Err(why) = self.verify_object(federation, notary, &object).await? {
-                return Ok(Err(why));
-            }
-            self.learn(&published, &object)?;
-        }
-        Ok(Ok(()))
     }
 
     /// Checks that `server` signed a JSON object, now.
@@ -430,68 +350,25 @@ impl ServerKeys {
         Ok(is_signed(object, server, &keys))
     }
 
-    /// Reads a document of keys and checks that its server signed it with one of them.
-    fn read_document(&self, json: &str) -> Result<(Published, CanonicalJsonObject), String> {
-        let object: CanonicalJsonObject = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        let published: Published = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        let current = published.verify_keys.iter().take(MAX_KEYS);
-        let keys: PublicKeySet =
-            current.filter_map(|(id, key)| Some((id.clone(), Base64::parse(&key.key).ok()?))).collect();
-        is_signed(&object, &published.server_name, &keys)?;
-        Ok((published, object))
-    }
-
     /// Stores what a document says.
-    fn learn(&self, published: &Published, object: &CanonicalJsonObject) -> Result<()> {
+    fn learn(&self, document: &Document) -> Result<()> {
         let now = clock::now_ms();
-        let server = &published.server_name;
-        let valid_until_ts = u64::from(published.valid_until_ts);
-        let document = ServerKeyDocument { json: serde_json::to_string(object)?, valid_until_ts, fetched_ts: now };
-        let current =
-            published.verify_keys.iter().map(|(id, key)| (id, &key.key, valid_until_ts.min(now + BELIEVED_MS)));
-        let old = published.old_verify_keys.iter().map(|(id, key)| (id, &key.key, u64::from(key.expired_ts).min(now)));
-        let rows: Vec<_> = current.take(MAX_KEYS).chain(old.take(MAX_KEYS)).collect();
+        let (server, valid_until_ts) = (&document.server, document.valid_until_ts);
+        let row = ServerKeyDocument { json: serde_json::to_string(&document.object)?, valid_until_ts, fetched_ts: now };
         self.store.write(|tx| {
             let newest = trees::SERVER_KEY_DOCUMENTS.get(tx, server)?;
             let is_newest = newest.is_none_or(|newest| newest.valid_until_ts <= valid_until_ts);
             if is_newest {
-                trees::SERVER_KEY_DOCUMENTS.put(tx, server, &document);
+                trees::SERVER_KEY_DOCUMENTS.put(tx, server, &row);
             }
-            for (id, key, valid_until_ts) in rows {
-                if Base64::<ruma::serde::base64::Standard>::parse(key).is_err() {
-                    continue;
-                }
-                if is_newest || !trees::SERVER_KEYS.contains(tx, (server, &**id))? {
-                    trees::SERVER_KEYS.put(tx, (server, &**id), &ServerKey { key: key.clone(), valid_until_ts });
+            for (id, key, valid_until_ts) in document.keys(now) {
+                if is_newest || !trees::SERVER_KEYS.contains(tx, (server, id))? {
+                    trees::SERVER_KEYS.put(tx, (server, id), &ServerKey { key: key.encode(), valid_until_ts });
                 }
             }
             Ok(())
         })
     }
-}
-
-/// The signatures of `server` under an object, with the IDs of their keys.
-fn signatures<'o>(object: &'o CanonicalJsonObject, server: &ServerName) -> impl Iterator<Item = (&'o str, &'o str)> {
-    let of_server = object
-        .get("signatures")
-        .and_then(CanonicalJsonValue::as_object)
-        .and_then(|signatures| signatures.get(server.as_str()))
-        .and_then(CanonicalJsonValue::as_object);
-    of_server.into_iter().flatten().filter_map(|(id, signature)| Some((id.as_str(), signature.as_str()?)))
-}
-
-/// Whether `server` signed the object with one of `keys`; the reason if not
-/// ([Checking for a signature](https://spec.matrix.org/latest/appendices/#checking-for-a-signature)).
-pub fn is_signed(object: &CanonicalJsonObject, server: &ServerName, keys: &PublicKeySet) -> Result<(), String> {
-    let text = to_canonical_json_string_for_signing(object).map_err(|error| error.to_string())?;
-    let is_right = |(id, signature): (&str, &str)| -> Option<()> {
-        let key = keys.get(id).filter(|_| id.starts_with("ed25519:"))?;
-        let signature = Base64::<ruma::serde::base64::Standard>::parse(signature).ok()?;
-        let ed25519 = SigningKeyAlgorithm::Ed25519;
-        verify_canonical_json_bytes(&ed25519, key.as_bytes(), signature.as_bytes(), text.as_bytes()).ok()
-    };
-    let right = signatures(object, server).take(MAX_KEYS).find_map(is_right);
-    right.ok_or_else(|| format!("it has no signature of {server} that can be verified"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use serde_json::value::RawValue;
 
-use super::{Failure, Federation};
+use super::{Failure, Federation, keys::Vouched};
 use crate::{
     error::Result,
     http::Body,
@@ -43,13 +43,19 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Reads the answer.
+    /// Reads the answer of the server `via`. It vouches for keys that cannot be had otherwise: a room must not be closed for
+    /// ever since the server of somebody in it is gone.
     ///
     /// # Errors
     /// 502 or 504 when it ends early, is too long or no such answer; when the database fails.
-    pub(super) async fn read(federation: &Federation, version: &RoomVersionId, body: Body) -> Result<Self> {
+    pub(super) async fn read(
+        federation: &Federation,
+        version: &RoomVersionId,
+        via: &ServerName,
+        body: Body,
+    ) -> Result<Self> {
         let mut answer = Self::default();
-        let mut reading = Reading::new(federation, version, body);
+        let mut reading = Reading::new(federation, version, body).vouched_by(Some(Vouched::new(via)));
         while let Some(piece) = reading.next().await?? {
             match piece {
                 Piece::Events(List::State, events) => answer.state.extend(events),
@@ -102,6 +108,7 @@ pub(super) struct Reading<'a> {
     body: Body,
     bytes: Bytes,
     splitter: Splitter,
+    vouched: Option<Vouched<'a>>,
     /// Events of one list that are not verified yet.
     open: Vec<Box<RawValue>>,
     list: List,
@@ -111,7 +118,13 @@ impl<'a> Reading<'a> {
     /// The events are of a room of version `version`.
     pub(super) fn new(federation: &'a Federation, version: &'a RoomVersionId, body: Body) -> Self {
         let (bytes, splitter) = (Bytes::new(), Splitter::default());
-        Self { federation, version, body, bytes, splitter, open: Vec::with_capacity(BATCH), list: List::State }
+        let open = Vec::with_capacity(BATCH);
+        Self { federation, version, body, bytes, splitter, vouched: None, open, list: List::State }
+    }
+
+    /// The same, with somebody's word for keys that cannot be had otherwise.
+    pub(super) fn vouched_by(self, vouched: Option<Vouched<'a>>) -> Self {
+        Self { vouched, ..self }
     }
 
     /// The next piece; `None` at the end.
@@ -126,7 +139,7 @@ impl<'a> Reading<'a> {
             Err(failure) => return Ok(Err(failure)),
         };
         let mut kept = Vec::with_capacity(events.len());
-        for (id, signed) in self.federation.verify(self.version, events).await? {
+        for (id, signed) in self.federation.verify_vouched(self.version, events, self.vouched.as_mut()).await? {
             match signed {
                 Ok(signed) => kept.push(signed),
                 Err(why) => tracing::debug!("event {id:?} of a room's state is dropped: {why}"),

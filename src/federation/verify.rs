@@ -6,7 +6,10 @@ use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::value::RawValue;
 use tokio::task::spawn_blocking;
 
-use super::{Federation, keys::Needed};
+use super::{
+    Federation,
+    keys::{KnownKeys, Needed, Vouched},
+};
 use crate::{
     error::{Error, Result},
     rooms::receive::{self, Received, Signed},
@@ -25,36 +28,67 @@ impl Federation {
     /// # Errors
     /// When the database fails.
     pub async fn verify(&self, version: &RoomVersionId, pdus: Vec<Box<RawValue>>) -> Result<Vec<Verified>> {
-        let parsing = version.clone();
-        let received = on_all_cores(pdus, move |pdu| receive::parse(&pdu, &parsing)).await?;
-        let mut needed = Needed::new();
-        for received in received.iter().flatten() {
-            let time = u64::from(received.origin_server_ts().get());
-            for (server, ids) in received.signers() {
-                let keys = needed.entry(server.clone()).or_default();
-                for id in ids {
-                    let latest = keys.entry(id.to_owned()).or_default();
-                    *latest = time.max(*latest);
-                }
+        self.verify_vouched(version, pdus, None).await
+    }
+
+    /// [`verify`](Self::verify), taking the word of a server for keys that cannot be had otherwise.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn verify_vouched(
+        &self,
+        version: &RoomVersionId,
+        pdus: Vec<Box<RawValue>>,
+        vouched: Option<&mut Vouched<'_>>,
+    ) -> Result<Vec<Verified>> {
+        let (received, needed) = read(version, pdus).await?;
+        let mut known = self.keys.fetch(self, &needed).await?;
+        if let Some(vouched) = vouched {
+            self.keys.vouch(self, &needed, &mut known, vouched).await?;
+        }
+        check(version, received, known).await
+    }
+}
+
+fn are_keys_bound_to_time(version: &RoomVersionId) -> bool {
+    version.rules().is_some_and(|rules| rules.enforce_key_validity)
+}
+
+/// Reads the events; gives the keys that it takes to check them, too.
+async fn read(version: &RoomVersionId, pdus: Vec<Box<RawValue>>) -> Result<(Vec<Result<Received, String>>, Needed)> {
+    let parsing = version.clone();
+    let received = on_all_cores(pdus, move |pdu| receive::parse(&pdu, &parsing)).await?;
+    let is_enforced = are_keys_bound_to_time(version);
+    let mut needed = Needed::new();
+    for received in received.iter().flatten() {
+        let time = if is_enforced { u64::from(received.origin_server_ts().get()) } else { 0 };
+        for (server, ids) in received.signers() {
+            let keys = needed.entry(server.clone()).or_default();
+            for id in ids {
+                let latest = keys.entry(id.to_owned()).or_default();
+                *latest = time.max(*latest);
             }
         }
-        let enforced = version.rules().is_some_and(|rules| rules.enforce_key_validity);
-        if !enforced {
-            needed.values_mut().flat_map(|keys| keys.values_mut()).for_each(|time| *time = 0);
-        }
-        let known = Arc::new(self.keys.fetch(self, &needed).await?);
-        let verify = move |received: Received| {
+    }
+    Ok((received, needed))
+}
+
+async fn check(
+    version: &RoomVersionId,
+    received: Vec<Result<Received, String>>,
+    known: KnownKeys,
+) -> Result<Vec<Verified>> {
+    let is_enforced = are_keys_bound_to_time(version);
+    on_all_cores(received, move |received| match received {
+        Ok(received) => {
             let id = received.event_id().to_owned();
-            let time = enforced.then(|| u64::from(received.origin_server_ts().get()));
+            let time = is_enforced.then(|| u64::from(received.origin_server_ts().get()));
             let keys = known.valid_at(received.signers().map(|(server, _)| &**server), time);
             (Some(id), receive::verify(received, &keys))
-        };
-        on_all_cores(received, move |received| match received {
-            Ok(received) => verify(received),
-            Err(why) => (None, Err(why)),
-        })
-        .await
-    }
+        }
+        Err(why) => (None, Err(why)),
+    })
+    .await
 }
 
 /// `work` on each item, on as many threads as there are cores if there is enough of it.

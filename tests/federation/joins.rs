@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use conduit::{
+    ids::Position,
+    store::{records::Outgoing, trees},
+};
 use http::{Method, StatusCode};
-use ruma::ServerName;
+use ruma::{RoomId, ServerName, UserId};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -105,6 +109,74 @@ async fn rooms_of_all_versions_are_joined() {
         bob.send_text(&room, "hello yourself").await;
         until("the answer", async || texts(&alice, &room).await.contains(&"hello yourself".to_owned()).then_some(()))
             .await;
+    }
+}
+
+/// What a server that was named refuses is not asked of others; but if it cannot be asked, they are.
+#[tokio::test]
+async fn other_servers_than_those_named_are_asked_only_if_none_of_these_answers() {
+    let (net, _a, _b, alice, bob) = two().await;
+    let c = net.server("c").await;
+    let carol = c.register("carol").await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
+    join(&bob, &room, &["a.test"]).await;
+    let rules = async |rule: &str| {
+        alice.set_state(&room, "m.room.join_rules", "", json!({ "join_rule": rule })).await;
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules", encode(&room));
+        until("the rule", async || (bob.get(&path).await.1["join_rule"] == rule).then_some(())).await;
+    };
+    rules("invite").await;
+    assert_eq!(try_join(&carol, &room, &["b.test"]).await.0, StatusCode::FORBIDDEN);
+    let asked = || net.wire("c", "a").passed().iter().any(|request| request.contains("/make_join/"));
+    assert!(!asked());
+    rules("public").await;
+    net.cut("c", "b");
+    join(&carol, &room, &["b.test"]).await;
+    assert!(asked());
+}
+
+/// The keys of a server that is gone for ever are told by the server that lets somebody in, for this room and no other.
+#[tokio::test]
+async fn a_room_whose_creator_is_gone_can_be_joined() {
+    for version in ["4", "11", "12"] {
+        let (net, a, b, alice, bob) = two().await;
+        let room = alice.create_room(json!({ "preset": "public_chat", "room_version": version })).await;
+        alice.send_text(&room, "before").await;
+        join(&bob, &room, &["a.test"]).await;
+        a.stop().await;
+        let c = net.server("c").await;
+        let carol = c.register("carol").await;
+        join(&carol, &room, &["b.test"]).await;
+        assert_eq!(membership(&carol, &room, &alice.user_id).await.as_deref(), Some("join"), "room version {version}");
+        until_membership(&bob, &room, &carol.user_id, "join").await;
+        bob.send_text(&room, "hello").await;
+        until("the message", async || texts(&carol, &room).await.contains(&"hello".to_owned()).then_some(())).await;
+        let read = c.handle.server().store.read();
+        let server = ServerName::parse("a.test").unwrap();
+        let kept = trees::SERVER_KEYS.scan(&read, (&*server,), conduit::store::Direction::Forward).count();
+        assert_eq!(kept, 0, "nobody else is believed about another server's keys for good");
+        drop(b);
+    }
+}
+
+/// A crash between an event and what the other servers are to hear of it would leave them without it.
+#[tokio::test]
+async fn what_came_about_through_this_server_is_noted_for_the_others_with_the_event() {
+    let (_net, a, b, alice, bob) = two().await;
+    let ben = b.register("ben").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    join(&bob, &room, &["a.test"]).await;
+    let invite = format!("/_matrix/client/v3/rooms/{}/invite", encode(&room));
+    alice.ok(Method::POST, &invite, json!({ "user_id": ben.user_id })).await;
+    let read = a.handle.server().store.read();
+    let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*room).unwrap()).unwrap().unwrap();
+    for (user, sender) in [(&bob, Some("b.test")), (&ben, None)] {
+        let user = <&UserId>::try_from(&*user.user_id).unwrap();
+        let event = conduit::rooms::members::get(&read, no, user).unwrap().unwrap().event;
+        let order = conduit::rooms::event::require(&read, event).unwrap().order;
+        let row = trees::OUTGOING.get(&read, Position(order.unsigned_abs())).unwrap();
+        let Some(Outgoing::Event { event: told, from, .. }) = row else { panic!("{user}: {row:?}") };
+        assert_eq!((told, from.as_deref().map(ServerName::as_str)), (event, sender));
     }
 }
 
