@@ -34,7 +34,7 @@ use crate::{
     media::{files::Files, removal, retention},
     outgoing::{Network, Outgoing},
     previews::Previews,
-    rooms::{Rooms, chores, deletion, purge, typing::Typing},
+    rooms::{Rooms, deletion, purge, typing::Typing},
     server::{Server, SetLog},
     sso::Sso,
     store::Store,
@@ -155,7 +155,7 @@ async fn background(server: Arc<Server>) {
                 _ = ticks.tick() => {}
                 () = server.rooms.chores.notified() => {}
             }
-            let done = chores::all(&server.rooms).await.and_then(|()| server.presence.tick(&server.store));
+            let done = chores::all(&server.federation).await.and_then(|()| server.presence.tick(&server.store));
             if let Err(error) = done {
                 tracing::error!("background work failed and is tried again: {error}");
             }

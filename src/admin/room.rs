@@ -17,12 +17,13 @@ use serde_json::{json, value::to_raw_value};
 use super::{Command, reports::about, told};
 use crate::{
     error::Result,
+    federation::invite,
     http::html,
     ids::RoomNo,
     rooms::{
         self, Draft, Event, aliases,
         create::{self, Creation},
-        event, members, membership,
+        event, members,
         membership::Content,
         timeline,
     },
@@ -121,7 +122,7 @@ async fn invite(server: &Server, room: &RoomId, bot: &UserId, admins: &[OwnedUse
     for admin in admins.iter().filter(|admin| *admin != bot) {
         let no = rooms::require(&server.store.read(), room)?.0;
         if members::get(&server.store.read(), no, admin)?.is_none()
-            && let Err(error) = membership::invite(&server.rooms, room, bot, admin, None).await
+            && let Err(error) = invite::invite(&server.federation, room, bot, admin, None, false).await
         {
             tracing::debug!("{admin} cannot be invited into the administration room: {error}");
         }

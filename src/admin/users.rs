@@ -8,9 +8,9 @@ use super::Answer;
 use crate::{
     clock,
     error::{Error, Result},
-    federation::join,
+    federation::{chores, join, leave},
     rooms::{
-        self, chores, members, membership,
+        self, members,
         server_notices::{self, Notice},
         summary,
     },
@@ -245,7 +245,7 @@ async fn join(server: &Server, name: &str, room: &OwnedRoomOrAliasId) -> Result<
 async fn leave(server: &Server, name: &str, room: &OwnedRoomOrAliasId) -> Result<Answer> {
     let (user, _) = find(&server.store.read(), server, name)?;
     let room = rooms::by_name(&server.store.read(), room)?.1.id;
-    membership::leave(&server.rooms, &room, &user, None).await?;
+    leave::leave(&server.federation, &room, &user, None).await?;
     Ok(Answer::Sentence(format!("{user} is not in {room} any more.")))
 }
 
@@ -351,7 +351,7 @@ async fn deactivate(server: &Server, name: &str, erase: bool) -> Result<Answer> 
         Ok(user)
     })?;
     server.deletions.notify_one();
-    let done = chores::leave_all(&server.rooms, &user, chores::AT_ONCE).await?;
+    let done = chores::leave_all(&server.federation, &user, chores::AT_ONCE).await?;
     if !done {
         server.rooms.chores.notify_one();
     }

@@ -13,11 +13,11 @@ use super::room::administrators;
 use crate::{
     clock,
     error::Result,
-    federation::join,
+    federation::{invite, join},
     rooms::{
         self, aliases,
         create::{self, Creation},
-        members, membership,
+        members,
         membership::Content,
     },
     server::Server,
@@ -86,7 +86,7 @@ async fn bring(server: &Arc<Server>, bot: &UserId, user: &UserId, room: &RoomOrA
     let is_in = here.as_ref().map(|(no, _)| members::is_joined(&server.store.read(), *no, bot)).transpose()?;
     if let Some((_, record)) = here
         && is_in == Some(true)
-        && let Err(error) = membership::invite(&server.rooms, &record.id, bot, user, None).await
+        && let Err(error) = invite::invite(&server.federation, &record.id, bot, user, None, false).await
     {
         tracing::debug!("{user} is not invited to {room}: {error}");
     }
@@ -123,7 +123,7 @@ async fn support_room(server: &Arc<Server>, bot: &UserId) -> Result<()> {
     let admins = administrators(&server.store.read())?;
     for admin in admins.iter().filter(|admin| *admin != bot) {
         if members::get(&server.store.read(), no, admin)?.is_none()
-            && let Err(error) = membership::invite(&server.rooms, &id, bot, admin, None).await
+            && let Err(error) = invite::invite(&server.federation, &id, bot, admin, None, false).await
         {
             tracing::debug!("{admin} cannot be invited into the room for questions: {error}");
         }

@@ -21,12 +21,12 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{Failure, Federation, handshake};
+use super::{Failure, Federation, handshake, policy};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
     rooms::{
-        self, Draft, Event, Outcome, Pdu, Signed, blocks, build, join_rules, members, membership, outbox,
+        self, Draft, Event, Outcome, Pdu, Room, Signed, blocks, members, membership,
         outside::{self, Told},
         template::{self, Wanted},
     },
@@ -47,8 +47,9 @@ const MAX_WAITING: usize = 1_000;
 /// Invites `target` to a room that this server is in. Who is invited already stays so, without a new event.
 ///
 /// # Errors
-/// Those of [`membership::invite`]; for a user of another server, what that server refuses it with, and 502 or 504 if it
-/// does not answer as it should.
+/// 403 `M_FORBIDDEN` when `user` may not, or `target` is in the room or banned; those of [`membership::invite`] and of the
+/// room's policy server; for a user of another server, what that server refuses it with, and 502 or 504 if it does not
+/// answer as it should.
 pub async fn invite(
     federation: &Federation,
     room: &RoomId,
@@ -57,20 +58,20 @@ pub async fn invite(
     reason: Option<String>,
     is_direct: bool,
 ) -> Result<()> {
-    let rooms = &*federation.rooms;
-    blocks::check(&rooms.store.read(), room)?;
+    blocks::check(&federation.rooms.store.read(), room)?;
     if target.server_name() == federation.server_name() {
-        return membership::invite(rooms, room, user, target, reason).await;
+        let draft = |read: &dyn Read, no, _: &Room| membership::invite(read, no, user, target, reason, is_direct);
+        return policy::send_if(federation, room, user, draft).await;
     }
     let draft = {
-        let read = rooms.store.read();
+        let read = federation.rooms.store.read();
         let (no, _) = rooms::require(&read, room)?;
-        if members::is_joined(&read, no, user)? && join_rules::is_invited(&read, no, target)? {
-            return Ok(());
-        }
-        membership::invitation(&read, target, reason, is_direct)?
+        membership::invite(&read, no, user, target, reason, is_direct)?
     };
-    send(federation, room, user, target, draft).await
+    match draft {
+        Some(draft) => send(federation, room, user, target, draft).await,
+        None => Ok(()),
+    }
 }
 
 /// Makes the member event that `draft` describes and that invites `target`, of another server, has it signed there, and
@@ -81,10 +82,10 @@ pub async fn invite(
 pub async fn send(federation: &Federation, room: &RoomId, user: &UserId, target: &UserId, draft: Draft) -> Result<()> {
     let rooms = &*federation.rooms;
     let (version, pdu, preview) = {
-        let _guard = rooms.lock(room).await;
+        let guard = rooms.lock(room).await;
+        let pdu = policy::prepare(federation, &guard, user, draft).await?.into_pdu();
         let read = rooms.store.read();
         let (no, record) = rooms::require(&read, room)?;
-        let pdu = build::prepare(rooms, &read, no, user, draft)?.into_pdu();
         let preview = pdus(outside::preview(&read, no, &pdu)?)?;
         (record.version, pdu, preview)
     };
@@ -95,10 +96,8 @@ pub async fn send(federation: &Federation, room: &RoomId, user: &UserId, target:
     let answer = federation.send(target.server_name(), request).await.map_err(refused)?;
     let signed = with_signature(federation, &version, &pdu, target.server_name(), &answer.event).await?;
     let guard = rooms.lock(room).await;
-    match rooms.receive(&guard, signed).await? {
-        // It came back from elsewhere, so the others in the room are told of it as of any such event.
-        Outcome::Accepted(event) => rooms.store.write(|tx| outbox::pass_on(tx, rooms, &event)),
-        Outcome::Known => Ok(()),
+    match rooms.receive(&guard, signed.relayed()).await? {
+        Outcome::Accepted(_) | Outcome::Known => Ok(()),
         Outcome::SoftFailed(_) => Err(Error::forbidden("The room no longer allows you to invite.")),
         Outcome::Rejected(why) => Err(Error::forbidden(format!("The rules of the room do not allow this: {why}."))),
         Outcome::Missing { .. } => Err(Error::internal("an event of our own follows events that are not here")),
@@ -279,10 +278,12 @@ fn check_waiting(read: &dyn Read, target: &UserId) -> Result<()> {
     Ok(())
 }
 
-/// The fields of a stripped event.
+/// The fields of a stripped event; the time is kept of the create event alone.
 #[derive(Serialize, Deserialize)]
 struct Stripped {
     content: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin_server_ts: Option<Value>,
     sender: String,
     state_key: String,
     #[serde(rename = "type")]
@@ -293,7 +294,8 @@ struct Stripped {
 pub(super) fn stripped_preview(events: &[RawStrippedState]) -> Vec<Box<RawValue>> {
     let mut room = MAX_PREVIEW_BYTES;
     let stripped = |event: &RawStrippedState| {
-        let event: Stripped = serde_json::from_str(raw(event).get()).ok()?;
+        let mut event: Stripped = serde_json::from_str(raw(event).get()).ok()?;
+        event.origin_server_ts = event.origin_server_ts.filter(|ts| ts.is_u64() && event.kind == "m.room.create");
         let event = to_raw_value(&event).ok()?;
         room = room.checked_sub(event.get().len())?;
         Some(event)

@@ -8,14 +8,15 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{Failure, Federation, invite, join};
+use super::{Failure, Federation, invite, join, policy};
 use crate::{
     error::{Error, Result},
     rooms::{
-        blocks, membership,
+        Room, blocks, membership,
         outside::{self, Told},
         template::{self, Wanted},
     },
+    store::Read,
 };
 
 /// Knocks on a room's door, through other servers if this one is not in the room; `via` are servers to try first.
@@ -39,20 +40,17 @@ pub async fn knock(
             Some(join::candidates(federation, &read, room, user, &via)?)
         }
     };
-    let Some(candidates) = candidates else { return membership::knock(&federation.rooms, room, user, reason).await };
-    let mut refusal: Option<Error> = None;
-    for server in &candidates {
-        match through(federation, server, room, user, reason.clone()).await {
+    let Some(mut candidates) = candidates else {
+        let draft = |read: &dyn Read, no, record: &Room| membership::knock(read, no, record, user, reason);
+        return policy::send_if(federation, room, user, draft).await;
+    };
+    while let Some(server) = candidates.next() {
+        match through(federation, &server, room, user, reason.clone()).await {
             Ok(()) => return Ok(()),
-            Err(error) => {
-                tracing::debug!("{user} cannot knock on {room} through {server}: {error}");
-                if refusal.as_ref().is_none_or(|earlier| earlier.status().is_server_error()) {
-                    refusal = Some(error);
-                }
-            }
+            Err(error) => candidates.failed(&server, error),
         }
     }
-    Err(refusal.unwrap_or_else(|| Error::not_found("No server that is in this room can be found.")))
+    Err(candidates.refusal())
 }
 
 async fn through(

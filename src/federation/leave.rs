@@ -1,7 +1,7 @@
-//! Telling other servers that a user of this server left a room that this server is not in
+//! Leaving rooms, and telling other servers that a user of this server left one that this server is not in
 //! ([Leaving rooms](https://spec.matrix.org/latest/server-server-api/#leaving-rooms-rejecting-invites)).
 //!
-//! The user has left already, and knows nothing of this: that it is to be told waits in the database, and
+//! In the latter the user has left already, and knows nothing of this: that it is to be told waits in the database, and
 //! `delivery/departures.rs` tries until it succeeds.
 
 use std::sync::Arc;
@@ -16,14 +16,47 @@ use serde_json::value::RawValue;
 use super::{
     Failure, Federation,
     join::{Turns, take_turn},
+    policy,
 };
 use crate::{
+    error::Result,
     rooms::{
-        membership::Content,
+        Room,
+        membership::{self, Content, Removal},
         template::{self, Wanted},
     },
-    store::{records::Departure, trees::DEPARTURES},
+    store::{Read, records::Departure, trees::DEPARTURES},
 };
+
+/// Takes `user` out of a room: leaves it, or rejects an invitation, or takes back a knock; that works also where this
+/// server is not in the room, and no other can be reached.
+///
+/// # Errors
+/// Those of [`membership::leave`].
+pub async fn leave(federation: &Federation, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
+    let guard = federation.rooms.lock(room).await;
+    match membership::leave(&federation.rooms, &guard, user, reason)? {
+        Some(draft) => policy::send_and(federation, &guard, user, draft, |_, _| Ok(())).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Kicks, bans or unbans `target`.
+///
+/// # Errors
+/// Those of [`membership::remove`]; 403 `M_FORBIDDEN` when `user` may not; 404 `M_NOT_FOUND` when the server does not know
+/// the room; those of the room's policy server.
+pub async fn remove(
+    federation: &Federation,
+    room: &RoomId,
+    user: &UserId,
+    target: &UserId,
+    removal: Removal,
+    content: Content,
+) -> Result<()> {
+    let draft = |read: &dyn Read, no, _: &Room| membership::remove(read, no, user, target, removal, content).map(Some);
+    policy::send_if(federation, room, user, draft).await
+}
 
 /// Tells the servers that the departure names, until one has taken it, or all say that there is nothing to leave.
 ///

@@ -4,27 +4,30 @@
 use std::time::Duration;
 
 use ruma::{
-    RoomId, UserId, api::federation::policy::sign_event::v1::Request,
-    events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID, room_version_rules::RedactionRules,
+    RoomId, UserId,
+    api::federation::policy::sign_event::v1::Request,
+    events::room::{member::MembershipState, policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID},
+    room_version_rules::RedactionRules,
 };
 use serde_json::value::RawValue;
 
 use super::{Federation, Limits};
 use crate::{
     error::{Error, Result},
+    ids::RoomNo,
     rooms::{
-        self, Draft, Event, Pdu, RoomGuard, build,
+        self, Authorized, Draft, Event, Pdu, Room, RoomGuard, build,
         policy::{self, PolicyServer},
         receive::Signed,
     },
-    store::Tx,
+    store::{Read, Tx},
 };
 
 /// What a policy server may take to sign one event.
 const LIMITS: Limits = Limits { body: 64 * 1024, timeout: Duration::from_secs(10), redirects: 0 };
 
 /// Sends an event of a user of this server, as [`Rooms::send_and`](crate::rooms::Rooms::send_and) does; in a room with a
-/// policy server only with its signature.
+/// policy server only with its signature. But nobody is kept in a room against their will: who leaves, leaves.
 ///
 /// The room stays locked while that is asked, since the event names those that it follows. So who chooses a slow policy
 /// server has a slow room, and nobody else.
@@ -38,16 +41,55 @@ pub async fn send_and(
     draft: Draft,
     also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
 ) -> Result<Event> {
+    let authorized = prepare(federation, guard, sender, draft).await?;
+    federation.rooms.append(authorized, also)
+}
+
+/// Makes an event of a user of this server in the locked room, with the signature of its policy server.
+///
+/// # Errors
+/// As [`send_and`].
+pub async fn prepare(federation: &Federation, guard: &RoomGuard, sender: &UserId, draft: Draft) -> Result<Authorized> {
     let engine = &federation.rooms;
     let mut authorized = engine.prepare(guard, sender, draft)?;
     let chosen = policy::of_room(&engine.store.read(), authorized.room())?;
     if let Some(server) = chosen.filter(|_| policy::concerns(authorized.pdu())) {
         let (_, room) = rooms::require(&engine.store.read(), guard.room())?;
         let rules = build::rules(&room.version)?.redaction;
-        let signature = ask(federation, &server, authorized.pdu(), &rules).await?;
-        authorized.add_signature(&server.name, KEY_ID, signature)?;
+        match ask(federation, &server, authorized.pdu(), &rules).await {
+            Ok(signature) => authorized.add_signature(&server.name, KEY_ID, signature)?,
+            Err(error) if is_departure(authorized.pdu()) => {
+                tracing::debug!("{sender} leaves {} without a signature of {}: {error}", guard.room(), server.name);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    engine.append(authorized, also)
+    Ok(authorized)
+}
+
+/// Whether somebody leaves.
+fn is_departure(pdu: &Pdu) -> bool {
+    pdu.membership() == Some(MembershipState::Leave) && pdu.state_key.as_deref() == Some(pdu.sender.as_str())
+}
+
+/// Sends the event that `draft` makes of a room as it is now, if it makes one.
+///
+/// # Errors
+/// As [`send_and`]; 404 `M_NOT_FOUND` when the server does not know the room; what `draft` returns.
+pub async fn send_if(
+    federation: &Federation,
+    room: &RoomId,
+    sender: &UserId,
+    draft: impl FnOnce(&dyn Read, RoomNo, &Room) -> Result<Option<Draft>>,
+) -> Result<()> {
+    let guard = federation.rooms.lock(room).await;
+    let draft = {
+        let read = federation.rooms.store.read();
+        let (no, record) = rooms::require(&read, room)?;
+        draft(&read, no, &record)?
+    };
+    let Some(draft) = draft else { return Ok(()) };
+    send_and(federation, &guard, sender, draft, |_, _| Ok(())).await.map(drop)
 }
 
 /// An event of another server, looked at by the room's policy server, if it has one: without its signature, it is asked

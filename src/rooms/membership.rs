@@ -1,18 +1,19 @@
 //! Changing who is in a room: joining, inviting, leaving, kicking, banning, knocking.
 //!
 //! Each change is one `m.room.member` event, checked by the authorization rules like any other. What is decided here is
-//! its content, and what asks for no event at all. Deliberately absent: rooms that this server is not in; how users come
-//! into them is `federation`'s matter, and what they have to do with them until then `outside.rs`'s.
+//! its content, and what asks for no event at all; the room's lock is held from then until it is sent. Deliberately absent:
+//! sending it, since a policy server may have to be asked (`federation/policy.rs`); and rooms that this server is not in:
+//! how users come into them is `federation`'s matter, and what they have to do with them until then `outside.rs`'s.
 
 use ruma::{
-    OwnedUserId, RoomId, UserId,
+    OwnedUserId, UserId,
     api::error::ErrorKind,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Rooms, build::Draft, event::Event, join_rules, members, outside};
+use super::{RoomGuard, Rooms, build::Draft, join_rules, members, outside};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
@@ -55,27 +56,19 @@ pub(super) fn fields(content: Value) -> Content {
     }
 }
 
-/// Joins `user` to a room that this server is resident in. A user who is joined already stays so, without a new event. `extra`
-/// goes into the event's content, but cannot say what the server says.
+/// The event that joins `user` to a room that this server is resident in; none for who is joined already. `extra` goes into
+/// the event's content, but cannot say what the server says.
 ///
 /// # Errors
-/// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user may not join; those of
-/// [`set_authoriser`].
-pub async fn join(rooms: &Rooms, room: &RoomId, user: &UserId, extra: Content) -> Result<()> {
-    let guard = rooms.lock(room).await;
-    let draft = {
-        let snapshot = rooms.store.read();
-        let (no, room) = super::require(&snapshot, room)?;
-        if members::is_joined(&snapshot, no, user)? {
-            return Ok(());
-        }
-        let mut content = extra;
-        content.extend(with_profile(&snapshot, user, &MembershipState::Join)?);
-        set_authoriser(&snapshot, no, &room, user, &mut content)?;
-        draft(user, content)?
-    };
-    rooms.send(&guard, user, draft)?;
-    Ok(())
+/// Those of [`set_authoriser`].
+pub fn join(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId, extra: Content) -> Result<Option<Draft>> {
+    if members::is_joined(read, no, user)? {
+        return Ok(None);
+    }
+    let mut content = extra;
+    content.extend(with_profile(read, user, &MembershipState::Join)?);
+    set_authoriser(read, no, room, user, &mut content)?;
+    draft(user, content).map(Some)
 }
 
 /// Says in the content of `user`'s own join who authorises it. That is the server's to say: what a client says is taken
@@ -117,29 +110,22 @@ fn authoriser(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId) -> Result
     Ok(Some(authoriser))
 }
 
-/// Invites `target` to a room. Who is invited already stays so, without a new event.
+/// The event by which `user` invites `target`; none for who is invited already.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when `user` may not, or `target` is in the room or banned; 403 `M_INVITE_BLOCKED` when `target` wants
-/// no invitations; 404 `M_NOT_FOUND` when the server does not know the room.
-pub async fn invite(
-    rooms: &Rooms,
-    room: &RoomId,
+/// Those of [`invitation`].
+pub fn invite(
+    read: &dyn Read,
+    no: RoomNo,
     user: &UserId,
     target: &UserId,
     reason: Option<String>,
-) -> Result<()> {
-    let guard = rooms.lock(room).await;
-    let draft = {
-        let snapshot = rooms.store.read();
-        let (no, _) = super::require(&snapshot, room)?;
-        if members::is_joined(&snapshot, no, user)? && join_rules::is_invited(&snapshot, no, target)? {
-            return Ok(());
-        }
-        invitation(&snapshot, target, reason, false)?
-    };
-    rooms.send(&guard, user, draft)?;
-    Ok(())
+    is_direct: bool,
+) -> Result<Option<Draft>> {
+    if members::is_joined(read, no, user)? && join_rules::is_invited(read, no, target)? {
+        return Ok(None);
+    }
+    invitation(read, target, reason, is_direct).map(Some)
 }
 
 /// The event that invites `target`.
@@ -172,30 +158,25 @@ pub fn check_not_blocked(read: &dyn Read, target: &UserId) -> Result<()> {
     Ok(())
 }
 
-/// Takes `user` out of a room: leaves it, or rejects an invitation, or takes back a knock; that works also where this
-/// server is not in the room, and no other can be reached (`outside.rs`). Who is not in it stays out, without a new
-/// event.
+/// The event by which `user` leaves the locked room, rejects an invitation, or takes back a knock; none for who is not in
+/// it, nor where this server is not: then the user is out, though no other server can be reached (`outside.rs`).
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND` when the server does not know the room; 403 `M_FORBIDDEN` when the user is banned, or never had to do
 /// with it.
-pub async fn leave(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<Option<Event>> {
-    let guard = rooms.lock(room).await;
-    let no = super::require(&rooms.store.read(), room)?.0;
+pub fn leave(rooms: &Rooms, guard: &RoomGuard, user: &UserId, reason: Option<String>) -> Result<Option<Draft>> {
+    let no = super::require(&rooms.store.read(), guard.room())?.0;
     let own = members::user_room(&rooms.store.read(), user, no)?;
     match own.as_ref().map(|own| &own.membership) {
         Some(MembershipState::Invite | MembershipState::Knock)
             if own.as_ref().is_some_and(|own| own.outside.is_some()) =>
         {
-            outside::leave(rooms, &guard, user, reason).map(Some)
+            outside::leave(rooms, guard, user, reason).map(|_| None)
         }
         None => Err(Error::forbidden("You are not in this room.")),
         Some(MembershipState::Leave) => Ok(None),
         Some(MembershipState::Ban) => Err(Error::forbidden("You are banned from this room.")),
-        Some(_) => {
-            let content = fields(json!({ "membership": "leave", "reason": reason }));
-            rooms.send(&guard, user, draft(user, content)?).map(Some)
-        }
+        Some(_) => draft(user, fields(json!({ "membership": "leave", "reason": reason }))).map(Some),
     }
 }
 
@@ -210,27 +191,23 @@ pub enum Removal {
     Unban,
 }
 
-/// Kicks, bans or unbans `target`. Whoever is banned already stays so, without a new event unless the reason changes.
+/// The event by which `user` kicks, bans or unbans `target`. Whoever is banned already stays so, without a new event unless
+/// the reason changes.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when `user` may not, when who is to be kicked is not in the room, or who is to be unbanned not banned;
-/// 404 `M_NOT_FOUND` when the server does not know the room.
-pub async fn remove(
-    rooms: &Rooms,
-    room: &RoomId,
+/// 403 `M_FORBIDDEN` when `user` is not in the room, when who is to be kicked is not, or who is to be unbanned not banned.
+pub fn remove(
+    read: &dyn Read,
+    no: RoomNo,
     user: &UserId,
     target: &UserId,
     removal: Removal,
     mut content: Content,
-) -> Result<()> {
-    let guard = rooms.lock(room).await;
-    let snapshot = rooms.store.read();
-    let no = super::require(&snapshot, room)?.0;
-    if !members::is_joined(&snapshot, no, user)? {
+) -> Result<Draft> {
+    if !members::is_joined(read, no, user)? {
         return Err(Error::forbidden("You are not in this room."));
     }
-    let member = members::get(&snapshot, no, target)?;
-    drop(snapshot);
+    let member = members::get(read, no, target)?;
     let membership = member.as_ref().map(|member| &member.membership);
     let (present, banned) = (
         matches!(membership, Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)),
@@ -243,31 +220,21 @@ pub async fn remove(
     }
     let membership = if removal == Removal::Ban { MembershipState::Ban } else { MembershipState::Leave };
     content.insert("membership".to_owned(), json!(membership));
-    rooms.send(&guard, user, draft(target, content)?)?;
-    Ok(())
+    draft(target, content)
 }
 
-/// Knocks on a room's door.
+/// The event by which `user` knocks on a room's door; none for who has already.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when the room takes no knocks or the user is in it, invited or banned; 404 `M_NOT_FOUND` when the
-/// server does not know the room.
-pub async fn knock(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
-    let guard = rooms.lock(room).await;
-    let draft = {
-        let snapshot = rooms.store.read();
-        let (no, room) = super::require(&snapshot, room)?;
-        if !room.version.rules().is_some_and(|rules| rules.authorization.knocking) {
-            return Err(Error::forbidden("You cannot knock on this room: its version is too old."));
-        }
-        let member = members::get(&snapshot, no, user)?;
-        if member.is_some_and(|member| member.membership == MembershipState::Knock) {
-            return Ok(());
-        }
-        let mut content = with_profile(&snapshot, user, &MembershipState::Knock)?;
-        content.insert("reason".to_owned(), json!(reason));
-        draft(user, content)?
-    };
-    rooms.send(&guard, user, draft)?;
-    Ok(())
+/// 403 `M_FORBIDDEN` when the room's version takes no knocks.
+pub fn knock(read: &dyn Read, no: RoomNo, room: &Room, user: &UserId, reason: Option<String>) -> Result<Option<Draft>> {
+    if !room.version.rules().is_some_and(|rules| rules.authorization.knocking) {
+        return Err(Error::forbidden("You cannot knock on this room: its version is too old."));
+    }
+    if members::get(read, no, user)?.is_some_and(|member| member.membership == MembershipState::Knock) {
+        return Ok(None);
+    }
+    let mut content = with_profile(read, user, &MembershipState::Knock)?;
+    content.insert("reason".to_owned(), json!(reason));
+    draft(user, content).map(Some)
 }

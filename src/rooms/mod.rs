@@ -24,7 +24,6 @@ pub mod blocks;
 pub mod build;
 pub mod canonical;
 pub mod carry_over;
-pub mod chores;
 pub mod client_event;
 pub mod create;
 pub mod deletion;
@@ -112,7 +111,7 @@ pub struct Rooms {
     pub server_name: OwnedServerName,
     /// The users of this server in the rooms that were written to lately.
     pub rosters: Rosters,
-    /// Told when there is more to do in the background (`chores.rs`).
+    /// Told when there is more to do in the background (`federation/chores.rs`).
     pub chores: Arc<Notify>,
     locks: Arc<Locks>,
     caches: Arc<Caches>,

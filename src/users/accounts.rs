@@ -287,7 +287,7 @@ fn put(tx: &mut Tx<'_>, user: &UserId, account: &Account) -> Result<()> {
 
 /// Ends an account for good: no password, no devices, nothing that the user kept here. `erase` notes that the user
 /// wants to be forgotten: who was not there sees none of their messages any more (`rooms/visibility.rs`), and their files go
-/// (`media/removal.rs`). Queues the user to leave their rooms (`rooms/chores.rs`).
+/// (`media/removal.rs`). Queues the user to leave their rooms (`federation/chores.rs`).
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`.

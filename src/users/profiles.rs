@@ -1,7 +1,7 @@
 //! Profiles of this server's users: display name, avatar, and custom fields (spec: client-server API, "Profiles").
 //!
 //! A change of display name or avatar must show in the user's membership events. The change queues the user in
-//! `PROFILE_UPDATES` in the same transaction; `rooms/chores.rs` sends the events, and a crash in between loses nothing.
+//! `PROFILE_UPDATES` in the same transaction; `federation/chores.rs` sends the events, and a crash in between loses nothing.
 
 use ruma::{UserId, api::error::ErrorKind};
 use serde_json::Value as JsonValue;

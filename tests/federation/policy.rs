@@ -124,18 +124,48 @@ async fn what_is_refused_is_not_sent() {
     assert_eq!(guarded.say("spam").await.0, StatusCode::OK, "the room has no policy server any more");
 }
 
-/// An event of bob on `b.test`, as that server would make and sign it.
-fn event_of_bob(guarded: &Guarded, peer: &Peer, draft: Draft) -> Value {
-    let rooms = &guarded.a.handle.server().rooms;
-    let read = rooms.store.read();
-    let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*guarded.room).unwrap()).unwrap().unwrap();
-    let bob = UserId::parse("@bob:b.test").unwrap();
-    let made = build::prepare(rooms, &read, no, &bob, draft).unwrap();
-    let rules = build::rules(&RoomVersionId::V11).unwrap().redaction;
-    let signature = peer.keys.sign(canonical::reference_text(&made.pdu().json, &rules).unwrap().as_bytes());
-    let mut event: Value = serde_json::from_str(&made.pdu().json).unwrap();
-    event["signatures"] = json!({ "b.test": { peer.keys.id(): signature } });
-    event
+#[tokio::test]
+async fn memberships_and_profiles_have_the_signature_too() {
+    let guarded = Guarded::new().await;
+    guarded.choose().await;
+    guarded.join().await;
+    let (alice, a) = (&guarded.alice, &guarded.a);
+    let (bob, carol) = (a.register("bob").await, a.register("carol").await);
+    let act = async |action: &str, body: Value| {
+        let path = format!("/_matrix/client/v3/rooms/{}/{action}", encode(&guarded.room));
+        alice.post(&path, body).await.0
+    };
+    let name = async |client: &Client, name: &str| {
+        let path = format!("/_matrix/client/v3/profile/{}/displayname", encode(&client.user_id));
+        client.ok(Method::PUT, &path, json!({ "displayname": name })).await;
+    };
+    let expect = |client: &Client, membership: &str, name: &str| {
+        let read = a.handle.server().store.read();
+        let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*guarded.room).unwrap()).unwrap().unwrap();
+        let user = <&UserId>::try_from(&*client.user_id).unwrap();
+        let member = conduit::rooms::members::get(&read, no, user).unwrap().unwrap();
+        let event = conduit::rooms::event::require(&read, member.event).unwrap().pdu.json;
+        assert!(event.contains("ed25519:policy_server"), "{event}");
+        assert_eq!((member.membership.as_str(), member.displayname.as_deref()), (membership, Some(name)));
+    };
+    bob.join(&guarded.room).await;
+    expect(&bob, "join", "bob");
+    name(&bob, "Bob").await;
+    expect(&bob, "join", "Bob");
+    name(&bob, "Buy spam").await;
+    expect(&bob, "join", "Bob");
+    assert_eq!(act("invite", json!({ "user_id": carol.user_id })).await, StatusCode::OK);
+    expect(&carol, "invite", "carol");
+    assert_eq!(act("kick", json!({ "user_id": carol.user_id, "reason": "spam" })).await, StatusCode::BAD_REQUEST);
+    expect(&carol, "invite", "carol");
+    assert_eq!(act("kick", json!({ "user_id": carol.user_id })).await, StatusCode::OK);
+    assert_eq!(act("ban", json!({ "user_id": carol.user_id })).await, StatusCode::OK);
+
+    // Nobody is kept in a room since its policy server is gone.
+    guarded.net.cut("a", "p");
+    assert!(act("unban", json!({ "user_id": carol.user_id })).await.is_server_error());
+    let leave = format!("/_matrix/client/v3/rooms/{}/leave", encode(&guarded.room));
+    bob.ok(Method::POST, &leave, json!({})).await;
 }
 
 #[tokio::test]
@@ -147,12 +177,10 @@ async fn what_comes_without_the_signature_is_shown_only_if_it_is_given() {
     guarded.join().await;
     for (number, body) in ["hello", "spam"].into_iter().enumerate() {
         let content = to_raw_value(&json!({ "msgtype": "m.text", "body": body })).unwrap();
-        let event = event_of_bob(&guarded, &peer, Draft::message(TimelineEventType::RoomMessage, content));
-        let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event], "edus": [] });
-        let path = format!("/_matrix/federation/v1/send/{number}");
-        let (status, answer) = peer.ask(&guarded.a, Method::PUT, &path, Some(transaction)).await;
-        assert_eq!(status, StatusCode::OK, "{answer}");
-        assert!(answer["pdus"].as_object().unwrap().values().all(|result| *result == json!({})), "{answer}");
+        let draft = Draft::message(TimelineEventType::RoomMessage, content);
+        let (event, id) = peer.event(&guarded.a, &guarded.room, "@bob:b.test", draft, |_| {});
+        let results = peer.transaction(&guarded.a, &number.to_string(), &[&event]).await;
+        assert_eq!(results, json!({ id: {} }));
     }
     assert_eq!(guarded.asked(), 2);
     let messages = format!("/_matrix/client/v3/rooms/{}/messages?dir=b", encode(&guarded.room));

@@ -8,7 +8,7 @@ use ruma::api::client::account::{
 use crate::{
     api::{auth::User, uiaa},
     error::{Error, Result},
-    rooms::chores,
+    federation::chores,
     server::Server,
     users::accounts,
 };
@@ -30,7 +30,7 @@ pub async fn deactivate_account(server: &Server, user: Option<User>, req: Reques
     };
     server.store.write(|tx| accounts::deactivate(tx, &id, req.erase))?;
     server.deletions.notify_one();
-    if !chores::leave_all(&server.rooms, &id, chores::AT_ONCE).await? {
+    if !chores::leave_all(&server.federation, &id, chores::AT_ONCE).await? {
         server.rooms.chores.notify_one();
     }
     // Third-party identifiers are not published anywhere by this server.

@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::{
     api::auth::User,
     error::Result,
-    federation::missing_members,
-    rooms::membership::{self, Content, Removal},
+    federation::{leave, missing_members},
+    rooms::membership::{Content, Removal},
     server::Server,
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub async fn ban(server: &Server, user: User, req: ban_user::v3::Request) -> Result<ban_user::v3::Response> {
     let content = content(req.reason, req.redact_events);
     missing_members::known(&server.federation, &req.room_id, &req.user_id).await?;
-    membership::remove(&server.rooms, &req.room_id, &user.id, &req.user_id, Removal::Ban, content).await?;
+    leave::remove(&server.federation, &req.room_id, &user.id, &req.user_id, Removal::Ban, content).await?;
     Ok(ban_user::v3::Response::new())
 }
 
@@ -25,7 +25,7 @@ pub async fn ban(server: &Server, user: User, req: ban_user::v3::Request) -> Res
 pub async fn unban(server: &Server, user: User, req: unban_user::v3::Request) -> Result<unban_user::v3::Response> {
     let content = content(req.reason, false);
     missing_members::known(&server.federation, &req.room_id, &req.user_id).await?;
-    membership::remove(&server.rooms, &req.room_id, &user.id, &req.user_id, Removal::Unban, content).await?;
+    leave::remove(&server.federation, &req.room_id, &user.id, &req.user_id, Removal::Unban, content).await?;
     Ok(unban_user::v3::Response::new())
 }
 

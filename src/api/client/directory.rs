@@ -16,7 +16,7 @@ use ruma::{
 use crate::{
     api::auth::{Anyone, User},
     error::{Error, Result},
-    federation,
+    federation::{self, policy},
     ids::RoomNo,
     rooms::{self, Room, aliases, build::Draft, members, membership::Content, power_levels, state, summary, upgrade},
     server::Server,
@@ -84,9 +84,10 @@ pub async fn delete_room_alias(
         aliases::remove(tx, alias)
     })?;
     // The alias is gone; that the room still names it, if the user may not change that, is no failure.
-    if let Some(content) = canonical_without(&server.store.read(), found.room, alias)? {
+    let canonical = canonical_without(&server.store.read(), found.room, alias)?;
+    if let Some(content) = canonical {
         let draft = Draft::state(StateEventType::RoomCanonicalAlias, "", &content)?;
-        if let Err(error) = server.rooms.send(&guard, &user.id, draft)
+        if let Err(error) = policy::send_and(&server.federation, &guard, &user.id, draft, |_, _| Ok(())).await
             && error.status() != StatusCode::FORBIDDEN
         {
             return Err(error);

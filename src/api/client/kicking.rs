@@ -6,8 +6,8 @@ use super::banning::content;
 use crate::{
     api::auth::User,
     error::Result,
-    federation::missing_members,
-    rooms::membership::{self, Removal},
+    federation::{leave, missing_members},
+    rooms::membership::Removal,
     server::Server,
 };
 
@@ -16,6 +16,6 @@ use crate::{
 pub async fn kick(server: &Server, user: User, req: Request) -> Result<Response> {
     let content = content(req.reason, req.redact_events);
     missing_members::known(&server.federation, &req.room_id, &req.user_id).await?;
-    membership::remove(&server.rooms, &req.room_id, &user.id, &req.user_id, Removal::Kick, content).await?;
+    leave::remove(&server.federation, &req.room_id, &user.id, &req.user_id, Removal::Kick, content).await?;
     Ok(Response::new())
 }

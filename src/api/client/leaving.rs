@@ -11,7 +11,8 @@ use ruma::{
 use crate::{
     api::auth::User,
     error::{Error, Result},
-    rooms::{self, members, membership, server_notices},
+    federation::leave,
+    rooms::{self, members, server_notices},
     server::Server,
 };
 
@@ -19,7 +20,7 @@ use crate::{
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidleave))
 pub async fn leave_room(server: &Server, user: User, req: leave_room::v3::Request) -> Result<leave_room::v3::Response> {
     server_notices::check_leave(&server.store.read(), &user.id, &req.room_id)?;
-    membership::leave(&server.rooms, &req.room_id, &user.id, req.reason).await?;
+    leave::leave(&server.federation, &req.room_id, &user.id, req.reason).await?;
     Ok(leave_room::v3::Response::new())
 }
 

@@ -20,8 +20,7 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
-    federation,
-    rooms::chores,
+    federation::{self, chores},
     server::Server,
     stands_in_for,
     users::profiles,
@@ -90,7 +89,7 @@ async fn change(server: &Server, user: &User, target: &UserId, field: &str, valu
         return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message));
     }
     let shown = server.store.write(|tx| profiles::set(tx, target, field, value))? && profiles::is_shown(field);
-    if shown && !chores::show_profile(&server.rooms, target, chores::AT_ONCE).await? {
+    if shown && !chores::show_profile(&server.federation, target, chores::AT_ONCE).await? {
         server.rooms.chores.notify_one();
     }
     Ok(())

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::auth::{Anyone, Origin},
     error::{Error, Result},
-    federation::{handshake, invite},
+    federation::{handshake, invite, policy},
     rooms::{self, membership, state},
     server::Server,
     store::Read,
@@ -103,8 +103,7 @@ async fn issue(
         membership::draft(target, content)?
     };
     if target.server_name() == server.name() {
-        let guard = server.rooms.lock(room).await;
-        server.rooms.send(&guard, sender, draft).map(drop)
+        policy::send_if(&server.federation, room, sender, |_, _, _| Ok(Some(draft))).await
     } else {
         invite::send(&server.federation, room, sender, target, draft).await
     }

@@ -10,7 +10,7 @@ use crate::{
     api::{auth::Administrator, own::JsonWith},
     clock,
     error::{Error, Result},
-    rooms::chores,
+    federation::chores,
     server::Server,
     store::{
         Direction, Read, Tx,
@@ -286,7 +286,7 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
     })?;
     if change.deactivated == Some(true) {
         deactivate(server, &user, false).await?;
-    } else if !chores::show_profile(&server.rooms, &user, chores::AT_ONCE).await? {
+    } else if !chores::show_profile(&server.federation, &user, chores::AT_ONCE).await? {
         server.rooms.chores.notify_one();
     }
     let read = server.store.read();
@@ -333,7 +333,7 @@ fn apply(tx: &mut Tx<'_>, user: &UserId, change: &UserChange, hash: Option<Strin
 async fn deactivate(server: &Server, user: &UserId, erase: bool) -> Result<()> {
     server.store.write(|tx| accounts::deactivate(tx, user, erase))?;
     server.deletions.notify_one();
-    if !chores::leave_all(&server.rooms, user, chores::AT_ONCE).await? {
+    if !chores::leave_all(&server.federation, user, chores::AT_ONCE).await? {
         server.rooms.chores.notify_one();
     }
     Ok(())

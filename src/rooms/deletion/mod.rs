@@ -21,7 +21,7 @@ mod rows;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 
 pub use self::left::find_left;
 pub(super) use self::rows::{delete_event, free_state, free_states, set_aside};
@@ -172,7 +172,7 @@ async fn all_leave(rooms: &Rooms, room: RoomNo, deletion: &mut Deletion) -> Resu
             continue;
         }
         let reason = Some("An administrator of the server deletes the room there.".to_owned());
-        match membership::leave(rooms, &id, &user, reason).await {
+        match leave(rooms, &id, &user, reason).await {
             Ok(_) if own.membership == MembershipState::Join => deletion.left.push(user),
             Ok(_) => {}
             Err(error) => {
@@ -182,6 +182,15 @@ async fn all_leave(rooms: &Rooms, room: RoomNo, deletion: &mut Deletion) -> Resu
         }
     }
     Ok(())
+}
+
+/// Takes one user out. The room's policy server is not asked: it would keep nobody in.
+async fn leave(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
+    let guard = rooms.lock(room).await;
+    match membership::leave(rooms, &guard, user, reason)? {
+        Some(draft) => rooms.send(&guard, user, draft).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Whether all other servers in the room know what is in the log of outgoing changes up to `position`.

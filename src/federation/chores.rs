@@ -8,10 +8,11 @@
 
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
-use super::{Rooms, guests, members, membership};
+use super::{Federation, leave, policy};
 use crate::{
     error::Result,
     ids::RoomNo,
+    rooms::{self, guests, members, membership},
     store::{
         Direction, Read,
         trees::{DEACTIVATED_USERS, PROFILE_UPDATES, ROOMS_WITHOUT_GUESTS},
@@ -26,9 +27,9 @@ pub const AT_ONCE: usize = 20;
 ///
 /// # Errors
 /// When the database fails.
-pub async fn all(rooms: &Rooms) -> Result<()> {
+pub async fn all(federation: &Federation) -> Result<()> {
     let (updates, leaves, closed) = {
-        let read = rooms.store.read();
+        let read = federation.rooms.store.read();
         let updates: Vec<OwnedUserId> = PROFILE_UPDATES
             .scan(&read, (), Direction::Forward)
             .map(|row| row.map(|row| row.0))
@@ -44,13 +45,13 @@ pub async fn all(rooms: &Rooms) -> Result<()> {
         (updates, leaves, closed)
     };
     for user in updates {
-        show_profile(rooms, &user, usize::MAX).await?;
+        show_profile(federation, &user, usize::MAX).await?;
     }
     for user in leaves {
-        leave_all(rooms, &user, usize::MAX).await?;
+        leave_all(federation, &user, usize::MAX).await?;
     }
     for room in closed {
-        guests::remove(rooms, room).await?;
+        guests::remove(&federation.rooms, room).await?;
     }
     Ok(())
 }
@@ -60,17 +61,17 @@ pub async fn all(rooms: &Rooms) -> Result<()> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn show_profile(rooms: &Rooms, user: &UserId, limit: usize) -> Result<bool> {
+pub async fn show_profile(federation: &Federation, user: &UserId, limit: usize) -> Result<bool> {
     let (queued, behind) = {
-        let read = rooms.store.read();
+        let read = federation.rooms.store.read();
         (PROFILE_UPDATES.get(&read, user)?, rooms_behind(&read, user)?)
     };
     for room in behind.iter().take(limit) {
-        show_profile_in(rooms, user, *room).await?;
+        show_profile_in(federation, user, *room).await?;
     }
     let done = behind.len() <= limit;
     if done {
-        rooms.store.write(|tx| {
+        federation.rooms.store.write(|tx| {
             // A later change is somebody else's chore.
             if PROFILE_UPDATES.get(tx, user)? == queued {
                 PROFILE_UPDATES.delete(tx, user);
@@ -101,17 +102,17 @@ fn is_behind(read: &dyn Read, user: &UserId, room: RoomNo) -> Result<bool> {
     }))
 }
 
-async fn show_profile_in(rooms: &Rooms, user: &UserId, room: RoomNo) -> Result<()> {
-    let id = super::get(&rooms.store.read(), room)?.id;
-    let guard = rooms.lock(&id).await;
+async fn show_profile_in(federation: &Federation, user: &UserId, room: RoomNo) -> Result<()> {
+    let id = rooms::get(&federation.rooms.store.read(), room)?.id;
+    let guard = federation.rooms.lock(&id).await;
     let draft = {
-        let read = rooms.store.read();
+        let read = federation.rooms.store.read();
         if !is_behind(&read, user, room)? {
             return Ok(());
         }
         membership::draft(user, membership::with_profile(&read, user, &MembershipState::Join)?)?
     };
-    if let Err(error) = rooms.send(&guard, user, draft) {
+    if let Err(error) = policy::send_and(federation, &guard, user, draft, |_, _| Ok(())).await {
         tracing::debug!("{user}'s profile cannot be shown in {id}: {error}");
     }
     Ok(())
@@ -122,27 +123,27 @@ async fn show_profile_in(rooms: &Rooms, user: &UserId, room: RoomNo) -> Result<(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn leave_all(rooms: &Rooms, user: &UserId, limit: usize) -> Result<bool> {
+pub async fn leave_all(federation: &Federation, user: &UserId, limit: usize) -> Result<bool> {
     let left = {
-        let read = rooms.store.read();
+        let read = federation.rooms.store.read();
         let mut ids = Vec::new();
         for row in members::rooms_of(&read, user) {
             let (room, user_room) = row?;
             if matches!(user_room.membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
             {
-                ids.push(super::get(&read, room)?.id);
+                ids.push(rooms::get(&read, room)?.id);
             }
         }
         ids
     };
     for id in left.iter().take(limit) {
-        if let Err(error) = membership::leave(rooms, id, user, None).await {
+        if let Err(error) = leave::leave(federation, id, user, None).await {
             tracing::warn!("{user} was deactivated but cannot leave {id}: {error}");
         }
     }
     let done = left.len() <= limit;
     if done {
-        rooms.store.write(|tx| {
+        federation.rooms.store.write(|tx| {
             DEACTIVATED_USERS.delete(tx, user);
             Ok(())
         })?;
