@@ -54,6 +54,9 @@ const ROUNDS: usize = 5;
 /// How many events are asked for each time.
 const EACH_ROUND: u32 = 50;
 
+/// Who gives fewer, and not up to what is here, has no more to give: servers end their answers at ten or twenty at least.
+const SHORT: usize = 10;
+
 /// How many states are fetched for one event and those before it.
 const STATES: usize = 3;
 
@@ -205,31 +208,37 @@ async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched>
         outcome => return Ok(outcome),
     }
     let mut states = STATES;
-    for earlier in between(fetch, &event).await? {
+    let (earlier, is_told) = between(fetch, &event).await?;
+    for earlier in earlier {
         let earlier = policy::looked_at(fetch.federation, fetch.room, earlier).await?;
         place(fetch, &earlier, &mut states).await?;
     }
+    // Who tells what came before the event, but not what it follows, is not asked for the state there: it could make up one
+    // in which whatever it likes is allowed.
+    states = if is_told { 0 } else { states };
     place(fetch, &event, &mut states).await
 }
 
-/// The events between an event and those that are here, the earliest first, as far as the other server gives them.
-async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<Vec<Signed>, Unfetched> {
+/// The events between an event and those that are here, the earliest first, as far as the other server gives them; and
+/// whether it gives any at all. Who does not answer this may yet know the state.
+async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<(Vec<Signed>, bool), Unfetched> {
     let mut found: BTreeMap<OwnedEventId, Signed> = BTreeMap::new();
     let mut latest = vec![event.pdu().event_id.clone()];
     let first = fetch.federation.rooms.first_depth(fetch.room)?;
+    let mut is_told = false;
     for _ in 0..ROUNDS {
         let earliest = fetch.federation.rooms.extremities(fetch.room)?;
-        // Who does not answer this may yet know the state.
         let answer = fetch.before(earliest, std::mem::take(&mut latest), first, EACH_ROUND).await;
         let Ok(events) = answer.inspect_err(|why| tracing::debug!("the events before are not given: {why:?}")) else {
             break;
         };
-        let before = found.len();
+        is_told = true;
+        let (before, is_short) = (found.len(), events.len() < SHORT);
         found.extend(events.into_iter().map(|event| (event.pdu().event_id.clone(), event)));
         let named: BTreeSet<_> = found.values().flat_map(|event| event.pdu().prev_events.iter().cloned()).collect();
         let named = named.into_iter().filter(|id| !found.contains_key(id)).collect();
         let unplaced: BTreeSet<_> = fetch.federation.rooms.unplaced(named)?.into_iter().collect();
-        if unplaced.is_empty() || found.len() == before {
+        if unplaced.is_empty() || found.len() == before || is_short {
             break;
         }
         let leads_on = |event: &&Signed| event.pdu().prev_events.iter().any(|id| unplaced.contains(id));
@@ -238,7 +247,7 @@ async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<Vec<Signed>, Unfetc
     found.remove(&event.pdu().event_id);
     let mut found: Vec<_> = found.into_values().collect();
     found.sort_by(|a, b| (a.pdu().depth, &a.pdu().event_id).cmp(&(b.pdu().depth, &b.pdu().event_id)));
-    Ok(found)
+    Ok((found, is_told))
 }
 
 /// Takes in an event whose predecessors were taken in as far as they were to be had: fetches its auth chain if that is not

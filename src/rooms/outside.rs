@@ -174,7 +174,8 @@ pub(super) fn leave(rooms: &Rooms, guard: &RoomGuard, user: &UserId, reason: Opt
 
 /// Takes in that somebody took back an invitation, or turned down a knock, of a user of this server; the room is locked
 /// and this server is not in it, so that nothing can be checked but that the event answers the one that brought the user
-/// there, and comes from a server that told of the room. Gives whether it did.
+/// there, and comes from who invited the user, or if the user knocked, from a server that told of the room. Who else may
+/// take back an invitation only those can tell who know the room. Gives whether it was taken in.
 ///
 /// # Errors
 /// As [`preview`].
@@ -190,9 +191,12 @@ pub fn receive(rooms: &Rooms, guard: &RoomGuard, signed: &Signed) -> Result<bool
         let Some(own) = members::user_room(tx, &user, no)? else { return Ok(false) };
         let Some(servers) = own.outside else { return Ok(false) };
         let from = event::require(tx, own.event)?.pdu;
-        let is_answer = matches!(own.membership, MembershipState::Invite | MembershipState::Knock)
-            && pdu.auth_events.contains(&from.event_id)
-            && (pdu.sender == from.sender || servers.iter().any(|server| server == pdu.sender.server_name()));
+        let may_answer = match own.membership {
+            MembershipState::Invite => pdu.sender == from.sender,
+            MembershipState::Knock => servers.iter().any(|server| server == pdu.sender.server_name()),
+            _ => false,
+        };
+        let is_answer = may_answer && pdu.auth_events.contains(&from.event_id);
         if is_answer {
             let version = super::get(tx, no)?.version;
             note(tx, Told { version: &version, event: signed, preview: None, servers })?;

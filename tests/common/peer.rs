@@ -5,13 +5,13 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use conduit::{
     clock,
-    rooms::canonical,
+    rooms::{self, Draft, build, canonical},
     signing::{self, SigningKeys},
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
-use ruma::{CanonicalJsonObject, RoomVersionId, ServerName};
+use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::{Value, json};
 
 use super::{
@@ -48,11 +48,16 @@ impl Peer {
     pub async fn new(net: &TestNet, short: &str) -> Self {
         let (version, pkcs8) = signing::generate().unwrap();
         let server_name = ServerName::parse(name(short)).unwrap();
-        let keys = Arc::new(SigningKeys::new(server_name, &version, &pkcs8, Vec::new()).unwrap());
-        let peer = Self { name: name(short), keys, handlers: Arc::default() };
+        let keys = SigningKeys::new(server_name, &version, &pkcs8, Vec::new()).unwrap();
+        let peer = Self::with_keys(name(short), keys);
         let answering = peer.clone();
         net.peer(short, move |request| answering.clone().answer(request)).await;
         peer
+    }
+
+    /// A name with keys that answers nowhere.
+    pub fn with_keys(name: String, keys: SigningKeys) -> Self {
+        Self { name, keys: Arc::new(keys), handlers: Arc::default() }
     }
 
     /// Answers requests whose path begins with `path` by `handler`, before all that was said earlier.
@@ -99,6 +104,39 @@ impl Peer {
         let text = canonical::reference_text(&event.to_string(), &redaction).unwrap();
         event["signatures"] = json!({ &*self.name: { self.keys.id(): self.keys.sign(text.as_bytes()) } });
         (event_id(&event), event)
+    }
+
+    /// An event of one of its users, who is in a room of `server`, as it follows there now; `change` is applied before it is
+    /// hashed and signed. Gives the event and its ID, for room versions from 4 on.
+    pub fn event(
+        &self,
+        server: &TestServer,
+        room: &str,
+        sender: &str,
+        draft: Draft,
+        change: impl FnOnce(&mut Value),
+    ) -> (Value, String) {
+        let rooms = &server.handle.server().rooms;
+        let read = rooms.store.read();
+        let (no, record) = rooms::require(&read, <&RoomId>::try_from(room).unwrap()).unwrap();
+        let made = build::prepare(rooms, &read, no, <&UserId>::try_from(sender).unwrap(), draft).unwrap();
+        let mut event: Value = serde_json::from_str(&made.pdu().json).unwrap();
+        event.as_object_mut().unwrap().retain(|field, _| field != "signatures" && field != "hashes");
+        change(&mut event);
+        event["hashes"] = json!({ "sha256": canonical::hash(&event.to_string()) });
+        let rules = build::rules(&record.version).unwrap();
+        let text = canonical::reference_text(&event.to_string(), &rules.redaction).unwrap();
+        event["signatures"] = json!({ &self.name: { self.keys.id(): self.keys.sign(text.as_bytes()) } });
+        (event, canonical::event_id(&text, rules.event_id_format))
+    }
+
+    /// Sends events to `server` in a transaction; gives what became of each.
+    pub async fn transaction(&self, server: &TestServer, id: &str, pdus: &[&Value]) -> Value {
+        let transaction = json!({ "origin": self.name, "origin_server_ts": 1, "pdus": pdus, "edus": [] });
+        let path = format!("/_matrix/federation/v1/send/{id}");
+        let (status, answer) = self.ask(server, Method::PUT, &path, Some(transaction)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["pdus"].clone()
     }
 
     async fn answer(self, request: Request<Bytes>) -> Response<Full<Bytes>> {

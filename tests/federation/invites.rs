@@ -40,6 +40,9 @@ async fn invited_to_rooms_of_all_versions() {
         let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
         assert_eq!((of("m.room.create"), of("m.room.name"), of("m.room.member")), (1, 1, 2), "{version}: {events:?}");
         assert!(events.iter().all(|event| event.get("signatures").is_none()), "{events:?}");
+        let has_time = |event: &&Value| event["origin_server_ts"].is_u64();
+        assert!(events.iter().filter(has_time).all(|event| event["type"] == "m.room.create"), "{events:?}");
+        assert_eq!(events.iter().filter(has_time).count(), 1, "{events:?}");
         until_membership(&alice, &room, &bob.user_id, "invite").await;
         // Who invited is whom to ask.
         join(&bob, &room, &[]).await;
@@ -133,6 +136,31 @@ async fn invitations_are_taken_back_and_refused() {
     net.cut("a", "b");
     let (status, error) = invite(&alice, &room, &bob.user_id).await;
     assert!(status.is_server_error(), "{error}");
+}
+
+/// Nobody but who invited is known to a server that is not in the room; who else may take the invitation back is not.
+#[tokio::test]
+async fn others_do_not_take_an_invitation_back() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, anna, bob) = (a.register("alice").await, a.register("anna").await, b.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
+    let promoted = json!({ "users": { &alice.user_id: 100, &anna.user_id: 50 } });
+    anna.join(&room).await;
+    alice.set_state(&room, "m.room.power_levels", "", promoted).await;
+    assert_eq!(invite(&anna, &room, &bob.user_id).await.0, StatusCode::OK);
+    let kick = format!("/_matrix/client/v3/rooms/{}/kick", encode(&room));
+    assert_eq!(alice.post(&kick, json!({ "user_id": bob.user_id })).await.0, StatusCode::OK);
+    // What comes later says that this came as well.
+    let other = alice.create_room(json!({})).await;
+    assert_eq!(invite(&alice, &other, &bob.user_id).await.0, StatusCode::OK);
+    assert_eq!(
+        alice.post(&kick.replace(&encode(&room), &encode(&other)), json!({ "user_id": bob.user_id })).await.0,
+        StatusCode::OK
+    );
+    until("the other to be gone", async || part(&bob, "invite", &other).await.is_none().then_some(())).await;
+    assert!(part(&bob, "invite", &room).await.is_some());
+    assert_eq!(leave(&bob, &room).await.0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Servers among each other; the files mirror `src/api/federation` and `src/federation`.
 
 mod connections;
+mod crowd;
 mod faster_joins;
 mod invites;
 pub mod joins;
 mod keys;
 mod lookups;
 mod media;
+mod missing;
 mod policy;
 mod previews;
 mod reading;
