@@ -25,7 +25,7 @@ use crate::{
     config::{Config, RateLimit, RateLimits},
     delivery,
     error::{Error, Result},
-    federation::{Federation, devices, missing_members},
+    federation::{Federation, chores, devices, loose_ends, missing_members, newcomers},
     http::{
         Router,
         limits::{Allowance, Allowances, Limits},
@@ -166,6 +166,8 @@ async fn background(server: Arc<Server>) {
         () = server.typing.expire(&server.rooms) => {}
         () = devices::resync(&server.federation) => {}
         () = missing_members::run(&server.federation) => {}
+        () = newcomers::follow(&server.federation) => {}
+        () = loose_ends::run(&server.federation) => {}
         () = sweep_media(&server) => {}
         () = delete_rooms(&server) => {}
         () = delivery::departures::run(&server.federation) => {}

@@ -5,17 +5,20 @@
 //!   for a while.
 //! - `media.rs` fetches files.
 //! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
-//!   ours by invitation; `missing_members.rs` asks for the members that a join left out; `handshake.rs` lets others' users in and out who ask here.
+//!   ours by invitation; `missing_members.rs` asks for the members that a join left out; `chores.rs` does what one decision
+//!   asks for in many rooms; `handshake.rs` lets others' users in and out who ask here.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `inbound.rs` takes the events that servers send, `fetch.rs` asks for those that are missing,
-//!   `backfill.rs` for what came before.
-//! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users.
+//!   `backfill.rs` for what came before; `loose_ends.rs` ties graphs together that are forked a lot.
+//! - `edu.rs` takes what servers say in passing, `devices.rs` asks them for the devices and keys of their users, which
+//!   `newcomers.rs` has it do before a client needs them.
 //!
 //! Invariants: every request is signed and for one destination; no answer is believed beyond what its sender may say;
 //! everything that comes is bounded. That a server is down, slow or lying is nothing that an administrator need know, so
 //! it is logged as `debug`. Deliberately absent: queues of what is to be sent (`delivery`).
 
 pub mod backfill;
+pub mod chores;
 pub mod destinations;
 pub mod devices;
 pub mod directory;
@@ -27,7 +30,9 @@ pub mod join;
 pub mod keys;
 pub mod knock;
 pub mod leave;
+pub mod loose_ends;
 pub mod missing_members;
+pub mod newcomers;
 pub mod policy;
 pub mod profiles;
 pub mod spaces;

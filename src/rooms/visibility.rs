@@ -33,6 +33,9 @@ use crate::{
     store::{Direction, Read, records::UserRoom, trees::ERASED_USERS, trees::MEMBERS},
 };
 
+/// The type of events that tie a room's graph together and say nothing: nobody is to see them.
+pub const DUMMY_EVENT: &str = "org.matrix.dummy_event";
+
 /// Whether the user may see the event.
 ///
 /// # Errors
@@ -82,6 +85,7 @@ fn understood(visibility: HistoryVisibility) -> HistoryVisibility {
 pub struct Gate<'a> {
     read: &'a dyn Read,
     user: &'a UserId,
+    dummy: TimelineEventType,
     known: RefCell<Known>,
 }
 
@@ -107,7 +111,7 @@ struct Keys {
 impl<'a> Gate<'a> {
     /// The gate for `user`.
     pub fn new(read: &'a dyn Read, user: &'a UserId) -> Self {
-        Self { read, user, known: RefCell::default() }
+        Self { read, user, dummy: DUMMY_EVENT.into(), known: RefCell::default() }
     }
 
     /// Whether the user may see the event.
@@ -121,7 +125,7 @@ impl<'a> Gate<'a> {
         if is_own && matches!(event.status, Status::Accepted | Status::Outlier) {
             return Ok(true);
         }
-        if event.status != Status::Accepted {
+        if event.status != Status::Accepted || event.pdu.kind == self.dummy {
             return Ok(false);
         }
         if event.pdu.state_key.is_none() && self.is_forgotten(&event.pdu.sender)? {
