@@ -38,6 +38,10 @@ const MAX_FRAMES: usize = 120;
 /// Pixels of all frames of an animation together.
 const MAX_ANIMATION_PIXELS: u64 = 200_000_000;
 
+/// Up to so many bytes, a thumbnail of a picture that was stored without loss is stored so too: it may be a drawing, or
+/// text. A photograph in any of the larger sizes has more.
+const MAX_LOSSLESS: usize = 64 * 1024;
+
 /// One of the sizes that are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
@@ -110,6 +114,7 @@ fn too_large() -> image::ImageError {
 
 fn still<R: BufRead + Seek>(mut reader: ImageReader<R>, size: Size) -> image::ImageResult<Thumbnail> {
     reader.limits(limits());
+    let is_lossless = matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Gif));
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
@@ -124,9 +129,13 @@ fn still<R: BufRead + Seek>(mut reader: ImageReader<R>, size: Size) -> image::Im
     image.apply_orientation(orientation);
     let image = scale(&image, size);
     let mut bytes = Vec::new();
-    if image.color().has_alpha() {
+    let has_alpha = image.color().has_alpha();
+    if has_alpha || is_lossless {
         image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)?;
-        return Ok(Thumbnail::Made(bytes, "image/png"));
+        if has_alpha || bytes.len() <= MAX_LOSSLESS {
+            return Ok(Thumbnail::Made(bytes, "image/png"));
+        }
+        bytes.clear();
     }
     image.to_rgb8().write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 80))?;
     Ok(Thumbnail::Made(bytes, "image/jpeg"))

@@ -78,13 +78,16 @@ pub fn room_state(read: &dyn Read, event: &Event, viewer: Viewer<'_>) -> Result<
 #[derive(Serialize)]
 struct Stripped<'a> {
     content: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin_server_ts: Option<u64>,
     sender: &'a UserId,
     state_key: &'a str,
     #[serde(rename = "type")]
     kind: &'a TimelineEventType,
 }
 
-/// A state event as [stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state).
+/// A state event as [stripped state](https://spec.matrix.org/latest/client-server-api/#stripped-state); of the create event
+/// it is also said when it was made, as other servers do.
 ///
 /// # Errors
 /// When it cannot be written as JSON, which does not happen.
@@ -92,6 +95,7 @@ pub fn stripped(event: &Event) -> Result<Box<RawValue>> {
     let pdu = &event.pdu;
     Ok(to_raw_value(&Stripped {
         content: &pdu.content,
+        origin_server_ts: (pdu.kind == TimelineEventType::RoomCreate).then(|| pdu.origin_server_ts.get().into()),
         sender: &pdu.sender,
         state_key: pdu.state_key.as_deref().unwrap_or_default(),
         kind: &pdu.kind,

@@ -100,8 +100,7 @@ pub struct JoinedRoom {
     /// The newest events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
-    /// Typing and receipts.
-    #[serde(skip_serializing_if = "Events::is_empty")]
+    /// Typing and receipts; always there, since clients look into it.
     pub ephemeral: Events,
     /// The user's account data in the room.
     #[serde(skip_serializing_if = "Events::is_empty")]
