@@ -446,6 +446,31 @@ async fn lists_are_here_before_a_client_needs_them() {
 }
 
 #[tokio::test]
+async fn who_comes_into_an_encrypted_room_can_write_to_all_in_it_though_their_servers_go_down() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    for user in [&alice, &bob] {
+        upload(user, json!({ "device_keys": device_keys(user, &Key::new()) })).await;
+    }
+    let encryption = json!({ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
+    let options = json!({ "preset": "public_chat", "initial_state": [encryption] });
+    let room = alice.create_room(options).await;
+    bob.ok(Method::POST, &format!("/_matrix/client/v3/join/{}?via=a.test", encode(&room)), json!({})).await;
+    let is_here = |server: &TestServer, user: &Client| {
+        let user = UserId::parse(&user.user_id).unwrap();
+        device_lists::is_fresh(&server.handle.server().store.read(), &user).unwrap()
+    };
+    until(async || is_here(&a, &bob) && is_here(&b, &alice)).await;
+    net.cut("a", "b");
+    for (viewer, other) in [(&alice, &bob), (&bob, &alice)] {
+        let found = query(viewer, &other.user_id).await;
+        assert!(found["device_keys"][&other.user_id][&other.device_id].is_object(), "{found}");
+        assert!(found["failures"].as_object().is_none_or(serde_json::Map::is_empty), "{found}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_asked_in_vain_is_told_when_the_list_is_there() {
     let pair = Pair::new().await;
     let bob = &pair.bob;

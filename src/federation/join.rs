@@ -241,30 +241,41 @@ impl Candidates {
 
     /// The next to ask.
     pub(super) fn next(&mut self) -> Option<OwnedServerName> {
-        let is_refused = self.refusal.as_ref().is_some_and(is_answer);
+        let is_refused = self.refusal.as_ref().map(weight) == Some(Weight::Answer);
         self.named.pop_front().or_else(|| if is_refused { None } else { self.others.pop_front() })
     }
 
     /// Notes that `server` did not do it.
     pub(super) fn failed(&mut self, server: &ServerName, error: Error) {
         tracing::debug!("not through {server}: {error}");
-        // An answer says more than none.
-        if self.refusal.as_ref().is_none_or(|earlier| !is_answer(earlier)) {
+        if self.refusal.as_ref().is_none_or(|earlier| weight(earlier) < weight(&error)) {
             self.refusal = Some(error);
         }
     }
 
-    /// Why none did it: the first refusal by one that knows the room, else the last failure; 404 `M_NOT_FOUND` when there was
-    /// none to ask.
+    /// Why none did it: the first refusal that says most; 404 `M_NOT_FOUND` when there was none to ask.
     pub(super) fn refusal(self) -> Error {
         self.refusal.unwrap_or_else(|| Error::not_found("No server that is in this room can be found."))
     }
 }
 
-/// Whether a server that knows the room answered, and not that it has no time.
-fn is_answer(error: &Error) -> bool {
-    let status = error.status();
-    status.is_client_error() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS)
+/// How much a refusal says, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// There was no answer, or none that makes sense.
+    Nothing,
+    /// The server does not know the room, or has no time.
+    Ignorance,
+    /// The room does not let the user in.
+    Answer,
+}
+
+fn weight(error: &Error) -> Weight {
+    match error.status() {
+        StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS => Weight::Ignorance,
+        status if status.is_client_error() => Weight::Answer,
+        _ => Weight::Nothing,
+    }
 }
 
 /// A join on its way.

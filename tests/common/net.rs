@@ -185,7 +185,12 @@ impl TestNet {
 
     /// A fresh server that finds names as `network` says, and others of the net not by themselves.
     pub async fn server_at(&self, short: &str, network: Network) -> TestServer {
-        self.start(short, Arc::new(TempDir::new().unwrap()), |_| {}, Some(network)).await
+        self.server_at_with(short, network, |_| {}).await
+    }
+
+    /// The same, its configuration changed by `change`.
+    pub async fn server_at_with(&self, short: &str, network: Network, change: impl FnOnce(&mut Config)) -> TestServer {
+        self.start(short, Arc::new(TempDir::new().unwrap()), change, Some(network)).await
     }
 
     /// A server over the database in `directory`, which may be that of the same server stopped before.

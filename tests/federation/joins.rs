@@ -112,6 +112,25 @@ async fn rooms_of_all_versions_are_joined() {
     }
 }
 
+/// A server that a room keeps out is told of it as long as it is there; what it says itself, nobody hears.
+#[tokio::test]
+async fn who_is_kept_out_is_told_and_not_heard() {
+    let (_net, _a, _b, alice, bob) = two().await;
+    let (room, other) = (
+        alice.create_room(json!({ "preset": "public_chat" })).await,
+        alice.create_room(json!({ "preset": "public_chat" })).await,
+    );
+    join(&bob, &room, &["a.test"]).await;
+    join(&bob, &other, &["a.test"]).await;
+    alice.set_state(&room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": ["b.test"] })).await;
+    alice.send_text(&room, "goodbye").await;
+    until("the message", async || texts(&bob, &room).await.contains(&"goodbye".to_owned()).then_some(())).await;
+    bob.send_text(&room, "unheard").await;
+    bob.send_text(&other, "heard").await;
+    until("the message", async || texts(&alice, &other).await.contains(&"heard".to_owned()).then_some(())).await;
+    assert!(!texts(&alice, &room).await.contains(&"unheard".to_owned()));
+}
+
 /// What a server that was named refuses is not asked of others; but if it cannot be asked, they are.
 #[tokio::test]
 async fn other_servers_than_those_named_are_asked_only_if_none_of_these_answers() {
