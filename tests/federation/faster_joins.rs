@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use conduit::rooms::membership::{self, Content};
+use conduit::{
+    federation::policy,
+    rooms::{
+        Room,
+        membership::{self, Content},
+    },
+    store::Read,
+};
 use http::{Method, StatusCode};
 use ruma::{
     EventId, RoomId, ServerName, UserId,
@@ -26,7 +33,8 @@ async fn crowd(server: &TestServer, room: &str) {
     let room = RoomId::parse(room).unwrap();
     for number in 0..CROWD {
         let user = UserId::parse(format!("@member{number}:{}", server.name())).unwrap();
-        membership::join(&server.rooms, &room, &user, Content::new()).await.unwrap();
+        let draft = |read: &dyn Read, no, room: &Room| membership::join(read, no, room, &user, Content::new());
+        policy::send_if(&server.federation, &room, &user, draft).await.unwrap();
     }
 }
 
