@@ -335,7 +335,10 @@ where
             let Exchange { state, route, request, path_args, address, .. } = exchange;
             let (parts, body) = request.into_parts();
             // What is not held in memory is for the handler to bound.
-            let body = route.body_limit.map_or(Ok(body), |limit| body.limited(limit as u64))?;
+            let body = match route.body_limit {
+                Some(limit) => body.limited(limit as u64)?,
+                None => body,
+            };
             let mut head = Request::from_parts(parts.clone(), Bytes::new());
             x_matrix::quote(head.headers_mut());
             let auth = R::Authentication::extract_authentication(&head).map_err(|e| no_credentials(e.into()))?;
