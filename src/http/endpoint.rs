@@ -170,8 +170,8 @@ where
 
 /// The route of an operation whose bodies are streams. The handler gets the request type with what path, query and
 /// headers say (its body field is empty), and the request itself: `async fn(&S, C, R, http::Request<Body>) ->
-/// Result<http::Response<Body>>`. How much of the body it takes is for the handler to
-/// say, unless [`Route::body_limit`] does.
+/// Result<http::Response<Body>>`. How much of the body it takes is for the handler to say, unless [`Route::body_limit`]
+/// does.
 pub fn stream<S, C, R, F>(handler: F) -> Route<S>
 where
     S: State,
