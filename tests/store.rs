@@ -1,12 +1,19 @@
 //! The store: key order, transactions, durability across a restart, refusal of foreign databases.
 
-use conduit::store::{
-    Direction, Read, Store,
-    key::{Encode, Key},
-    trees,
+use std::sync::Arc;
+
+use conduit::{
+    error::Error,
+    ids::{EventNo, RoomNo, StateNo},
+    store::{
+        Direction, Read, Store, Weigh,
+        key::{Encode, Key},
+        records::{EventRow, Status},
+        trees,
+    },
 };
 use proptest::prelude::*;
-use ruma::server_name;
+use ruma::{owned_event_id, server_name};
 use tempfile::TempDir;
 
 const MEMORY: usize = 8 << 20;
@@ -146,4 +153,87 @@ fn every_tree_has_a_place_of_its_own() {
     let mut places: Vec<_> = trees::ALL.iter().map(|tree| (tree.family.name(), tree.prefix)).collect();
     places.sort_unstable();
     places.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1]));
+}
+
+/// What a reader made of an event's row.
+struct Made(String);
+
+impl Weigh for Made {
+    fn weight(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn event_row(json: &str) -> EventRow {
+    EventRow {
+        event_id: owned_event_id!("$event"),
+        room: RoomNo(1),
+        order: 1,
+        state_before: StateNo(1),
+        state_after: StateNo(1),
+        status: Status::Accepted,
+        redacts_in_content: true,
+        redacted_by: None,
+        received_ts: 0,
+        transaction: None,
+        json: json.to_owned(),
+    }
+}
+
+/// What is remembered of a row is what the reader's own snapshot shows, whoever read or wrote it in between.
+#[test]
+fn remembered_rows_are_those_of_the_snapshot() {
+    const NO: EventNo = EventNo(1);
+    let made = |read: &dyn Read| {
+        let made = trees::EVENTS.made(read, NO, |row| Ok(Made(row.json))).unwrap();
+        made.map(|made| made.0.clone())
+    };
+    let shows = |read: &dyn Read, json: &str| assert_eq!(made(read).as_deref(), Some(json));
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let write = |json: &str| {
+        store.write(|tx| {
+            trees::EVENTS.put(tx, NO, &event_row(json));
+            Ok(())
+        })
+    };
+    let before = store.read();
+    write("one").unwrap();
+    let one = store.read();
+    write("two").unwrap();
+    let two = store.read();
+    for _ in 0..2 {
+        shows(&two, "two");
+        shows(&one, "one");
+        assert_eq!(made(&before), None);
+    }
+
+    let failed: Result<(), _> = store.write(|tx| {
+        shows(tx, "two");
+        trees::EVENTS.put(tx, NO, &event_row("three"));
+        shows(tx, "three");
+        trees::EVENTS.put_made(tx, NO, &event_row("four"), Arc::new(Made("made".to_owned())));
+        shows(tx, "made");
+        Err(Error::internal("no more"))
+    });
+    assert!(failed.is_err());
+    shows(&store.read(), "two");
+
+    store
+        .write(|tx| {
+            trees::EVENTS.put_made(tx, NO, &event_row("five"), Arc::new(Made("made".to_owned())));
+            Ok(())
+        })
+        .unwrap();
+    shows(&store.read(), "made");
+    shows(&two, "two");
+    store
+        .write(|tx| {
+            trees::EVENTS.delete(tx, NO);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(made(&store.read()), None);
+    shows(&two, "two");
+    shows(&one, "one");
 }

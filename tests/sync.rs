@@ -1,6 +1,6 @@
 //! `GET /sync`: what is told, when, and what is not.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::common::{Client, TestServer, encode};
 use http::{Method, StatusCode};
@@ -487,6 +487,25 @@ async fn ignored_users_are_not_heard() {
     assert!(ids(&timeline["events"]).contains(&sent.as_str()));
     let spam = |event: &Value| event["sender"] == json!(bob.user_id) && event["type"] == json!("m.room.message");
     assert!(!timeline["events"].as_array().unwrap().iter().any(spam), "{timeline}");
+    server.stop().await;
+}
+
+/// So many that two threads share the work.
+#[tokio::test]
+async fn a_client_that_starts_hears_of_all_of_many_rooms() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let mut rooms = BTreeSet::new();
+    for number in 0..51 {
+        rooms.insert(alice.create_room(json!({ "name": format!("Room {number}") })).await);
+    }
+    leave(&alice, rooms.last().unwrap()).await;
+    let left = rooms.pop_last().unwrap();
+    let filter = json!({ "room": { "include_leave": true } });
+    let answer = sync_with(&alice, filter, None).await;
+    let told: BTreeSet<_> = answer["rooms"]["join"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(told, rooms);
+    assert!(answer["rooms"]["leave"][&left].is_object(), "{answer}");
     server.stop().await;
 }
 

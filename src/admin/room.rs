@@ -184,7 +184,7 @@ async fn obey(server: &Server, room: &RoomId, bot: &UserId) -> Result<()> {
 }
 
 /// The next message that is a command, without the prefix.
-fn next_command(server: &Server, room: RoomNo, bot: &UserId) -> Result<Option<(Event, String)>> {
+fn next_command(server: &Server, room: RoomNo, bot: &UserId) -> Result<Option<(Arc<Event>, String)>> {
     #[derive(Deserialize)]
     struct Message {
         msgtype: String,

@@ -1,6 +1,9 @@
 //! Events, the states around them, and the timelines they stand in.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, RoomVersionId, events::StateEventType, room_version_rules::EventIdFormatVersion,
@@ -199,7 +202,7 @@ fn relation(checker: &mut Checker<'_>, event: &Event) -> Result<()> {
 }
 
 /// The senders of the events in a thread, and so on: the children of `target` with a relation type.
-pub(super) fn children(checker: &Checker<'_>, target: EventNo, rel_type: &str) -> Result<Vec<Event>> {
+pub(super) fn children(checker: &Checker<'_>, target: EventNo, rel_type: &str) -> Result<Vec<Arc<Event>>> {
     let mut children = Vec::new();
     for row in relations::of(checker.read, target, Direction::Forward) {
         let (_, child, found) = row?;

@@ -290,7 +290,7 @@ struct Told {
 #[derive(Default)]
 struct Waiting {
     /// The first event that is still unread, and its place.
-    first: Option<(Position, Push, Event)>,
+    first: Option<(Position, Push, Arc<Event>)>,
     /// The places of those before it, which are not to be told any more.
     obsolete: Vec<Position>,
 }

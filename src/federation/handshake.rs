@@ -3,6 +3,8 @@
 //! A server that is not in a room asks this one, which is, for a [`template`] of its user's member event, signs it, and
 //! sends it back to be [`admit`]ted. Both check everything: what was allowed a moment ago may be so no longer.
 
+use std::sync::Arc;
+
 use ruma::{
     EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     api::error::{ErrorKind, IncompatibleRoomVersionErrorData},
@@ -156,5 +158,5 @@ fn authorised(
 /// The event that was here already, unless it was refused then.
 fn known(read: &dyn Read, id: &EventId) -> Result<Event> {
     let event = event::by_id(read, id)?.filter(|event| event.status == event::Status::Accepted);
-    event.ok_or_else(|| Error::forbidden("The rules of the room do not allow this."))
+    event.map(Arc::unwrap_or_clone).ok_or_else(|| Error::forbidden("The rules of the room do not allow this."))
 }

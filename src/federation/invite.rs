@@ -4,7 +4,7 @@
 //! An invitation is signed by both sides: the inviting server makes it and sends it to the invited user's, which signs it
 //! too and tells its user; only then it goes into the room. [`invite`] is the one side, [`receive`] the other.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use http::StatusCode;
 use ruma::{
@@ -86,7 +86,7 @@ pub async fn send(federation: &Federation, room: &RoomId, user: &UserId, target:
         let pdu = policy::prepare(federation, &guard, user, draft).await?.into_pdu();
         let read = rooms.store.read();
         let (no, record) = rooms::require(&read, room)?;
-        let preview = pdus(outside::preview(&read, no, &pdu)?)?;
+        let preview = pdus(&outside::preview(&read, no, &pdu)?)?;
         (record.version, pdu, preview)
     };
     let event = RawValue::from_string(pdu.json.clone())?;
@@ -150,12 +150,12 @@ async fn with_signature(
 /// # Errors
 /// When a row is damaged or the database fails.
 pub fn preview(read: &dyn Read, member: &Event) -> Result<Vec<RawStrippedState>> {
-    pdus(outside::preview(read, member.room, &member.pdu)?)
+    pdus(&outside::preview(read, member.room, &member.pdu)?)
 }
 
-fn pdus(events: Vec<Event>) -> Result<Vec<RawStrippedState>> {
-    let pdu = |event: Event| Ok(RawStrippedState::Pdu(RawValue::from_string(event.pdu.json)?));
-    events.into_iter().map(pdu).collect()
+fn pdus(events: &[Arc<Event>]) -> Result<Vec<RawStrippedState>> {
+    let pdu = |event: &Arc<Event>| Ok(RawStrippedState::Pdu(RawValue::from_string(event.pdu.json.clone())?));
+    events.iter().map(pdu).collect()
 }
 
 /// An invitation as another server sends it.

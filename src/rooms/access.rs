@@ -4,6 +4,8 @@
 //!
 //! Single events are `visibility.rs`'s matter.
 
+use std::sync::Arc;
+
 use ruma::{
     RoomId, UserId,
     events::{StateEventType, room::member::MembershipState},
@@ -37,7 +39,7 @@ impl View {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn get(self, read: &dyn Read, kind: &StateEventType, key: &str) -> Result<Option<Event>> {
+    pub fn get(self, read: &dyn Read, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {
         let no = match self {
             Self::Current(room) => state::event_no(read, room, kind, key)?,
             Self::Past(state) => state::at_key(read, state, kind, key)?,

@@ -61,12 +61,12 @@ pub fn between(
     }
     let mut shown = VecDeque::new();
     while let Some(event) = next.pop_front() {
-        for id in event.pdu.prev_events {
+        for id in &event.pdu.prev_events {
             if shown.len() >= limit {
                 return Ok(shown.into());
             }
             if seen.insert(id.clone())
-                && let Some(before) = reader.event(&id)?.filter(|before| before.pdu.depth >= min_depth)
+                && let Some(before) = reader.event(id)?.filter(|before| before.pdu.depth >= min_depth)
             {
                 if let Some(json) = reader.shown(&before)? {
                     shown.push_front(json);

@@ -4,8 +4,6 @@
 //! `effects.rs` update everything that follows from it: all in the caller's transaction. Events that the checks refused
 //! go through here as well; of these nothing follows.
 
-use std::sync::Arc;
-
 use ruma::{RoomVersionId, events::StateEventType, room_version_rules::RoomVersionRules};
 
 use super::{
@@ -33,7 +31,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     // An event that has a number already was referred to by others, or is here without its place in the graph.
     let awaited = event::no_of(tx, &authorized.pdu.event_id)?;
     let stored = awaited.map(|no| event::get(tx, no)).transpose()?.flatten();
-    if stored.as_ref().is_some_and(Event::is_placed) {
+    if stored.as_ref().is_some_and(|stored| stored.is_placed()) {
         return Err(Error::internal(format_args!("event {} is stored already", authorized.pdu.event_id)));
     }
     let no = awaited.map_or_else(|| event::number(tx, &authorized.pdu.event_id), Ok)?;
@@ -57,17 +55,15 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         && stored.redacted_by.is_some()
     {
         event.redacted_by = stored.redacted_by;
-        event.pdu = stored.pdu;
+        event.pdu = stored.pdu.clone();
     }
     event.state_after = match authorized.state_after {
         Some(state) => state,
         None => state_after(tx, &event)?,
     };
-    let cache = rooms.caches.clone();
     if status != Status::Accepted {
         backfill::filled(tx, &event, awaited.is_some(), &missing)?;
         store(tx, &event)?;
-        tx.on_commit(move || drop(cache.events.remove(&no)));
         return Ok(event);
     }
     let mut room = super::get(tx, room_no)?;
@@ -97,8 +93,6 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     if authorized.is_told {
         outbox::event(tx, rooms, &room, &event)?;
     }
-    let cached = Arc::new(event.clone());
-    tx.on_commit(move || cache.events.insert(no, cached));
     Ok(event)
 }
 
@@ -151,16 +145,9 @@ pub(super) fn set_current(
     state::changed(tx, room_no, position, state);
     let mut events = Vec::with_capacity(changes.len());
     for (key, _, after) in changes {
-        let set = match after {
-            Some(no) => match event.filter(|event| event.no == no) {
-                Some(event) => Some(event.clone()),
-                None => Some(event::require(tx, no)?),
-            },
-            None => None,
-        };
-        events.push((key, set));
+        events.push((key, after.map(|no| event::require(tx, no)).transpose()?));
     }
-    let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_ref())).collect();
+    let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_deref())).collect();
     effects::state_changed(tx, rooms, room_no, room, position, &changes)?;
     trees::ROOMS.put(tx, room_no, room);
     Ok(())

@@ -53,8 +53,8 @@ pub fn of(read: &dyn Read, events: impl IntoIterator<Item = EventNo>) -> Result<
             Some(row) => open.extend(row.events),
             // Events that are no state allow no others, and are not in the index.
             None => {
-                for id in event::require(read, no)?.pdu.auth_events {
-                    open.extend(event::no_of(read, &id)?);
+                for id in &event::require(read, no)?.pdu.auth_events {
+                    open.extend(event::no_of(read, id)?);
                 }
             }
         }

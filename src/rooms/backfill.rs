@@ -55,12 +55,12 @@ pub fn edges(read: &dyn Read, room: RoomNo) -> Result<Vec<Edge>> {
     for (follower, (order, missing)) in followers {
         let follower = event::require(read, follower)?;
         let mut ids = BTreeSet::new();
-        for id in follower.pdu.prev_events {
-            if event::no_of(read, &id)?.is_some_and(|no| missing.contains(&no)) {
-                ids.insert(id);
+        for id in &follower.pdu.prev_events {
+            if event::no_of(read, id)?.is_some_and(|no| missing.contains(&no)) {
+                ids.insert(id.clone());
             }
         }
-        edges.push(Edge { event: follower.pdu.event_id, missing: ids, order });
+        edges.push(Edge { event: follower.pdu.event_id.clone(), missing: ids, order });
     }
     edges.sort_by_key(|edge| std::cmp::Reverse(edge.order));
     Ok(edges)

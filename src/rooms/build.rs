@@ -229,24 +229,9 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The event, from memory if it is there. The room's lock is held, so nobody redacts it meanwhile (`caches.rs`).
-    pub(super) fn event(&self, no: EventNo) -> Result<Arc<Event>> {
-        if let Some(event) = self.rooms.caches.events.get(&no) {
-            return Ok(event);
-        }
-        let event = Arc::new(event::require(self.read, no)?);
-        if self.read.is_committed() {
-            self.rooms.caches.events.insert(no, event.clone());
-        }
-        Ok(event)
-    }
-
     /// The event with this ID, if it is stored.
     pub(super) fn by_id(&self, id: &EventId) -> Result<Option<Arc<Event>>> {
-        match event::no_of(self.read, id)? {
-            Some(no) if trees::EVENTS.contains(self.read, no)? => self.event(no).map(Some),
-            _ => Ok(None),
-        }
+        event::by_id(self.read, id)
     }
 
     /// The event with this ID, if it is stored together with what allows it. Those that other servers told of alone are
@@ -258,7 +243,7 @@ impl Context<'_> {
     }
 
     fn state(&self, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {
-        state::event_no(self.read, room, kind, key)?.map(|no| self.event(no)).transpose()
+        state::event_no(self.read, room, kind, key)?.map(|no| event::require(self.read, no)).transpose()
     }
 }
 
@@ -300,7 +285,7 @@ fn sign(
     // Numbers grow with time, so these are the newest.
     follows.sort_unstable_by(|a, b| b.cmp(a));
     follows.truncate(MAX_PREV_EVENTS);
-    let prev_events = follows.iter().map(|no| context.event(*no)).collect::<Result<Vec<_>>>()?;
+    let prev_events = follows.iter().map(|no| event::require(context.read, *no)).collect::<Result<Vec<_>>>()?;
     let depth = prev_events.iter().map(|event| event.pdu.depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);
     let kind = draft.kind.to_string();
     let redacts = draft.redacts.as_deref().filter(|_| !rules.redaction.content_field_redacts);
@@ -363,7 +348,7 @@ fn authorize(
     pdu: &Pdu,
     auth_events: &[Arc<Event>],
 ) -> Result<()> {
-    let create = context.event(room.create.ok_or_else(super::unknown_room)?)?;
+    let create = super::create_event(context.read, room)?;
     let by_id = |id: &EventId| {
         auth_events.iter().find(|event| event.pdu.event_id == id).or((create.pdu.event_id == id).then_some(&create))
     };

@@ -7,7 +7,7 @@
 //! of it. The content is copied as it is, never parsed. Whether the viewer may see the event at all is asked of
 //! `visibility.rs` before; the events that are bundled with it are asked for here.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
     DeviceId, EventId, OwnedUserId, RoomId, TransactionId, UserId,
@@ -293,24 +293,21 @@ impl<'a> View<'a> {
         };
         let previous = if extent == Extent::Setting { None } else { self.previous(event)? };
         let gate = self.gate.as_ref().filter(|_| extent != Extent::Setting && event.is_placed());
-        let (prev_content, prev_sender, replaces_state) = match previous {
-            Some(previous) => (Some(previous.pdu.content), Some(previous.pdu.sender), Some(previous.pdu.event_id)),
-            None => (None, None, None),
-        };
+        let previous = previous.as_ref().map(|previous| &previous.pdu);
         Ok(Unsigned {
             age: self.now.saturating_sub(u64::from(event.pdu.origin_server_ts.get()).cast_signed()),
             membership: gate.map(|gate| gate.membership_at(event.state_after)).transpose()?,
             relations,
-            prev_content,
-            prev_sender,
+            prev_content: previous.map(|pdu| pdu.content.clone()),
+            prev_sender: previous.map(|pdu| pdu.sender.clone()),
             redacted_because,
-            replaces_state,
+            replaces_state: previous.map(|pdu| pdu.event_id.clone()),
             transaction_id: transaction.map(|(_, id)| &**id),
         })
     }
 
     /// The state event that this one took the place of.
-    fn previous(&self, event: &Event) -> Result<Option<Event>> {
+    fn previous(&self, event: &Event) -> Result<Option<Arc<Event>>> {
         let Some(key) = event.pdu.state_key.as_deref().filter(|_| event.is_placed()) else { return Ok(None) };
         let kind = StateEventType::from(event.pdu.kind.to_string());
         match state::at_key(self.read, event.state_before, &kind, key)? {
@@ -367,7 +364,7 @@ impl<'a> View<'a> {
     }
 
     /// How many events of a thread the viewer is to see, and the newest of them.
-    fn visible_thread(&self, root: &Event) -> Result<(u64, Option<Event>)> {
+    fn visible_thread(&self, root: &Event) -> Result<(u64, Option<Arc<Event>>)> {
         let (mut count, mut latest) = (0, None);
         for row in relations::of(self.read, root.no, Direction::Backward) {
             let (_, no, rel_type) = row?;
@@ -394,7 +391,7 @@ impl<'a> View<'a> {
                 && !self.ignored.contains(&child.pdu.sender)
                 && self.may_see(&child)?
             {
-                chunk.push(Reference { event_id: child.pdu.event_id });
+                chunk.push(Reference { event_id: child.pdu.event_id.clone() });
             }
             if chunk.len() == MAX_REFERENCES {
                 break;

@@ -170,7 +170,14 @@ fn user_room(
     let stripped = match membership {
         MembershipState::Invite | MembershipState::Knock => {
             let preview = outside::preview(tx, room_no, &event.pdu)?;
-            Some(preview.iter().chain([event]).map(client_event::stripped).collect::<Result<_>>()?)
+            Some(
+                preview
+                    .iter()
+                    .map(|event| &**event)
+                    .chain([event])
+                    .map(client_event::stripped)
+                    .collect::<Result<_>>()?,
+            )
         }
         _ => None,
     };

@@ -1,7 +1,10 @@
 //! Events by number and by ID.
 //!
 //! An event is stored once, under its number. A number can be older than its event: one that an event refers to gets a
-//! number before it arrives. Rows change in one way only: a redaction prunes them (`redaction.rs`).
+//! number before it arrives. Rows change in two ways only: an outlier gets its place, and a redaction prunes its target
+//! (`redaction.rs`). Events that are read often stay in memory, taken apart (`store/memory.rs`), so they come shared.
+
+use std::sync::Arc;
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedTransactionId, RoomId, UserId,
@@ -14,7 +17,7 @@ pub use crate::store::records::Status;
 use crate::{
     error::{Error, Result},
     ids::{EventNo, RoomNo, StateNo},
-    store::{Read, Tx, records::EventRow, trees},
+    store::{Read, Tx, Weigh, records::EventRow, trees},
 };
 
 /// A stored event with what the server knows about it.
@@ -49,18 +52,15 @@ pub struct Event {
 ///
 /// # Errors
 /// When the row is damaged or the database fails.
-pub fn get(read: &dyn Read, no: EventNo) -> Result<Option<Event>> {
-    match trees::EVENTS.get(read, no)? {
-        Some(row) => Event::from_row(no, row).map(Some),
-        None => Ok(None),
-    }
+pub fn get(read: &dyn Read, no: EventNo) -> Result<Option<Arc<Event>>> {
+    trees::EVENTS.made(read, no, |row| Event::from_row(no, row))
 }
 
 /// The event with number `no`, which another row says is here.
 ///
 /// # Errors
 /// `Corrupt` if it is not.
-pub fn require(read: &dyn Read, no: EventNo) -> Result<Event> {
+pub fn require(read: &dyn Read, no: EventNo) -> Result<Arc<Event>> {
     get(read, no)?.ok_or_else(|| corrupt(no))
 }
 
@@ -68,7 +68,7 @@ pub fn require(read: &dyn Read, no: EventNo) -> Result<Event> {
 ///
 /// # Errors
 /// As [`get`].
-pub fn by_id(read: &dyn Read, id: &EventId) -> Result<Option<Event>> {
+pub fn by_id(read: &dyn Read, id: &EventId) -> Result<Option<Arc<Event>>> {
     match no_of(read, id)? {
         Some(no) => get(read, no),
         None => Ok(None),
@@ -114,7 +114,7 @@ pub(super) fn number(tx: &mut Tx<'_>, id: &EventId) -> Result<EventNo> {
 
 /// Writes the row of an event, and whether it stands in no timeline.
 pub(super) fn put(tx: &mut Tx<'_>, event: &Event) {
-    trees::EVENTS.put(tx, event.no, &event.to_row());
+    trees::EVENTS.put_made(tx, event.no, &event.to_row(), Arc::new(event.clone()));
     if event.order == 0 {
         trees::OFF_TIMELINE.put(tx, (event.room, event.no), &());
     }
@@ -172,9 +172,10 @@ impl Event {
     pub fn is_state(&self) -> bool {
         self.pdu.state_key.is_some()
     }
+}
 
-    /// About how many bytes it takes in memory.
-    pub fn weight(&self) -> usize {
+impl Weigh for Event {
+    fn weight(&self) -> usize {
         let references = self.pdu.prev_events.len() + self.pdu.auth_events.len();
         size_of::<Self>() + self.pdu.json.len() + self.pdu.content.get().len() + references * 64 + 192
     }

@@ -9,7 +9,10 @@
 //! The room's lock is held all the way. Resolutions run outside the transaction, between reading and writing; what they
 //! make are states that nothing refers to until the event is appended, so a crash in between leaves nothing wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{
     EventId, OwnedEventId, RoomId,
@@ -171,7 +174,7 @@ impl Rooms {
         let snapshot = self.store.read();
         let (no, _) = super::require(&snapshot, room)?;
         let extremities = trees::EXTREMITIES.get(&snapshot, no)?.unwrap_or_default().0;
-        extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id)).collect()
+        extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id.clone())).collect()
     }
 
     /// The depth of the event with which the room begins here, but for earlier history: what is less deep happened before.
@@ -328,7 +331,7 @@ impl Rooms {
             let context = Context { rooms: self, read: &snapshot };
             let (mut before, mut others) = (BTreeSet::new(), BTreeSet::new());
             for no in trees::EXTREMITIES.get(&snapshot, arrival.room_no)?.unwrap_or_default().0 {
-                let state = context.event(no)?.state_after;
+                let state = event::require(context.read, no)?.state_after;
                 before.insert(state);
                 if !arrival.follows.contains(&no) {
                     others.insert(state);
@@ -360,7 +363,7 @@ impl Rooms {
         self.store.write(|tx| {
             let no = event::intern(tx, &arrival.pdu.event_id)?;
             let mut outlier = outlier(no, arrival.room_no, arrival.pdu.clone(), &arrival.rules, Status::Outlier);
-            outlier = event::get(tx, no)?.unwrap_or(outlier);
+            outlier = event::get(tx, no)?.map_or(outlier, Arc::unwrap_or_clone);
             append::store(tx, &outlier)?;
             outlier.state_before = state_before;
             append::state_after(tx, &outlier)
@@ -501,7 +504,7 @@ pub(super) fn judge(
         Ok(checks) => checks,
         Err(why) => return Ok(Verdict::Rejected(why)),
     };
-    let event = |no| context.event(no);
+    let event = |no| event::require(context.read, no);
     let room = &arrival.room;
     let is_whole = |state| if room.partial.is_some() { deltas::is_whole(read, state) } else { Ok(true) };
     let whole = is_whole(state_before)?;

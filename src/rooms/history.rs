@@ -3,7 +3,10 @@
 //! Whatever is given passed the visibility gate. A request looks at a bounded number of events; where that ends it before
 //! the page is full, the page's end says where to go on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedUserId, UserId, events::StateEventType};
 
@@ -51,7 +54,7 @@ pub struct Stretch {
 /// Events of a timeline, in the direction that was asked for.
 pub struct Page {
     /// The events.
-    pub events: Vec<Event>,
+    pub events: Vec<Arc<Event>>,
     /// The point to go on from. There is none if there is nothing left in this direction.
     pub end: Option<Point>,
 }
@@ -144,9 +147,9 @@ pub fn page(read: &dyn Read, gate: &Gate<'_>, room: RoomNo, stretch: Stretch, wa
 /// The events around one.
 pub struct Surroundings {
     /// What came before it, latest first.
-    pub before: Vec<Event>,
+    pub before: Vec<Arc<Event>>,
     /// What came after it.
-    pub after: Vec<Event>,
+    pub after: Vec<Arc<Event>>,
     /// The point before all of them.
     pub start: Point,
     /// The point after all of them.
@@ -182,7 +185,7 @@ pub fn around(
 ///
 /// # Errors
 /// When the store fails.
-pub fn senders<'e>(read: &dyn Read, events: impl Iterator<Item = &'e Event>) -> Result<Vec<EventNo>> {
+pub fn senders<'e>(read: &dyn Read, events: impl Iterator<Item = &'e Arc<Event>>) -> Result<Vec<EventNo>> {
     let mut ends: BTreeMap<&UserId, (&Event, &Event)> = BTreeMap::new();
     for event in events {
         let (first, last) = ends.entry(&event.pdu.sender).or_insert((event, event));
@@ -219,7 +222,7 @@ pub fn nearest(
     room: RoomNo,
     time: u64,
     direction: Direction,
-) -> Result<Option<Event>> {
+) -> Result<Option<Arc<Event>>> {
     let guess = first_since(read, room, time)?;
     let stretch = Stretch { from: None, to: None, direction, limit: 0 };
     // Begin on the near side of the guess, so that all candidates lie ahead.
@@ -231,7 +234,7 @@ pub fn nearest(
     if let Some(place) = behind.take(AROUND_GUESS).last() {
         start = stretch.ahead_of(place?.0);
     }
-    let mut best: Option<(u64, Event)> = None;
+    let mut best: Option<(u64, Arc<Event>)> = None;
     let mut since_best = 0;
     for place in stretch.places(read, room, start).take(LOOKED_AT) {
         let event = event::require(read, place?.1)?;

@@ -171,8 +171,8 @@ impl Rooms {
                 None => {}
             }
             trees::ROOMS.put(tx, room_no, &room);
-            if let Some(known) = event::by_id(tx, &event.pdu.event_id)?.filter(Event::is_placed) {
-                return Ok(known);
+            if let Some(known) = event::by_id(tx, &event.pdu.event_id)?.filter(|event| event.is_placed()) {
+                return Ok(Arc::unwrap_or_clone(known));
             }
             let mut missing = Vec::new();
             for id in &event.pdu.prev_events {
@@ -267,7 +267,7 @@ impl Rooms {
             let key = state::key_no(&snapshot, kind, key)?;
             Ok(key.and_then(|key| wanted.get(&key).copied()))
         };
-        checks.by_state(whole, number, |no| context.event(no))?.map_err(refused)
+        checks.by_state(whole, number, |no| event::require(context.read, no))?.map_err(refused)
     }
 
     /// Makes `wanted` the room's current state, but for what concerns users of this server: that is given back, to be set
@@ -326,7 +326,7 @@ impl Rooms {
         for (key, no) in changes {
             events.push((*key, no.map(|no| event::require(tx, no)).transpose()?));
         }
-        let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_ref())).collect();
+        let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_deref())).collect();
         effects::state_changed(tx, self, room_no, room, position, &changes)
     }
 }

@@ -144,7 +144,6 @@ impl Rooms {
     /// Bytes that are kept in memory, by what for.
     pub fn memory(&self) -> Vec<(&'static str, u64)> {
         vec![
-            ("rooms: events", self.caches.events.weight()),
             ("rooms: members", self.caches.local_members.weight()),
             ("rooms: push rules of members", self.rosters.bytes()),
         ]
@@ -277,7 +276,7 @@ pub fn by_name(read: &dyn Read, name: &RoomOrAliasId) -> Result<(RoomNo, Room)> 
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND` when this server has no part in the room; else as [`find`].
-pub fn create_event(read: &dyn Read, room: &Room) -> Result<Event> {
+pub fn create_event(read: &dyn Read, room: &Room) -> Result<Arc<Event>> {
     event::require(read, room.create.ok_or_else(unknown_room)?)
 }
 

@@ -9,6 +9,8 @@
 //! Leaving such a room works at once, whatever other servers say ([`leave`]); that they are to be told waits in
 //! `DEPARTURES`, which `federation/leave.rs` works off.
 
+use std::sync::Arc;
+
 use ruma::{
     OwnedServerName, RoomId, RoomVersionId, UserId,
     events::{StateEventType, room::member::MembershipState},
@@ -51,7 +53,7 @@ const PREVIEW: [StateEventType; 7] = [
 ///
 /// # Errors
 /// When a row is damaged or the database fails; so for all functions here.
-pub fn preview(read: &dyn Read, room: RoomNo, member: &Pdu) -> Result<Vec<Event>> {
+pub fn preview(read: &dyn Read, room: RoomNo, member: &Pdu) -> Result<Vec<Arc<Event>>> {
     let mut events = Vec::with_capacity(PREVIEW.len() + 1);
     for kind in &PREVIEW {
         events.extend(state::get(read, room, kind, "")?);
@@ -130,7 +132,7 @@ fn keep(tx: &mut Tx<'_>, room: RoomNo, version: &RoomVersionId, signed: &Signed)
     let pdu = signed.pdu().clone();
     let no = event::intern(tx, &pdu.event_id)?;
     if let Some(event) = event::get(tx, no)? {
-        return Ok(event);
+        return Ok(Arc::unwrap_or_clone(event));
     }
     let event = Event {
         no,
@@ -190,13 +192,13 @@ pub fn receive(rooms: &Rooms, guard: &RoomGuard, signed: &Signed) -> Result<bool
         let Some(no) = super::find(tx, guard.room())? else { return Ok(false) };
         let Some(own) = members::user_room(tx, &user, no)? else { return Ok(false) };
         let Some(servers) = own.outside else { return Ok(false) };
-        let from = event::require(tx, own.event)?.pdu;
+        let from = event::require(tx, own.event)?;
         let may_answer = match own.membership {
-            MembershipState::Invite => pdu.sender == from.sender,
+            MembershipState::Invite => pdu.sender == from.pdu.sender,
             MembershipState::Knock => servers.iter().any(|server| server == pdu.sender.server_name()),
             _ => false,
         };
-        let is_answer = may_answer && pdu.auth_events.contains(&from.event_id);
+        let is_answer = may_answer && pdu.auth_events.contains(&from.pdu.event_id);
         if is_answer {
             let version = super::get(tx, no)?.version;
             note(tx, Told { version: &version, event: signed, preview: None, servers })?;

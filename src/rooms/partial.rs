@@ -13,7 +13,7 @@
 //! only who is known, and never guess. If everyone leaves before, the room stays as it is; whoever joins it then joins it
 //! anew.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, UserId, events::TimelineEventType};
 
@@ -88,7 +88,7 @@ pub fn require_whole(room: &Room) -> Result<()> {
 ///
 /// # Errors
 /// As for all functions here.
-pub fn sender_as_named(read: &dyn Read, event: &Event) -> Result<Option<Event>> {
+pub fn sender_as_named(read: &dyn Read, event: &Event) -> Result<Option<Arc<Event>>> {
     for id in &event.pdu.auth_events {
         let named = event::by_id(read, id)?.filter(|named| {
             named.status != Status::Rejected
@@ -145,7 +145,7 @@ impl Rooms {
         for row in trees::GAPS.scan(&read, (room,), Direction::Forward) {
             let ((_, _, follower), order) = row?;
             if order > join.order && guessed.len() < GUESSES {
-                let id = event::require(&read, follower)?.pdu.event_id;
+                let id = event::require(&read, follower)?.pdu.event_id.clone();
                 if !guessed.contains(&id) {
                     guessed.push(id);
                 }
@@ -235,7 +235,7 @@ impl Rooms {
                 return Ok(());
             }
             let position = tx.next_position()?;
-            let changes: Vec<_> = new.iter().map(|(key, event)| (*key, Some(event))).collect();
+            let changes: Vec<_> = new.iter().map(|(key, event)| (*key, Some(&**event))).collect();
             effects::state_changed(tx, self, no, &mut record, position, &changes)?;
             trees::ROOMS.put(tx, no, &record);
             Ok(())
@@ -250,7 +250,7 @@ fn standing_on(read: &dyn Read, room: RoomNo, floor: StateNo) -> Result<Option<R
 }
 
 /// The event by which this server came into the room.
-pub(super) fn join(read: &dyn Read, room: RoomNo) -> Result<Option<Event>> {
+pub(super) fn join(read: &dyn Read, room: RoomNo) -> Result<Option<Arc<Event>>> {
     let Some(missing) = trees::MISSING_MEMBERS.get(read, room)? else { return Ok(None) };
     let join = event::by_id(read, &missing.join)?;
     join.map(Some).ok_or_else(|| Error::corrupt(trees::MISSING_MEMBERS.name, room.0.to_be_bytes()))

@@ -3,14 +3,17 @@
 //! A [`Pdu`] holds the event's canonical JSON and the fields that the server works with. It is read from JSON that was
 //! checked when it was made or received, so what does not parse is a damaged row.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
     events::{TimelineEventType, room::member::MembershipState},
     state_res,
 };
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 /// An event in the format of its room's version.
@@ -57,27 +60,41 @@ struct Fields<'a> {
     state_key: Option<String>,
     content: Box<RawValue>,
     origin_server_ts: UInt,
-    #[serde(borrow, default)]
-    prev_events: Vec<Reference<'a>>,
-    #[serde(borrow, default)]
-    auth_events: Vec<Reference<'a>>,
+    #[serde(default)]
+    prev_events: Vec<Reference>,
+    #[serde(default)]
+    auth_events: Vec<Reference>,
     depth: u64,
     #[serde(borrow, default)]
     redacts: Option<Cow<'a, str>>,
 }
 
 /// A reference to another event: its ID, with hashes beside it in room versions 1 and 2.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Reference<'a> {
-    Id(#[serde(borrow)] Cow<'a, str>),
-    WithHashes(#[serde(borrow)] Cow<'a, str>, IgnoredAny),
+struct Reference(OwnedEventId);
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReferenceVisitor)
+    }
 }
 
-impl Reference<'_> {
-    fn id(self) -> Option<OwnedEventId> {
-        let (Self::Id(id) | Self::WithHashes(id, _)) = self;
-        EventId::parse(id).ok()
+struct ReferenceVisitor;
+
+impl<'de> Visitor<'de> for ReferenceVisitor {
+    type Value = Reference;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event ID, alone or with hashes")
+    }
+
+    fn visit_str<E: de::Error>(self, id: &str) -> Result<Reference, E> {
+        EventId::parse(id).map(Reference).map_err(E::custom)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Reference, A::Error> {
+        let id = pair.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+        pair.next_element::<IgnoredAny>()?.ok_or_else(|| de::Error::invalid_length(1, &self))?;
+        Ok(Reference(id))
     }
 }
 
@@ -111,8 +128,8 @@ impl Pdu {
             state_key: fields.state_key,
             content: fields.content,
             origin_server_ts: MilliSecondsSinceUnixEpoch(fields.origin_server_ts),
-            prev_events: fields.prev_events.into_iter().map(Reference::id).collect::<Option<_>>()?,
-            auth_events: fields.auth_events.into_iter().map(Reference::id).collect::<Option<_>>()?,
+            prev_events: fields.prev_events.into_iter().map(|reference| reference.0).collect(),
+            auth_events: fields.auth_events.into_iter().map(|reference| reference.0).collect(),
             depth: fields.depth,
             redacts,
             event_id,

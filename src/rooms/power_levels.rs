@@ -37,7 +37,7 @@ pub fn creators(read: &dyn Read, room: &Room) -> Result<Vec<OwnedUserId>> {
     let rules = build::rules(&room.version)?.authorization;
     let create = super::create_event(read, room)?;
     let content: Content = create.pdu.content_as().unwrap_or_default();
-    let first = content.creator.filter(|_| !rules.use_room_create_sender).unwrap_or(create.pdu.sender);
+    let first = content.creator.filter(|_| !rules.use_room_create_sender).unwrap_or_else(|| create.pdu.sender.clone());
     let others = if rules.additional_room_creators { content.additional_creators } else { Vec::new() };
     Ok(std::iter::once(first).chain(others).collect())
 }

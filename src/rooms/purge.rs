@@ -92,7 +92,7 @@ pub async fn work(rooms: &Arc<Rooms>) -> Result<()> {
         let (mut after, mut deleted) = (i64::MIN, 0);
         loop {
             let _guard = rooms.lock(&id).await;
-            let Some(last) = rooms.store.write(|tx| delete_some(tx, rooms, room, (after, end), &mut deleted))? else {
+            let Some(last) = rooms.store.write(|tx| delete_some(tx, room, (after, end), &mut deleted))? else {
                 break;
             };
             after = last;
@@ -116,13 +116,7 @@ pub async fn work(rooms: &Arc<Rooms>) -> Result<()> {
 }
 
 /// Looks at the next events after one place and before another; gives the last one's place, or none at the end.
-fn delete_some(
-    tx: &mut Tx<'_>,
-    rooms: &Rooms,
-    room: RoomNo,
-    (after, end): (i64, i64),
-    deleted: &mut u64,
-) -> Result<Option<i64>> {
+fn delete_some(tx: &mut Tx<'_>, room: RoomNo, (after, end): (i64, i64), deleted: &mut u64) -> Result<Option<i64>> {
     let extremities = trees::EXTREMITIES.get(tx, room)?.unwrap_or_default().0;
     let has_gaps = trees::GAPS.scan(tx, (room,), Direction::Forward).next().is_some();
     let places =
@@ -143,10 +137,10 @@ fn delete_some(
             forget_gaps(tx, &event)?;
         }
         if event.is_state() || redacted_what_stays(tx, &event)? {
-            set_aside(tx, rooms, event)?;
+            set_aside(tx, &event)?;
         } else {
             forget_tallies(tx, &event)?;
-            delete_event(tx, rooms, &event)?;
+            delete_event(tx, &event)?;
             *deleted += 1;
         }
     }

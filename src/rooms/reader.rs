@@ -5,6 +5,8 @@
 //! what none of its users may see it gets redacted (`visibility.rs`). Rejected events are given to nobody. The state of
 //! the room and the events that allow others are given whole.
 
+use std::sync::Arc;
+
 use ruma::{EventId, RoomId, ServerName, room_version_rules::RedactionRules};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -53,7 +55,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When a row is damaged or the database fails.
-    pub fn event(&self, id: &EventId) -> Result<Option<Event>> {
+    pub fn event(&self, id: &EventId) -> Result<Option<Arc<Event>>> {
         let event = event::by_id(self.read, id)?;
         Ok(event.filter(|event| event.room == self.no && event.status != Status::Rejected))
     }
@@ -62,7 +64,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// 404 `M_NOT_FOUND` when there is none; else as there.
-    pub fn require(&self, id: &EventId) -> Result<Event> {
+    pub fn require(&self, id: &EventId) -> Result<Arc<Event>> {
         self.event(id)?.ok_or_else(|| Error::not_found(format!("This server has no event {id} of this room.")))
     }
 

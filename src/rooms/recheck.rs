@@ -10,7 +10,10 @@
 //! were, completed from beneath. Each event is one transaction, after which everything fits together, so that all of it can
 //! be done once more after a crash.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::OwnedEventId;
 
@@ -65,7 +68,7 @@ impl Rooms {
     ) -> Result<Option<Event>> {
         let (mut event, mut arrival) = {
             let read = self.store.read();
-            let event = event::require(&read, no)?;
+            let event = Arc::unwrap_or_clone(event::require(&read, no)?);
             let context = Context { rooms: self, read: &read };
             let arrival = Arrival::new(&context, room, super::get(&read, room)?, event.pdu.clone())?;
             (event, arrival)
@@ -92,7 +95,7 @@ impl Rooms {
         if is_restated {
             self.store.write(|tx| {
                 event.state_after = append::state_after(tx, &event)?;
-                put(tx, self, &event);
+                event::put(tx, &event);
                 Ok(())
             })?;
         }
@@ -127,7 +130,7 @@ fn refuse(tx: &mut Tx<'_>, rooms: &Rooms, mut event: Event) -> Result<()> {
     relations::remove(tx, &event)?;
     trees::TIMELINE.delete(tx, (event.room, event.order));
     (event.status, event.order, event.state_after) = (Status::Rejected, 0, event.state_before);
-    put(tx, rooms, &event);
+    event::put(tx, &event);
     let Some(key) = &event.pdu.state_key else { return Ok(()) };
     let key = state::intern_key(tx, &event.pdu.kind.to_string().into(), key)?;
     let mut room = super::get(tx, event.room)?;
@@ -141,14 +144,6 @@ fn refuse(tx: &mut Tx<'_>, rooms: &Rooms, mut event: Event) -> Result<()> {
     timeline::changed(tx, event.room, position)
 }
 
-fn put(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) {
-    event::put(tx, event);
-    // The room is locked, so nobody else puts it back before the commit.
-    let (caches, no) = (rooms.caches.clone(), event.no);
-    caches.events.remove(&no);
-    tx.on_commit(move || drop(caches.events.remove(&no)));
-}
-
 /// The room's extremities, some of the events `since` the join being refused: what no other of them follows.
 fn extremities(tx: &mut Tx<'_>, rooms: &Rooms, room_no: RoomNo, join: EventNo, since: &[EventNo]) -> Result<()> {
     let room = super::get(tx, room_no)?;
@@ -158,7 +153,7 @@ fn extremities(tx: &mut Tx<'_>, rooms: &Rooms, room_no: RoomNo, join: EventNo, s
         let event = event::require(tx, no)?;
         if event.status == Status::Accepted {
             let context = Context { rooms, read: tx };
-            followed.extend(Arrival::new(&context, room_no, room.clone(), event.pdu)?.follows);
+            followed.extend(Arrival::new(&context, room_no, room.clone(), event.pdu.clone())?.follows);
             open.push(no);
         }
     }

@@ -4,6 +4,8 @@
 //! [redaction algorithm](https://spec.matrix.org/latest/rooms/v12/#redactions) keeps, and names the redaction. One
 //! that arrives before its event waits for it.
 
+use std::sync::Arc;
+
 use ruma::{UserId, events::TimelineEventType};
 
 use super::{
@@ -54,7 +56,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) 
     let Some(target) = &event.pdu.redacts else { return Ok(()) };
     let target_no = event::intern(tx, target)?;
     match event::get(tx, target_no)? {
-        Some(target) => redact(tx, rooms, room, event, target).map(drop),
+        Some(target) => redact(tx, rooms, room, event, Arc::unwrap_or_clone(target)).map(drop),
         None => {
             trees::WAITING_REDACTIONS.put(tx, target_no, &event.no);
             Ok(())
@@ -93,7 +95,7 @@ fn redact(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, redaction: &Event, mut ta
     target.pdu = Pdu::parse(target.pdu.event_id, json, target.redacts_in_content)
         .ok_or_else(|| Error::corrupt(trees::EVENTS.name, target.no.0.to_be_bytes()))?;
     target.redacted_by = Some(redaction.no);
-    trees::EVENTS.put(tx, target.no, &target.to_row());
+    event::put(tx, &target);
     if let Some(user) = target.pdu.state_key_of(&TimelineEventType::RoomMember)
         && let Ok(user) = UserId::parse(user)
         && let Some(member) = members::get(tx, target.room, &user)?
@@ -103,7 +105,5 @@ fn redact(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, redaction: &Event, mut ta
         trees::MEMBERS.put(tx, (target.room, &*user), &pruned);
     }
     guests::on_redaction(tx, rooms, &target)?;
-    let (caches, no) = (rooms.caches.clone(), target.no);
-    tx.on_commit(move || drop(caches.events.remove(&no)));
     Ok(target)
 }

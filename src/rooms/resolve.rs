@@ -188,7 +188,7 @@ impl Events<'_> {
         if self.cancelled.load(Ordering::Relaxed) {
             return self.kept(Err(Error::internal("state resolution was cancelled")));
         }
-        let event = self.kept(event::get(self.read, no))?.map(Arc::new);
+        let event = self.kept(event::get(self.read, no))?;
         let mut known = self.known.borrow_mut();
         if known.len() >= AT_HAND {
             known.clear();

@@ -5,7 +5,10 @@
 //! number of events. In the order of time it can go on from there; by rank, what is ranked is what was looked at. On a
 //! server of families that reaches back for years, and encrypted rooms have no text to find anyway.
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::{
+    collections::{BinaryHeap, VecDeque},
+    sync::Arc,
+};
 
 use ruma::{UserId, events::TimelineEventType};
 use serde::Deserialize;
@@ -57,7 +60,7 @@ pub struct Keys {
 /// A result.
 pub struct Hit {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// How well it matches.
     pub rank: f64,
 }

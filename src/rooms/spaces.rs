@@ -6,7 +6,7 @@
 //! loops end it, and keeps no state between pages: a token says how many rooms were given already, and the walk starts
 //! over and skips these.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, events::StateEventType};
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,7 @@ pub fn in_order(mut children: Vec<Child>, suggested_only: bool) -> Vec<Child> {
 ///
 /// # Errors
 /// As [`chunk`].
-pub fn child_events(read: &dyn Read, space: RoomNo) -> Result<Vec<Event>> {
+pub fn child_events(read: &dyn Read, space: RoomNo) -> Result<Vec<Arc<Event>>> {
     let kind = StateEventType::SpaceChild.to_string();
     let mut events = Vec::new();
     for row in trees::STATE_KEY_NOS.scan(read, (&*kind,), Direction::Forward) {

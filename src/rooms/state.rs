@@ -3,7 +3,7 @@
 //! The current state of a room is materialised, one row per state key; every state that ever was is a delta chain
 //! (`deltas.rs`) and named by a number that events carry. Types with state keys are interned to [`StateKeyNo`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::events::StateEventType;
 use serde::de::DeserializeOwned;
@@ -78,7 +78,7 @@ pub fn is_encrypted(read: &dyn Read, room: RoomNo) -> Result<bool> {
 ///
 /// # Errors
 /// As [`key_no`].
-pub fn get(read: &dyn Read, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Event>> {
+pub fn get(read: &dyn Read, room: RoomNo, kind: &StateEventType, key: &str) -> Result<Option<Arc<Event>>> {
     match event_no(read, room, kind, key)? {
         Some(no) => event::require(read, no).map(Some),
         None => Ok(None),

@@ -7,6 +7,7 @@
 //! - [`Store::durable`] waits until every commit so far is on the disk. The HTTP layer awaits it before an answer
 //!   leaves, and delivery before a request does, so nothing leaves the server that a power cut could take back; the
 //!   writers themselves never wait, and all who wait share one disk sync (group commit).
+//! - `memory.rs` keeps what was made of large rows that are read often; readers cannot tell that it is there.
 //!
 //! Deliberately absent: sync calls under the writer lock, per-tree column families, and any caching of answers.
 
@@ -16,6 +17,7 @@ pub mod trees;
 pub mod value;
 
 mod hub;
+mod memory;
 mod rocks;
 mod signing_keys;
 mod snapshot;
@@ -33,10 +35,12 @@ use rocksdb::DB;
 use ruma::ServerName;
 use tokio::sync::watch;
 
+use self::memory::Memory;
 pub use self::{
     hub::{Hub, Subscription},
+    memory::Made,
     snapshot::Snapshot,
-    tree::{Direction, Family, RawRow, RawRows, Read, Tree},
+    tree::{Direction, Family, RawRow, RawRows, Read, Tree, Weigh},
     tx::Tx,
     value::Value,
 };
@@ -53,9 +57,13 @@ pub const OLDEST_SCHEMA: u64 = 2;
 /// never became durable; none of them may meet its token again with another meaning.
 const POSITIONS_SKIPPED: u64 = 1 << 16;
 
+/// The most bytes that what was made of rows takes: more than a family's clients ask for within minutes.
+const MAX_REMEMBERED: usize = 12 * 1024 * 1024;
+
 /// The database. Cheap to share: `Arc<Store>`.
 pub struct Store {
     db: Arc<DB>,
+    memory: Memory,
     path: PathBuf,
     writer: Mutex<()>,
     log: Arc<Log>,
@@ -84,14 +92,15 @@ struct Synced {
 
 impl Store {
     /// Opens the database in the folder `path`, made if missing, for the server called `server_name`, holding at most
-    /// about `memory` bytes in RocksDB.
+    /// about `memory` bytes in RocksDB and its own memory together.
     ///
     /// # Errors
     /// When another process has it open, when it was written by a newer version of this program or for another server
     /// name (nothing is changed then), or when it cannot be read.
     pub fn open(path: &Path, server_name: &ServerName, memory: usize) -> Result<Self> {
         std::fs::create_dir_all(path)?;
-        let db = Arc::new(rocks::open(path, memory)?);
+        let remembered = (memory / 8).min(MAX_REMEMBERED);
+        let db = Arc::new(rocks::open(path, memory - remembered)?);
         let log = Arc::new(Log { state: Mutex::default(), work: Condvar::new(), synced: watch::Sender::default() });
         let syncer = std::thread::Builder::new().name("log-sync".to_owned()).spawn({
             let (db, log) = (db.clone(), log.clone());
@@ -99,6 +108,7 @@ impl Store {
         })?;
         let store = Self {
             db,
+            memory: Memory::new(remembered),
             path: path.to_owned(),
             writer: Mutex::new(()),
             log,
@@ -148,7 +158,7 @@ impl Store {
 
     /// A consistent view of everything committed so far.
     pub fn read(&self) -> Snapshot<'_> {
-        Snapshot::new(&self.db)
+        Snapshot::new(&self.db, &self.memory)
     }
 
     /// Runs `change` in a transaction: all of its writes happen at once, or none if it fails. Then wakes whom it
@@ -160,7 +170,7 @@ impl Store {
     /// What `change` returns, or when the database fails.
     pub fn write<T>(&self, change: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
         let writer = self.writer.lock();
-        let mut tx = Tx::new(&self.db);
+        let mut tx = Tx::new(&self.db, &self.memory);
         let result = change(&mut tx)?;
         let wakes = tx.commit()?;
         if wakes.is_some() {
@@ -197,7 +207,7 @@ impl Store {
         &self.path
     }
 
-    /// Bytes that RocksDB takes in memory, by what for.
+    /// Bytes that are kept in memory, by what for.
     ///
     /// # Errors
     /// When the database fails.
@@ -211,7 +221,8 @@ impl Store {
         }
         // The memtables are charged to the cache.
         let blocks = cache.unwrap_or(0).saturating_sub(memtables);
-        Ok(vec![("database: cache", blocks), ("database: not yet in files", memtables)])
+        let made = self.memory.bytes();
+        Ok(vec![("database: cache", blocks), ("database: not yet in files", memtables), ("database: events", made)])
     }
 
     /// Writes all files anew, without what was deleted. Takes long: for a thread of its own.

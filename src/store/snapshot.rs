@@ -4,11 +4,12 @@
 //! snapshot that shows position N shows every row up to N. A snapshot is `!Send`: holding one across an `.await`, where
 //! it would pin old data for as long as a client pleases, does not compile.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::MutexGuard};
 
 use rocksdb::{DB, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 
 use super::{
+    memory::{Made, Memory},
     rocks::handle,
     tree::{Direction, Family, RawRows, Read},
     trees,
@@ -22,12 +23,18 @@ use crate::{
 pub struct Snapshot<'a> {
     db: &'a DB,
     inner: SnapshotWithThreadMode<'a, DB>,
-    not_send: PhantomData<*const ()>,
+    memory: &'a Memory,
+    /// It shows everything up to this commit.
+    commit: u64,
+    /// Not `Send`, but threads may share it.
+    not_send: PhantomData<MutexGuard<'static, ()>>,
 }
 
 impl<'a> Snapshot<'a> {
-    pub(super) fn new(db: &'a DB) -> Self {
-        Self { db, inner: db.snapshot(), not_send: PhantomData }
+    pub(super) fn new(db: &'a DB, memory: &'a Memory) -> Self {
+        // The commit first: one that ends in between is in the snapshot as well, which does no harm.
+        let commit = memory.commits();
+        Self { db, inner: db.snapshot(), memory, commit, not_send: PhantomData }
     }
 
     /// The last position of the stream that the snapshot shows.
@@ -47,8 +54,14 @@ impl Read for Snapshot<'_> {
         Ok(())
     }
 
-    fn is_committed(&self) -> bool {
-        true
+    fn recall(&self, family: Family, key: &[u8]) -> Option<Made> {
+        if family.is_remembered() { self.memory.recall(key, self.commit) } else { None }
+    }
+
+    fn remember(&self, family: Family, key: Vec<u8>, made: Made) {
+        if family.is_remembered() {
+            self.memory.remember(key, made, self.commit);
+        }
     }
 
     fn scan_raw<'b>(&'b self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'b> {

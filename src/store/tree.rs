@@ -4,10 +4,11 @@
 //! constants (`trees.rs`); they hold no data. Reads go through [`Read`], which a [`Snapshot`](super::Snapshot) and a
 //! [`Tx`](super::Tx) both are; writes need a `Tx`.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use super::{
     key::{Encode, Key, StartsWith},
+    memory::Made,
     tx::Tx,
     value::Value,
 };
@@ -29,6 +30,11 @@ pub enum Family {
 impl Family {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Blobs, Self::Lookup, Self::Scan, Self::Queue];
+
+    /// Whether readers' work on its rows is remembered (`memory.rs`).
+    pub fn is_remembered(self) -> bool {
+        self == Self::Blobs
+    }
 
     /// The column family's name.
     pub fn name(self) -> &'static str {
@@ -64,11 +70,20 @@ pub trait Read {
     /// When the database fails.
     fn get_raw(&self, family: Family, key: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()>;
 
-    /// Whether everything it shows is committed, and so may be remembered; a transaction may still fail.
-    fn is_committed(&self) -> bool;
+    /// What was made of the row at `key` by this reader or another who sees the same, if it is remembered (`memory.rs`).
+    fn recall(&self, family: Family, key: &[u8]) -> Option<Made>;
+
+    /// Remembers what was made of the row at `key` as this reader sees it.
+    fn remember(&self, family: Family, key: Vec<u8>, made: Made);
 
     /// The rows with `from <= key < to`, in the given direction.
     fn scan_raw<'a>(&'a self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'a>;
+}
+
+/// What readers work with, made of the value of a row; each tree's rows are made into one such type.
+pub trait Weigh: Send + Sync + 'static {
+    /// About how many bytes it takes in memory.
+    fn weight(&self) -> usize;
 }
 
 /// A tree with keys `K` and values `V`.
@@ -100,14 +115,37 @@ impl<K: Key, V: Value> Tree<K, V> {
     /// # Errors
     /// `Corrupt` when the row does not decode; `Database` when it cannot be read.
     pub fn get(&self, read: &dyn Read, key: impl Encode<Owned = K>) -> Result<Option<V>> {
-        let key = self.key_bytes(key);
+        self.get_at(read, &self.key_bytes(key))
+    }
+
+    fn get_at(&self, read: &dyn Read, key: &[u8]) -> Result<Option<V>> {
         let mut value = None;
-        read.get_raw(self.family, &key, &mut |bytes| value = Some(V::from_bytes(bytes)))?;
+        read.get_raw(self.family, key, &mut |bytes| value = Some(V::from_bytes(bytes)))?;
         match value {
             None => Ok(None),
             Some(Some(value)) => Ok(Some(value)),
             Some(None) => Err(Error::corrupt(self.name, key)),
         }
+    }
+
+    /// What `make` makes of the value at `key`. It is remembered for who asks next (`memory.rs`).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); what `make` returns.
+    pub fn made<T: Weigh>(
+        &self,
+        read: &dyn Read,
+        key: impl Encode<Owned = K>,
+        make: impl FnOnce(V) -> Result<T>,
+    ) -> Result<Option<Arc<T>>> {
+        let key = self.key_bytes(key);
+        if let Some(made) = read.recall(self.family, &key).and_then(|made| made.value.downcast().ok()) {
+            return Ok(Some(made));
+        }
+        let Some(value) = self.get_at(read, &key)? else { return Ok(None) };
+        let made = Arc::new(make(value)?);
+        read.remember(self.family, key, Made { bytes: made.weight(), value: made.clone() });
+        Ok(Some(made))
     }
 
     /// Whether there is a row at `key`.
@@ -185,6 +223,12 @@ impl<K: Key, V: Value> Tree<K, V> {
     /// Writes the row at `key`.
     pub fn put(&self, tx: &mut Tx<'_>, key: impl Encode<Owned = K>, value: &V) {
         tx.put_raw(self.family, self.key_bytes(key), value.to_bytes());
+    }
+
+    /// Writes the row at `key`, with what [`made`](Self::made) is to give for it.
+    pub fn put_made<T: Weigh>(&self, tx: &mut Tx<'_>, key: impl Encode<Owned = K>, value: &V, made: Arc<T>) {
+        let key = self.key_bytes(key);
+        tx.put_made(self.family, key, value.to_bytes(), Made { bytes: made.weight(), value: made });
     }
 
     /// Removes the row at `key`, if there is one.

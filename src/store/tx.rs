@@ -11,6 +11,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
     hub::Hub,
+    memory::{Made, Memory},
     rocks::handle,
     snapshot::scan_options,
     tree::{Direction, Family, RawRow, RawRows, Read},
@@ -30,7 +31,10 @@ type OverlayRows<'b> = Box<dyn Iterator<Item = (&'b Vec<u8>, &'b Option<Vec<u8>>
 /// A running transaction; see the module.
 pub struct Tx<'a> {
     db: &'a DB,
+    memory: &'a Memory,
     overlays: [Overlay; Family::ALL.len()],
+    /// What is made of rows of the overlays.
+    made: BTreeMap<Vec<u8>, Made>,
     wakes: Wakes,
     on_commit: Vec<Box<dyn FnOnce() + 'a>>,
     not_send: PhantomData<*const ()>,
@@ -65,8 +69,16 @@ impl Wakes {
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(db: &'a DB) -> Self {
-        Self { db, overlays: Default::default(), wakes: Wakes::default(), on_commit: Vec::new(), not_send: PhantomData }
+    pub(super) fn new(db: &'a DB, memory: &'a Memory) -> Self {
+        Self {
+            db,
+            memory,
+            overlays: Default::default(),
+            made: BTreeMap::new(),
+            wakes: Wakes::default(),
+            on_commit: Vec::new(),
+            not_send: PhantomData,
+        }
     }
 
     /// The next number of the named counter in [`trees::COUNTERS`]: 1, 2, 3 ...
@@ -116,11 +128,25 @@ impl<'a> Tx<'a> {
     }
 
     pub(super) fn put_raw(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
-        self.overlays[family as usize].insert(key, Some(value));
+        self.write_raw(family, key, Some(value));
     }
 
     pub(super) fn delete_raw(&mut self, family: Family, key: Vec<u8>) {
-        self.overlays[family as usize].insert(key, None);
+        self.write_raw(family, key, None);
+    }
+
+    fn write_raw(&mut self, family: Family, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if family.is_remembered() {
+            self.made.remove(&key);
+        }
+        self.overlays[family as usize].insert(key, value);
+    }
+
+    pub(super) fn put_made(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>, made: Made) {
+        self.put_raw(family, key.clone(), value);
+        if family.is_remembered() {
+            self.made.insert(key, made);
+        }
     }
 
     /// Writes the batch; gives whom to wake, or `None` when there was nothing to write. Not yet on the disk.
@@ -138,7 +164,10 @@ impl<'a> Tx<'a> {
                 }
             }
         }
+        let remembered = Family::ALL.into_iter().zip(&self.overlays).filter(|(family, _)| family.is_remembered());
+        self.memory.forget(remembered.flat_map(|(_, overlay)| overlay.keys()));
         self.db.write(batch)?;
+        self.memory.committed(self.made);
         for action in self.on_commit {
             action();
         }
@@ -160,8 +189,21 @@ impl Read for Tx<'_> {
         Ok(())
     }
 
-    fn is_committed(&self) -> bool {
-        false
+    fn recall(&self, family: Family, key: &[u8]) -> Option<Made> {
+        if !family.is_remembered() {
+            return None;
+        }
+        match self.overlays[family as usize].contains_key(key) {
+            true => self.made.get(key).cloned(),
+            false => self.memory.recall(key, self.memory.commits()),
+        }
+    }
+
+    fn remember(&self, family: Family, key: Vec<u8>, made: Made) {
+        // What this transaction wrote is nobody else's to see before its end.
+        if family.is_remembered() && !self.overlays[family as usize].contains_key(&key) {
+            self.memory.remember(key, made, self.memory.commits());
+        }
     }
 
     fn scan_raw<'b>(&'b self, family: Family, from: Vec<u8>, to: Vec<u8>, direction: Direction) -> RawRows<'b> {

@@ -98,7 +98,7 @@ pub fn was_joined_at(view: &View<'_>, no: RoomNo, position: Position) -> Result<
     let then = rooms::state::as_of(view.read, no, position)?;
     let member = rooms::state::at_key(view.read, then, &StateEventType::RoomMember, view.user.as_str())?;
     let Some(member) = member else { return Ok(false) };
-    let membership = parts::membership(&event::require(view.read, member)?);
+    let membership = parts::membership(&*event::require(view.read, member)?);
     Ok(membership == Some(ruma::events::room::member::MembershipState::Join))
 }
 

@@ -141,7 +141,7 @@ fn room_info(view: &View<'_>, no: RoomNo, own: Option<&UserRoom>, limit: usize) 
         end: Point::after(upto).to_string(),
         chunk: shown.collect::<Result<_>>()?,
     });
-    let show = |no| Ok(view.events.room_state(&event::require(view.read, no)?)?.into_json());
+    let show = |no| Ok(view.events.room_state(&*event::require(view.read, no)?)?.into_json());
     info.state = Some(readable.view.all(view.read)?.into_iter().map(show).collect::<Result<_>>()?);
     Ok(info)
 }

@@ -61,7 +61,7 @@ pub fn children_of_spaces(view: &View<'_>, spaces: &[OwnedRoomId]) -> Result<Has
         for (key, no) in state::all_but_members(view.read, space)? {
             let (kind, child) = state::key_of(view.read, key)?;
             if kind == StateEventType::SpaceChild
-                && is_child(&event::require(view.read, no)?)
+                && is_child(&*event::require(view.read, no)?)
                 && let Ok(child) = RoomId::parse(&child)
             {
                 children.extend(rooms::find(view.read, &child)?);
@@ -182,7 +182,7 @@ pub fn was_joined_before(view: &View<'_>, event: &Event) -> Result<bool> {
     let Some(target) = event.pdu.state_key.as_deref().filter(|_| event.is_placed()) else { return Ok(false) };
     let before = state::at_key(view.read, event.state_before, &StateEventType::RoomMember, target)?;
     let Some(before) = before else { return Ok(false) };
-    Ok(membership(&event::require(view.read, before)?) == Some(MembershipState::Join))
+    Ok(membership(&*event::require(view.read, before)?) == Some(MembershipState::Join))
 }
 
 /// The membership that a membership event sets.

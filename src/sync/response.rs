@@ -86,6 +86,14 @@ impl Rooms {
     pub fn is_empty(&self) -> bool {
         self.join.is_empty() && self.invite.is_empty() && self.knock.is_empty() && self.leave.is_empty()
     }
+
+    /// Adds others.
+    pub fn append(&mut self, mut others: Self) {
+        self.join.append(&mut others.join);
+        self.invite.append(&mut others.invite);
+        self.knock.append(&mut others.knock);
+        self.leave.append(&mut others.leave);
+    }
 }
 
 /// What is new in a room that the user is joined to.

@@ -1,5 +1,7 @@
 //! How events look that a client is shown: the format and the fields that its filter asks for.
 
+use std::sync::Arc;
+
 use ruma::api::client::filter::{EventFormat, FilterDefinition};
 use serde_json::value::RawValue;
 
@@ -10,7 +12,7 @@ use crate::{error::Result, rooms::Event};
 ///
 /// # Errors
 /// When the database fails or a row is damaged; so for all functions here.
-pub fn timeline(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) -> Result<Vec<Json>> {
+pub fn timeline(view: &View<'_>, filter: &FilterDefinition, events: &[Arc<Event>]) -> Result<Vec<Json>> {
     events.iter().map(|event| formatted(filter, event, || timeline_event(view, event))).collect()
 }
 
@@ -18,7 +20,7 @@ pub fn timeline(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) ->
 ///
 /// # Errors
 /// As [`timeline`].
-pub fn state(view: &View<'_>, filter: &FilterDefinition, events: &[Event]) -> Result<Vec<Json>> {
+pub fn state(view: &View<'_>, filter: &FilterDefinition, events: &[Arc<Event>]) -> Result<Vec<Json>> {
     events.iter().map(|event| formatted(filter, event, || state_event(view, event))).collect()
 }
 

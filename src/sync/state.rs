@@ -4,7 +4,10 @@
 //! timeline shows (state resolution) is seen as well. In the answers of `GET /sync`, `state` is what the client does not
 //! get from the timeline; `state_after` (MSC4222) is everything, and in sliding sync as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedUserId, UserId, api::client::filter::RoomEventFilter, events::StateEventType};
 
@@ -50,7 +53,7 @@ pub struct Told {
     /// The events.
     pub events: Events,
     /// Members beside these, whom the state does not have yet.
-    pub named: Vec<Event>,
+    pub named: Vec<Arc<Event>>,
     /// Whether anybody's membership changed, be it told here or in the timeline.
     pub members_changed: bool,
 }
@@ -150,11 +153,11 @@ impl Section<'_> {
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
-pub fn load(view: &View<'_>, told: &Told, filter: Option<&RoomEventFilter>) -> Result<Vec<Event>> {
+pub fn load(view: &View<'_>, told: &Told, filter: Option<&RoomEventFilter>) -> Result<Vec<Arc<Event>>> {
     let passes = |event: &Event| filter.is_none_or(|filter| allows(filter, event));
     let mut loaded = Vec::with_capacity(told.events.len());
     for &no in told.events.values() {
-        loaded.extend(Some(event::require(view.read, no)?).filter(passes));
+        loaded.extend(Some(event::require(view.read, no)?).filter(|event| passes(event)));
     }
     loaded.extend(told.named.iter().filter(|event| passes(event)).cloned());
     Ok(loaded)
@@ -165,7 +168,7 @@ pub fn load(view: &View<'_>, told: &Told, filter: Option<&RoomEventFilter>) -> R
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
-pub fn senders_as_named(read: &dyn Read, window: &Window, told: &Events) -> Result<Vec<Event>> {
+pub fn senders_as_named(read: &dyn Read, window: &Window, told: &Events) -> Result<Vec<Arc<Event>>> {
     let (mut seen, mut named) = (BTreeSet::new(), Vec::new());
     for event in &window.events {
         let sender = &event.pdu.sender;

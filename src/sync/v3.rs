@@ -11,7 +11,7 @@ use ruma::{api::client::filter::FilterDefinition, events::room::member::Membersh
 
 use super::{
     View, device_lists, filter, joined, left, parts, presence,
-    response::{Events, InvitedRoom, Json, KnockedRoom, Response, State},
+    response::{Events, InvitedRoom, Json, KnockedRoom, Response, Rooms, State},
 };
 use crate::{
     error::{Error, Result},
@@ -181,29 +181,56 @@ fn global_account_data(view: &View<'_>, query: &Query, changes: &[Change]) -> Re
         .collect()
 }
 
+/// From how many rooms on two threads share the work.
+const MANY_ROOMS: usize = 50;
+
+/// The account data that changed in rooms.
+type Changed = BTreeMap<RoomNo, Vec<Change>>;
+
 fn rooms_part(view: &View<'_>, query: &Query, changes: &[Change], response: &mut Response) -> Result<()> {
-    let mut changed: BTreeMap<RoomNo, Vec<Change>> = BTreeMap::new();
+    let mut changed = Changed::new();
     for change in changes {
         if let Some(room) = change.room {
             changed.entry(room).or_default().push(change.clone());
         }
     }
     let since = query.position().filter(|_| !query.full_state);
-    for (no, own) in candidates(view, since, changed.keys().copied().collect())? {
+    let mut rooms = candidates(view, since, changed.keys().copied().collect())?;
+    if rooms.len() < MANY_ROOMS {
+        response.rooms = look_into(view, query, &changed, rooms)?;
+        return Ok(());
+    }
+    // A client that starts waits for all of its rooms: half the time for it. More threads would let one client have all
+    // of a small machine.
+    let others = rooms.split_off(rooms.len() / 2);
+    let (read, live, user, device, changed) = (view.read, view.live, view.user, view.device, &changed);
+    std::thread::scope(|scope| {
+        let other = move || look_into(&View::new(read, live, user, device)?, query, changed, others);
+        let other = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, other)?;
+        response.rooms = look_into(view, query, changed, rooms)?;
+        response.rooms.append(other.join().map_err(|_| Error::internal("a thread of a sync failed"))??);
+        Ok(())
+    })
+}
+
+/// What there is to tell of these rooms.
+fn look_into(view: &View<'_>, query: &Query, changed: &Changed, rooms: Vec<(RoomNo, UserRoom)>) -> Result<Rooms> {
+    let mut told = Rooms::default();
+    for (no, own) in rooms {
         let is_new = query.position().is_none_or(|since| own.position > since);
         match own.membership {
             MembershipState::Join => {
                 let changed = changed.get(&no).map_or(&[][..], Vec::as_slice);
-                response.rooms.join.extend(joined::build(view, query, no, &own, changed)?);
+                told.join.extend(joined::build(view, query, no, &own, changed)?);
             }
             MembershipState::Invite if is_new && !parts::is_ignored_invite(view, &own) => {
                 if let Some((id, invite_state)) = stripped(view, query, no, own)? {
-                    response.rooms.invite.insert(id, InvitedRoom { invite_state });
+                    told.invite.insert(id, InvitedRoom { invite_state });
                 }
             }
             MembershipState::Knock if is_new => {
                 if let Some((id, knock_state)) = stripped(view, query, no, own)? {
-                    response.rooms.knock.insert(id, KnockedRoom { knock_state });
+                    told.knock.insert(id, KnockedRoom { knock_state });
                 }
             }
             MembershipState::Leave | MembershipState::Ban => {
@@ -211,13 +238,13 @@ fn rooms_part(view: &View<'_>, query: &Query, changes: &[Change], response: &mut
                 let archived = query.filter.room.include_leave && everything && !own.forgotten;
                 // That a room was left is told even if it was forgotten at once: other devices still show it.
                 if archived || (is_new && query.since.is_some()) {
-                    response.rooms.leave.extend(left::build(view, query, no, &own)?);
+                    told.leave.extend(left::build(view, query, no, &own)?);
                 }
             }
             _ => {}
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 /// The rooms that may have something new since `since`, those in `changed` among them; all without it. Costs what changed

@@ -1,5 +1,7 @@
 //! A stretch of a room's timeline: the newest events that a client may see and wants.
 
+use std::sync::Arc;
+
 use ruma::api::client::filter::RoomEventFilter;
 
 use super::{View, filter};
@@ -29,7 +31,7 @@ pub struct Wanted<'f> {
 /// The stretch.
 pub struct Window {
     /// The events, the newest last.
-    pub events: Vec<Event>,
+    pub events: Vec<Arc<Event>>,
     /// Whether there are more of the wanted ones than these.
     pub limited: bool,
     /// The place before them.

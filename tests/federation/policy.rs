@@ -144,7 +144,7 @@ async fn memberships_and_profiles_have_the_signature_too() {
         let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*guarded.room).unwrap()).unwrap().unwrap();
         let user = <&UserId>::try_from(&*client.user_id).unwrap();
         let member = conduit::rooms::members::get(&read, no, user).unwrap().unwrap();
-        let event = conduit::rooms::event::require(&read, member.event).unwrap().pdu.json;
+        let event = conduit::rooms::event::require(&read, member.event).unwrap().pdu.json.clone();
         assert!(event.contains("ed25519:policy_server"), "{event}");
         assert_eq!((member.membership.as_str(), member.displayname.as_deref()), (membership, Some(name)));
     };

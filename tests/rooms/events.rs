@@ -264,7 +264,7 @@ async fn concurrent_senders_form_a_line() {
     for place in timeline::after(&read, world.no(&room), i64::MIN) {
         let event = event::require(&read, place.unwrap().1).unwrap();
         assert_eq!(event.pdu.prev_events, previous.into_iter().collect::<Vec<_>>());
-        previous = Some(event.pdu.event_id);
+        previous = Some(event.pdu.event_id.clone());
     }
     assert_eq!(trees::EXTREMITIES.get(&read, world.no(&room)).unwrap().unwrap().0.len(), 1);
 }

@@ -167,7 +167,7 @@ impl Federation {
         );
         let auth: Vec<_> =
             keys.unwrap().into_iter().filter_map(|(kind, key)| state::get(&read, no, &kind, &key).unwrap()).collect();
-        let reference = |event: &Event| match rules.events_reference_format {
+        let reference = |event: &Arc<Event>| match rules.events_reference_format {
             EventsReferenceFormatVersion::V1 => {
                 let text = canonical::reference_text(&event.pdu.json, &rules.redaction).unwrap();
                 json!([event.pdu.event_id, {"sha256": canonical::hash(&text)}])
@@ -241,8 +241,9 @@ impl Federation {
             .into_values()
             .map(|no| event::require(&read, no).unwrap())
             .collect();
-        let mut chain: BTreeMap<OwnedEventId, Event> = BTreeMap::new();
-        let mut open: Vec<_> = state.iter().chain([event]).flat_map(|event| event.pdu.auth_events.clone()).collect();
+        let mut chain: BTreeMap<OwnedEventId, Arc<Event>> = BTreeMap::new();
+        let mut open = event.pdu.auth_events.clone();
+        open.extend(state.iter().flat_map(|event| event.pdu.auth_events.clone()));
         while let Some(id) = open.pop() {
             if let Entry::Vacant(place) = chain.entry(id) {
                 let event = event::by_id(&read, place.key()).unwrap().unwrap();
@@ -250,7 +251,7 @@ impl Federation {
                 place.insert(event);
             }
         }
-        let signed = |event: &Event| self.signed(&RawValue::from_string(event.pdu.json.clone()).unwrap());
+        let signed = |event: &Arc<Event>| self.signed(&RawValue::from_string(event.pdu.json.clone()).unwrap());
         (state.iter().map(signed).collect(), chain.values().map(signed).collect())
     }
 
@@ -258,7 +259,8 @@ impl Federation {
     pub fn state(&self, server: usize) -> BTreeMap<(StateEventType, String), OwnedEventId> {
         let read = self.servers[server].store.read();
         let (no, _) = rooms::require(&read, &self.room).unwrap();
-        let entry = |(key, no)| (state::key_of(&read, key).unwrap(), event::require(&read, no).unwrap().pdu.event_id);
+        let entry =
+            |(key, no)| (state::key_of(&read, key).unwrap(), event::require(&read, no).unwrap().pdu.event_id.clone());
         state::all(&read, no).unwrap().into_iter().map(entry).collect()
     }
 
@@ -267,6 +269,6 @@ impl Federation {
         let read = self.servers[server].store.read();
         let (no, _) = rooms::require(&read, &self.room).unwrap();
         let extremities = conduit::store::trees::EXTREMITIES.get(&read, no).unwrap().unwrap().0;
-        extremities.into_iter().map(|no| event::require(&read, no).unwrap().pdu.event_id).collect()
+        extremities.into_iter().map(|no| event::require(&read, no).unwrap().pdu.event_id.clone()).collect()
     }
 }

@@ -95,7 +95,7 @@ async fn a_gap_is_marked_and_filled() {
     assert!(backfill::edges(&read, placed.room).unwrap().iter().all(|edge| edge.order < before.order));
     let shown: Vec<OwnedEventId> = timeline::before(&read, placed.room, i64::MAX)
         .take(8)
-        .map(|row| event::require(&read, row.unwrap().1).unwrap().pdu.event_id)
+        .map(|row| event::require(&read, row.unwrap().1).unwrap().pdu.event_id.clone())
         .collect();
     let mut expected: Vec<_> = [before].iter().chain(&lost).chain([&last]).map(|e| e.pdu.event_id.clone()).collect();
     expected.reverse();
@@ -336,7 +336,7 @@ fn agree(net: &Federation) {
             let event = event::by_id(&read, &id).unwrap().unwrap();
             let before = conduit::rooms::state::at(&read, event.state_before).unwrap();
             let before: Vec<_> =
-                before.into_values().map(|no| event::require(&read, no).unwrap().pdu.event_id).collect();
+                before.into_values().map(|no| event::require(&read, no).unwrap().pdu.event_id.clone()).collect();
             let before: std::collections::BTreeSet<_> = before.into_iter().collect();
             (event.status == Status::SoftFailed, (before, event.status == Status::Rejected))
         };

@@ -123,7 +123,7 @@ impl World {
         conduit::rooms::find(&self.rooms.store.read(), room).unwrap().unwrap()
     }
 
-    pub fn event(&self, event: &Event) -> Event {
+    pub fn event(&self, event: &Event) -> Arc<Event> {
         event::require(&self.rooms.store.read(), event.no).unwrap()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use conduit::{
@@ -78,11 +78,11 @@ impl Forks {
         let read = self.world.rooms.store.read();
         let get = |no| event::require(&read, no).unwrap();
         let by_id = |id: &EventId| event::by_id(&read, id).unwrap();
-        let chain = |mut open: Vec<Event>| {
+        let chain = |mut open: Vec<Arc<Event>>| {
             let mut chain = BTreeSet::new();
             while let Some(event) = open.pop() {
-                let new = event.pdu.auth_events.into_iter().filter(|id| chain.insert(id.clone()));
-                open.extend(new.filter_map(|id| by_id(&id)).collect::<Vec<_>>());
+                let new = event.pdu.auth_events.iter().filter(|id| chain.insert((*id).clone()));
+                open.extend(new.filter_map(|id| by_id(id)));
             }
             chain
         };
@@ -91,7 +91,7 @@ impl Forks {
             let whole = deltas::all(&read, *state).unwrap();
             let key = |key| room_state::key_of(&read, key).unwrap();
             let map: StateMap<OwnedEventId> =
-                whole.iter().map(|(no, event)| (key(*no), get(*event).pdu.event_id)).collect();
+                whole.iter().map(|(no, event)| (key(*no), get(*event).pdu.event_id.clone())).collect();
             chains.push(chain(whole.into_values().map(get).collect()).into_iter().collect::<EventIdSet<_>>());
             maps.push(map);
         }

@@ -1,6 +1,6 @@
 //! [Paging through a room's history](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidmessages).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
     OwnedRoomId, OwnedUserId,
@@ -174,7 +174,7 @@ pub(super) fn view<'a>(read: &'a dyn Read, user: &'a User, ignored: BTreeSet<Own
 }
 
 /// The events as the user sees them.
-pub(super) fn show(view: &View<'_>, events: &[Event]) -> Result<Vec<Raw<AnyTimelineEvent>>> {
+pub(super) fn show(view: &View<'_>, events: &[Arc<Event>]) -> Result<Vec<Raw<AnyTimelineEvent>>> {
     events.iter().map(|event| view.room_timeline(event)).collect()
 }
 
@@ -182,9 +182,9 @@ pub(super) fn show(view: &View<'_>, events: &[Event]) -> Result<Vec<Raw<AnyTimel
 pub(super) fn senders<'e>(
     read: &dyn Read,
     view: &View<'_>,
-    events: impl Iterator<Item = &'e Event>,
+    events: impl Iterator<Item = &'e Arc<Event>>,
 ) -> Result<Vec<Raw<AnyStateEvent>>> {
-    let show = |no| view.room_state(&event::require(read, no)?);
+    let show = |no| view.room_state(&*event::require(read, no)?);
     history::senders(read, events)?.into_iter().map(show).collect()
 }
 

@@ -1,5 +1,7 @@
 //! Read receipts.
 
+use std::sync::Arc;
+
 use ruma::{
     EventId, RoomId,
     api::client::receipt::create_receipt::v3::{ReceiptType as Kind, Request, Response},
@@ -58,7 +60,7 @@ pub(super) fn joined_room(read: &dyn Read, user: &User, id: &RoomId) -> Result<R
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`.
-pub(super) fn event_in(read: &dyn Read, user: &User, room: RoomNo, id: &EventId) -> Result<Event> {
+pub(super) fn event_in(read: &dyn Read, user: &User, room: RoomNo, id: &EventId) -> Result<Arc<Event>> {
     let event = event::by_id(read, id)?.filter(|event| event.room == room && event.order != 0);
     match event {
         Some(event) if visibility::may_see_event(read, &user.id, &event)? => Ok(event),

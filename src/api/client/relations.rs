@@ -1,6 +1,6 @@
 //! [Events that relate to an event](https://spec.matrix.org/latest/client-server-api/#relationships-api).
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
     EventId, OwnedEventId, RoomId, UInt,
@@ -152,7 +152,7 @@ fn visible_target(
     user: &User,
     room_id: &RoomId,
     event_id: &EventId,
-) -> Result<Event> {
+) -> Result<Arc<Event>> {
     let not_found = || Error::not_found("There is no such event in this room, or you may not see it.");
     let readable = access::history_of(read, &user.id, room_id)?;
     let event = event::by_id(read, event_id)?.ok_or_else(not_found)?;

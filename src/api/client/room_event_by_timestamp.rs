@@ -36,5 +36,5 @@ fn nearest(server: &Server, user: &User, req: &Request) -> Result<Option<Respons
     let gate = Gate::new(&snapshot, &user.id);
     let may_see = |event: &Event| gate.may_see(event);
     let event = history::nearest(&snapshot, &may_see, readable.no, req.ts.get().into(), direction)?;
-    Ok(event.map(|event| Response::new(event.pdu.event_id, event.pdu.origin_server_ts)))
+    Ok(event.map(|event| Response::new(event.pdu.event_id.clone(), event.pdu.origin_server_ts)))
 }

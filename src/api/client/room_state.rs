@@ -61,7 +61,7 @@ pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) 
             && event.pdu.sender == user.id
             && is_equal(&event.pdu.content, &content)
         {
-            return Ok(Response::new(event.pdu.event_id));
+            return Ok(Response::new(event.pdu.event_id.clone()));
         }
         let change = Change { room: &room, key: &req.state_key, content: &content };
         change.check(&snapshot, &req.event_type)?;

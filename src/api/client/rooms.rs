@@ -78,7 +78,7 @@ pub async fn get_room_state_with_key(
     let event = event.ok_or_else(|| Error::not_found("The room has no state with this type and key."))?;
     Ok(get_state_event_for_key::v3::Response::new(match req.format {
         StateEventFormat::Event => client_event::room_state(&snapshot, &event, viewer(&user))?.into_json(),
-        _ => event.pdu.content,
+        _ => event.pdu.content.clone(),
     }))
 }
 
@@ -93,7 +93,7 @@ pub async fn get_room_state(
     let snapshot = server.store.read();
     let readable = access::state_of(&snapshot, &user.id, &req.room_id)?;
     let view = client_event::View::new(&snapshot, viewer(&user));
-    let show = |no| view.room_state(&event::require(&snapshot, no)?);
+    let show = |no| view.room_state(&*event::require(&snapshot, no)?);
     let events = readable.view.all(&snapshot)?.into_iter().map(show).collect::<Result<_>>()?;
     Ok(get_state_events::v3::Response::new(events))
 }
@@ -115,8 +115,8 @@ pub async fn get_members_by_room(
     };
     let shown = client_event::View::new(&snapshot, viewer(&user));
     let mut chunk = Vec::new();
-    let mut show = |event: Event| -> Result<()> {
-        chunk.push(shown.room_state(&event)?.cast_unchecked());
+    let mut show = |event: &Event| -> Result<()> {
+        chunk.push(shown.room_state(event)?.cast_unchecked());
         Ok(())
     };
     match readable.at(&snapshot, at)? {
@@ -124,7 +124,7 @@ pub async fn get_members_by_room(
             for row in members::all(&snapshot, room) {
                 let member = row?.1;
                 if wanted(&member.membership) {
-                    show(event::require(&snapshot, member.event)?)?;
+                    show(&*event::require(&snapshot, member.event)?)?;
                 }
             }
         }
@@ -133,7 +133,7 @@ pub async fn get_members_by_room(
                 let event = event::require(&snapshot, no)?;
                 let is_member = event.pdu.kind == TimelineEventType::RoomMember;
                 if is_member && access::membership_of(&event).is_some_and(|membership| wanted(&membership)) {
-                    show(event)?;
+                    show(&event)?;
                 }
             }
         }

@@ -236,7 +236,7 @@ fn room_states(
     let mut states = BTreeMap::new();
     for id in ids {
         let state = access::state_of(read, &user.id, id)?.view;
-        let show = |no| view.room_state(&event::require(read, no)?);
+        let show = |no| view.room_state(&*event::require(read, no)?);
         states.insert(id.clone(), state.all(read)?.into_iter().map(show).collect::<Result<_>>()?);
     }
     Ok(states)

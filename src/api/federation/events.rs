@@ -55,7 +55,7 @@ pub async fn get_room_state(
 ) -> Result<Response<Body>> {
     let (pdus, auth_chain) = event_lists::made(server, move |read| {
         let reader = Reader::enter(read, &origin.server, &req.room_id)?;
-        state_at(read, &reader.require(&req.event_id)?)
+        state_at(read, &*reader.require(&req.event_id)?)
     })
     .await?;
     Ok(event_lists::answer(server, vec![("auth_chain", auth_chain), ("pdus", pdus)]))
@@ -70,7 +70,7 @@ pub async fn get_room_state_ids(
 ) -> Result<get_room_state_ids::v1::Response> {
     event_lists::made(server, move |read| {
         let reader = Reader::enter(read, &origin.server, &req.room_id)?;
-        let (pdus, auth_chain) = state_at(read, &reader.require(&req.event_id)?)?;
+        let (pdus, auth_chain) = state_at(read, &*reader.require(&req.event_id)?)?;
         let ids = |events: Vec<EventNo>| -> Result<Vec<OwnedEventId>> {
             events.into_iter().map(|no| event::id_of(read, no)).collect()
         };
@@ -105,5 +105,5 @@ pub async fn get_event_by_timestamp(
     let may_see = |event: &Event| reader.sees(event);
     let event = history::nearest(&read, &may_see, reader.no, req.ts.get().into(), direction)?;
     let event = event.ok_or_else(|| Error::not_found("There is no event from that time on in this direction."))?;
-    Ok(get_event_by_timestamp::v1::Response::new(event.pdu.event_id, event.pdu.origin_server_ts))
+    Ok(get_event_by_timestamp::v1::Response::new(event.pdu.event_id.clone(), event.pdu.origin_server_ts))
 }

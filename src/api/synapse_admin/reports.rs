@@ -51,7 +51,7 @@ fn shown(read: &dyn Read, number: u64, report: &Report) -> Result<JsonValue> {
         "user_id": report.reporter,
         "reason": report.reason,
         "score": null,
-        "sender": event.map(|event| event.pdu.sender).or_else(|| report.user.clone()),
+        "sender": event.map(|event| event.pdu.sender.clone()).or_else(|| report.user.clone()),
     }))
 }
 

@@ -91,7 +91,7 @@ pub async fn list_messages(server: &Server, _: Administrator, req: Messages) -> 
     };
     let mut chunk = Vec::with_capacity(places.len());
     for (_, event) in &places {
-        chunk.push(shown(&read, &event::require(&read, *event)?)?);
+        chunk.push(shown(&read, &*event::require(&read, *event)?)?);
     }
     let end = places.last().filter(|_| places.len() == limit);
     let end = end.map(|(at, _)| if backwards { Point::before(*at) } else { Point::after(*at) });

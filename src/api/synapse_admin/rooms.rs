@@ -114,7 +114,7 @@ fn entry(read: &dyn Read, no: RoomNo, room: &Room) -> Result<JsonValue> {
         "joined_members": room.joined,
         "joined_local_members": room.local_joined,
         "version": room.version,
-        "creator": create.map(|create| create.pdu.sender),
+        "creator": create.map(|create| create.pdu.sender.clone()),
         "encryption": seen.encryption,
         "federatable": federatable != json!(false),
         "public": directory::is_published(read, no)?,

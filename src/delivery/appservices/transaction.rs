@@ -223,7 +223,7 @@ impl Span<'_> {
                     let own = members::user_room(read, &user, no)?
                         .filter(|own| own.outside.is_some() && own.position > self.since && own.position <= self.until);
                     if let Some(own) = own.filter(|_| service.has_user(&user)) {
-                        let pdu = event::require(read, own.event)?.pdu;
+                        let pdu = &event::require(read, own.event)?.pdu;
                         let json = json!({
                             "type": pdu.kind, "room_id": room.id, "event_id": pdu.event_id, "sender": pdu.sender,
                             "state_key": user, "origin_server_ts": pdu.origin_server_ts, "content": pdu.content,

@@ -250,7 +250,7 @@ fn remember(rooms: &Rooms, no: RoomNo) -> Result<()> {
             for (user, own) in chunk {
                 account_data::delete_room(tx, user, no)?;
                 if let Some(event) = event::get(tx, own.event)?.filter(|event| event.order != 0) {
-                    rows::set_aside(tx, rooms, event)?;
+                    rows::set_aside(tx, &event)?;
                 }
                 // What allowed it goes.
                 trees::AUTH_EVENTS.delete(tx, own.event);
@@ -284,7 +284,7 @@ fn forget(rooms: &Rooms, no: RoomNo, done: u64) -> Result<()> {
         for (user, own) in users {
             trees::USER_ROOMS.delete(tx, (&*user, no));
             if let Some(event) = event::get(tx, own.event)? {
-                rows::delete_event(tx, rooms, &event)?;
+                rows::delete_event(tx, &event)?;
             }
         }
         if let Some(changed) = trees::ROOM_CHANGED.get(tx, no)? {

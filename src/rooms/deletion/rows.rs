@@ -7,7 +7,7 @@ use ruma::{UserId, events::TimelineEventType};
 use super::{Deletion, Rooms};
 use crate::{
     error::Result,
-    ids::{EventNo, Position, RoomNo, StateNo},
+    ids::{Position, RoomNo, StateNo},
     media,
     rooms::{
         deltas,
@@ -46,7 +46,7 @@ pub(super) async fn delete_all(rooms: &Rooms, no: RoomNo, deletion: &mut Deletio
         if is_remembered(tx, rooms, &event)? {
             return Ok(false);
         }
-        delete_all_of(tx, rooms, &event, with_files)?;
+        delete_all_of(tx, &event, with_files)?;
         Ok(true)
     })
     .await?;
@@ -152,7 +152,7 @@ async fn timeline(rooms: &Rooms, no: RoomNo, deletion: &mut Deletion) -> Result<
             let rows: Vec<_> = crate::rooms::timeline::before(tx, no, before).take(CHUNK).collect::<Result<_>>()?;
             for (_, event) in &rows {
                 let event = event::require(tx, *event)?;
-                delete_all_of(tx, rooms, &event, deletion.media)?;
+                delete_all_of(tx, &event, deletion.media)?;
             }
             deletion.events += rows.len() as u64;
             trees::ROOM_DELETIONS.put(tx, no, deletion);
@@ -174,7 +174,7 @@ fn is_remembered(read: &dyn Read, rooms: &Rooms, event: &Event) -> Result<bool> 
 }
 
 /// Deletes an event of a room that goes as a whole, and notes the files that it names if they are to go.
-fn delete_all_of(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event, with_files: bool) -> Result<()> {
+fn delete_all_of(tx: &mut Tx<'_>, event: &Event, with_files: bool) -> Result<()> {
     if with_files {
         for (server, id) in media::named_in(event.pdu.content.get()).take(MAX_FILES) {
             trees::FREED_MEDIA.put(tx, (event.room, &*server, id), &());
@@ -193,11 +193,11 @@ fn delete_all_of(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event, with_files: bool
             trees::EVENT_NOS.delete(tx, &**id);
         }
     }
-    delete_event(tx, rooms, event)
+    delete_event(tx, event)
 }
 
 /// Deletes an event with all that hangs on it.
-pub(in crate::rooms) fn delete_event(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Result<()> {
+pub(in crate::rooms) fn delete_event(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     let Event { no, room, order, .. } = *event;
     detach(tx, event)?;
     trees::EVENTS.delete(tx, no);
@@ -215,17 +215,14 @@ pub(in crate::rooms) fn delete_event(tx: &mut Tx<'_>, rooms: &Rooms, event: &Eve
     if trees::RELATIONS.scan(tx, (no,), Direction::Forward).next().is_none() {
         trees::EVENT_NOS.delete(tx, &*event.pdu.event_id);
     }
-    uncache(tx, rooms, no);
     Ok(())
 }
 
 /// Takes an event out of timeline and graph, and keeps it as an outlier.
-pub(in crate::rooms) fn set_aside(tx: &mut Tx<'_>, rooms: &Rooms, mut event: Event) -> Result<()> {
-    detach(tx, &event)?;
-    (event.order, event.status) = (0, Status::Outlier);
-    (event.state_before, event.state_after) = (StateNo::UNKNOWN, StateNo::UNKNOWN);
-    event::put(tx, &event);
-    uncache(tx, rooms, event.no);
+pub(in crate::rooms) fn set_aside(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    detach(tx, event)?;
+    let (state_before, state_after) = (StateNo::UNKNOWN, StateNo::UNKNOWN);
+    event::put(tx, &Event { order: 0, status: Status::Outlier, state_before, state_after, ..event.clone() });
     Ok(())
 }
 
@@ -246,11 +243,6 @@ fn detach(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
         free_state(tx, event.room, event.state_after);
     }
     Ok(())
-}
-
-fn uncache(tx: &mut Tx<'_>, rooms: &Rooms, no: EventNo) {
-    let caches = rooms.caches.clone();
-    tx.on_commit(move || drop(caches.events.remove(&no)));
 }
 
 /// Notes a state that may go.

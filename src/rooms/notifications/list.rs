@@ -4,7 +4,7 @@
 //! rules that the user has now are matched once more. A request looks at a bounded number of events; the token that
 //! it ends with says where to go on.
 
-use std::{collections::BinaryHeap, rc::Rc};
+use std::{collections::BinaryHeap, rc::Rc, sync::Arc};
 
 use ruma::{
     UserId,
@@ -28,7 +28,7 @@ const MAX_LOOKED_AT: usize = 2000;
 /// An event that notified.
 pub struct Notified {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// What the matching rule does.
     pub actions: Vec<Action>,
     /// Whether the user has read the event.

@@ -361,7 +361,7 @@ pub fn counts(read: &dyn Read, user: &UserId, room: RoomNo) -> Result<RoomCounts
 }
 
 fn event_id(read: &dyn Read, no: EventNo) -> Result<OwnedEventId> {
-    Ok(event::require(read, no)?.pdu.event_id)
+    Ok(event::require(read, no)?.pdu.event_id.clone())
 }
 
 /// What came in a thread after `after`: by the default rules, by how the user's rules differed from them at each time,

@@ -156,7 +156,7 @@ fn joined(view: &View<'_>, wanted: &Wanted<'_>, own: &UserRoom, room: &Room, loo
     }
     show_window(view, wanted, &window, &mut part)?;
     looked.part = Some(part);
-    looked.events = window.events.into_iter().map(|event| event.pdu.event_id).collect();
+    looked.events = window.events.iter().map(|event| event.pdu.event_id.clone()).collect();
     Ok(())
 }
 
@@ -211,7 +211,7 @@ fn bump_stamp(view: &View<'_>, no: RoomNo, own: &UserRoom, window: &Window) -> R
         for place in timeline::before(view.read, no, start).take(BUMP_SEARCH) {
             let (at, event) = place?;
             order = Some(at);
-            if bumps(&event::require(view.read, event)?) {
+            if bumps(&*event::require(view.read, event)?) {
                 break;
             }
         }

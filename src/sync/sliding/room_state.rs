@@ -82,7 +82,7 @@ impl State {
         let own = state::key_no(view.read, &StateEventType::RoomMember, view.user.as_str())?;
         state.has_own_membership = own.is_some_and(|own| told.contains_key(&own));
         for no in told.into_values() {
-            state.events.push(show::state_event(view, &event::require(view.read, no)?)?);
+            state.events.push(show::state_event(view, &*event::require(view.read, no)?)?);
         }
         Ok(state)
     }
