@@ -29,7 +29,8 @@ use crate::{
 /// The room, if this server is in it, knows who else is, and lets `origin` take part.
 ///
 /// # Errors
-/// 404 `M_NOT_FOUND` when this server is not in the room, or as good as not since members are missing; 403 `M_FORBIDDEN` when the room's server ACL keeps `origin` out.
+/// 404 `M_NOT_FOUND` when this server is not in the room, or as good as not since members are missing; 403 `M_FORBIDDEN`
+/// when the room's server ACL keeps `origin` out.
 pub fn resident(read: &dyn Read, id: &RoomId, origin: &ServerName) -> Result<(RoomNo, Room)> {
     let (no, room) = rooms::require(read, id)?;
     if room.create.is_none() || room.local_joined == 0 {

@@ -347,8 +347,8 @@ pub(super) fn filtered(
 /// A key, and what it is set to.
 type Change = (StateKeyNo, Option<EventNo>);
 
-/// Each event once, and behind those that it names; the create event first, which later room versions do not name. Events that name each other in a circle, which room versions 1 and 2
-/// do not rule out, come in any order.
+/// Each event once, and behind those that it names; the create event first, which later room versions do not name. Events
+/// that name each other in a circle, which room versions 1 and 2 do not rule out, come in any order.
 fn in_order(events: Vec<Signed>) -> Vec<Signed> {
     let mut open: HashMap<OwnedEventId, Signed> = HashMap::with_capacity(events.len());
     let mut roots = Vec::with_capacity(events.len());

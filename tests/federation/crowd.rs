@@ -108,8 +108,8 @@ impl std::io::Write for Faults {
     }
 }
 
-/// `CONDUIT_CROWD` has the room be of so many servers; the figure of 3,000 is in `docs/performance.md`. As by default, there
-/// is a server then that is trusted to tell the keys of others.
+/// `CONDUIT_CROWD` has the room be of so many servers, 3,000 for example; then, as by default, there is a server that is
+/// trusted to tell the keys of others.
 #[tokio::test]
 async fn a_room_of_many_servers_is_joined_through_a_slow_resolver() {
     let crowd = std::env::var("CONDUIT_CROWD").ok();
