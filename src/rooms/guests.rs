@@ -80,7 +80,7 @@ pub(super) fn on_redaction(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Res
 
 /// Has the guests of this server leave the room, unless it admits them again. A guest whom the room's rules do not let go
 /// stays, and that is logged.
-pub(super) async fn remove(rooms: &Rooms, room: RoomNo) -> Result<()> {
+pub async fn remove(rooms: &Rooms, room: RoomNo) -> Result<()> {
     let id = super::get(&rooms.store.read(), room)?.id;
     let guard = rooms.lock(&id).await;
     for guest in guests(rooms, room)? {
