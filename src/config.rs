@@ -28,12 +28,13 @@ use tracing_subscriber::EnvFilter;
 use self::load::Reader;
 pub use self::{
     options::{
-        Config, Media, Proxy, ProxyForAll, RateLimits, ServerNotices, Sso, Support, Tls, Turn, UrlPreview, WellKnown,
+        Config, Email, Media, Proxy, ProxyForAll, RateLimits, ServerNotices, Sso, Support, Tls, Turn, UrlPreview,
+        WellKnown,
     },
     print::example,
     values::{
-        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MediaBackend, MediaScope, Mode, ProxyRule,
-        ProxyUrl, RateLimit, Retention, Secret, matches,
+        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MailSecurity, MediaBackend, MediaScope, Mode,
+        ProxyRule, ProxyUrl, RateLimit, Retention, Secret, matches,
     },
 };
 
@@ -163,6 +164,7 @@ impl Config {
         if self.proxy.global.url.is_some() && !self.proxy.by_domain.is_empty() {
             return Err(reader.error("proxy.by_domain", "set this or proxy.global.url, but not both"));
         }
+        self.check_email(reader)?;
         let turn = &self.turn;
         if !turn.uris.is_empty() && turn.secret.is_none() && (turn.username.is_none() || turn.password.is_none()) {
             reader.warnings.push(
@@ -198,6 +200,22 @@ impl Config {
         reader
             .warnings
             .push(format!("database_backend asks for {name}; RocksDB is used, as there is no {name} database."));
+        Ok(())
+    }
+
+    fn check_email(&self, reader: &Reader) -> Result<(), ConfigError> {
+        let email = &self.email;
+        if email.host.is_some() && email.from.is_none() {
+            return Err(reader.error("email.host", "set email.from as well, the address that mails come from"));
+        }
+        match (&email.username, &email.password) {
+            (Some(_), None) => return Err(reader.error("email.username", "the account needs its email.password")),
+            (None, Some(_)) => return Err(reader.error("email.password", "the password needs its email.username")),
+            _ => {}
+        }
+        if email.host.is_none() && email.required_to_register {
+            return Err(reader.error("email.required_to_register", "set email.host, so that addresses can be checked"));
+        }
         Ok(())
     }
 

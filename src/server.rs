@@ -20,6 +20,7 @@ use crate::{
     federation::Federation,
     http::{Info, State, limits::Limits},
     media::files::Files,
+    outgoing::mail::Mailer,
     previews::Previews,
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
@@ -36,6 +37,8 @@ pub type SetLog = Box<dyn Fn(&str) -> std::result::Result<(), String> + Send + S
 pub struct Server {
     /// What the administrator chose.
     pub config: Config,
+    /// The TCP addresses it listens on.
+    pub addresses: Vec<SocketAddr>,
     /// The database.
     pub store: Arc<Store>,
     /// The keys that sign in the server's name.
@@ -60,6 +63,8 @@ pub struct Server {
     pub typing: Typing,
     /// The files that users sent.
     pub media: Files,
+    /// Sends mails.
+    pub mailer: Mailer,
     /// Previews of web pages.
     pub previews: Previews,
     /// Lets one image be scaled at a time: it may take a few hundred megabytes.
@@ -85,8 +90,8 @@ pub struct Server {
 impl Server {
     /// What people enter as the homeserver in their client: the configured address; else the server's name, or for a
     /// server on trial at `localhost` the first of the addresses it listens on.
-    pub fn homeserver_url(&self, addresses: &[SocketAddr]) -> String {
-        let trial = addresses.first().filter(|_| self.name() == "localhost");
+    pub fn homeserver_url(&self) -> String {
+        let trial = self.addresses.first().filter(|_| self.name() == "localhost");
         match (&self.config.well_known.client, trial) {
             (None, Some(address)) if address.ip().is_loopback() => format!("http://localhost:{}", address.port()),
             (None, Some(address)) => format!("http://{address}"),

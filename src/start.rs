@@ -32,7 +32,7 @@ use crate::{
         listen::{self, ListenOptions, TlsFiles, UnixSocket},
     },
     media::{files::Files, removal, retention},
-    outgoing::{Network, Outgoing},
+    outgoing::{Network, Outgoing, mail::Mailer},
     previews::Previews,
     rooms::{Rooms, deletion, purge, typing::Typing},
     server::{Server, SetLog},
@@ -119,9 +119,9 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     let addresses = listeners.addresses();
     let router = router()?;
     let (stop, stopping) = watch::channel(false);
-    let server = Arc::new(open(config, network, stopping.clone())?);
+    let server = Arc::new(open(config, network, addresses.clone(), stopping.clone())?);
     if let Some(token) = registration_tokens::first_start(&server.store)? {
-        let homeserver = server.homeserver_url(&addresses);
+        let homeserver = server.homeserver_url();
         // A warning, so that it is seen wherever logs are.
         tracing::warn!(
             "there is no account yet: register the first one, an administrator, at {homeserver}/register?token={token} or \
@@ -132,6 +132,7 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     tokio::spawn(tell_appservices(server.clone()));
     tokio::spawn(delivery::servers::run(server.clone()));
     tokio::spawn(delivery::gateways::run(server.clone()));
+    tokio::spawn(delivery::digests::run(server.clone()));
     let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
     Ok(Handle { addresses, server, stop, serving })
 }
@@ -243,10 +244,7 @@ pub async fn run(config: Config, log: SetLog) -> Result<()> {
     let _ = handle.server.log.set(log); // it was not set before
     let addresses: Vec<_> = handle.addresses().iter().map(ToString::to_string).collect();
     tracing::info!("{} is ready on {}", handle.server.name(), addresses.join(", "));
-    tracing::info!(
-        "to connect, enter {} as the homeserver in a Matrix client",
-        handle.server.homeserver_url(&handle.addresses)
-    );
+    tracing::info!("to connect, enter {} as the homeserver in a Matrix client", handle.server.homeserver_url());
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -256,7 +254,12 @@ pub async fn run(config: Config, log: SetLog) -> Result<()> {
 }
 
 /// The server's state over its database.
-fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Result<Server> {
+fn open(
+    config: Config,
+    network: Network,
+    addresses: Vec<SocketAddr>,
+    stopping: watch::Receiver<bool>,
+) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
     let appservices = Arc::new(open_appservices(&config, &store)?);
     let keys = store.signing_keys()?;
@@ -266,6 +269,8 @@ fn open(config: Config, network: Network, stopping: watch::Receiver<bool>) -> Re
     let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
     let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
     Ok(Server {
+        addresses,
+        mailer: Mailer::new(&config)?,
         appservices,
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
@@ -334,6 +339,7 @@ fn allowances(limits: &RateLimits) -> Allowances {
     Allowances {
         login: of(&limits.login),
         registration: of(&limits.registration),
+        mail: of(&limits.mail),
         send: of(&limits.send),
         join: of(&limits.join),
         other: of(&limits.other),

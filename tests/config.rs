@@ -329,6 +329,17 @@ fn wrong_values_are_explained() {
              found the number 432",
         ),
         ("[tls]\ncerts = \"a\"", "FILE: tls.certs: the certificate needs its private key, tls.key"),
+        ("[email]\nhost = \"a\"", "FILE: email.host: set email.from as well, the address that mails come from"),
+        (
+            "[email]\nfrom = \"nobody\"",
+            "FILE: email.from: expected an address such as \"noreply@example.org\" or \"Example <noreply@example.org>\", \
+             found the text \"nobody\"",
+        ),
+        ("[email]\nusername = \"a\"", "FILE: email.username: the account needs its email.password"),
+        (
+            "[email]\nrequired_to_register = true",
+            "FILE: email.required_to_register: set email.host, so that addresses can be checked",
+        ),
         (
             "media.retention = [{ spcae = 1 }]",
             "FILE: media.retention: a limit has scope, accessed, created and space, but not \"spcae\"",

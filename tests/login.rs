@@ -6,7 +6,7 @@ use std::time::Duration;
 use conduit::{
     config::Secret,
     store::{records::ThreePid, trees::ACCESS_TOKENS},
-    users::{accounts, tokens},
+    users::{accounts, threepids, tokens},
 };
 use http::{Method, StatusCode};
 use ring::hmac;
@@ -52,7 +52,7 @@ async fn with_a_password_in_every_form() {
 
     let alice = UserId::parse("@alice:localhost").unwrap();
     let mail = ThreePid { medium: "email".into(), address: "alice@example.org".into(), validated_at: 1, added_at: 2 };
-    server.handle.server().store.write(|tx| accounts::add_threepid(tx, &alice, mail)).unwrap();
+    server.handle.server().store.write(|tx| threepids::add(tx, &alice, mail)).unwrap();
     let by_mail = json!({
         "type": "m.login.password",
         "identifier": { "type": "m.id.thirdparty", "medium": "email", "address": "Alice@Example.org" },

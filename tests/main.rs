@@ -18,6 +18,7 @@ mod directory;
 mod docs;
 mod e2ee;
 mod edu;
+mod email;
 mod federation;
 mod fuzz;
 mod guests;

@@ -271,6 +271,7 @@ fn accounts(s: &mut Samples) {
         created_ts: 5,
         threepids: vec![address],
         identities: vec![ProviderIdentity { issuer: text("https://id.example.org"), subject: text("1234") }],
+        bindings: Vec::new(),
     };
     s.add(ACCOUNTS, alice(), account);
     s.add(THREEPIDS, (text("email"), text("a@example.org")), alice());
@@ -291,6 +292,20 @@ fn accounts(s: &mut Samples) {
     s.add(REFRESH_TOKENS, text("hash"), token());
     s.add(LOGIN_TOKENS, (7, text("hash")), alice());
     s.add(OPENID_TOKENS, (7, text("hash")), alice());
+    s.add(PASSWORD_RESETS, (7, text("hash")), alice());
+    let validation = Validation {
+        purpose: Purpose::ResetPassword,
+        address: text("a@example.org"),
+        client_secret: text("hash"),
+        send_attempt: 1,
+        links: vec![text("hash")],
+        failures: 2,
+        next_link: Some(text("https://example.org")),
+        expires_ts: 7,
+        validated_ts: Some(5),
+    };
+    s.add(VALIDATIONS, text("sid"), validation);
+    s.add(VALIDATION_TIMES, (7, text("sid")), ());
     let token = RegistrationToken {
         uses_allowed: Some(3),
         completed: 1,
@@ -383,7 +398,7 @@ fn delivery(s: &mut Samples) {
     s.add(TO_SERVERS_WAITING, server(), 1);
     let push = Push { event: EventNo(9), sound: Some(text("default")), highlight: true };
     s.add(PUSHES, (alice(), text("app"), text("key"), Position(21)), push);
-    let state = PusherState { waiting: 1, told: 2, recount: Some(Position(22)) };
+    let state = PusherState { waiting: 1, told: 2, recount: Some(Position(22)), mailed_ts: None };
     s.add(PUSHER_STATES, (alice(), text("app"), text("key")), state);
 }
 

@@ -1,5 +1,7 @@
 //! `users`: accounts and their devices.
 
+use std::time::Duration;
+
 use ruma::{OwnedDeviceId, OwnedRoomOrAliasId, OwnedUserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,7 +22,7 @@ use crate::{
         records::{Account, Device, ProviderIdentity},
         trees::ACCOUNTS,
     },
-    users::{accounts, devices, passwords},
+    users::{accounts, devices, password_resets, passwords},
 };
 
 /// The length of passwords that are made up.
@@ -56,6 +58,13 @@ pub enum Command {
         /// Leave its devices logged in
         #[arg(long)]
         keep_devices: bool,
+    },
+    /// Make a link with which a user sets a new password, once
+    ResetLink {
+        user: String,
+        /// In how many hours it expires
+        #[arg(long, default_value_t = 24)]
+        hours: u16,
     },
     /// Make an account an administrator
     MakeAdmin { user: String },
@@ -111,6 +120,7 @@ pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
         Command::ResetPassword { user, password, keep_devices } => {
             reset_password(server, &user, password, keep_devices).await
         }
+        Command::ResetLink { user, hours } => reset_link(server, &user, hours),
         Command::MakeAdmin { user } => change(server, &user, "is an administrator now", |account| account.admin = true),
         Command::RemoveAdmin { user } => {
             change(server, &user, "is an ordinary user now", |account| account.admin = false)
@@ -286,11 +296,20 @@ async fn reset_password(server: &Server, name: &str, password: Option<String>, k
     let (user, _) = find(&server.store.read(), server, name)?;
     let (password, told) = or_made_up(server, password)?;
     let hash = server.passwords.hash(password).await?;
-    server.store.write(|tx| {
-        accounts::update(tx, &user, |account| account.password_hash = Some(hash))?;
-        if keep_devices { Ok(()) } else { devices::delete_all(tx, &user, None) }
-    })?;
+    server.store.write(|tx| accounts::set_password(tx, &user, hash, !keep_devices, None))?;
     Ok(Answer::Sentence(format!("{user} has a new password.{told}")))
+}
+
+fn reset_link(server: &Server, name: &str, hours: u16) -> Result<Answer> {
+    let ttl = Duration::from_secs(60 * 60 * u64::from(hours));
+    let (user, link) = server.store.write(|tx| {
+        let (user, _) = find(tx, server, name)?;
+        let link = password_resets::issue(tx, &user, ttl, &server.homeserver_url())?;
+        Ok((user, link))
+    })?;
+    Ok(Answer::Sentence(format!(
+        "Whoever opens this link within {hours} hours sets a new password for {user}, once: {link}"
+    )))
 }
 
 fn change(server: &Server, name: &str, outcome: &str, change: impl FnOnce(&mut Account)) -> Result<Answer> {

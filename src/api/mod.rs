@@ -8,3 +8,4 @@ pub mod own;
 pub mod routes;
 pub mod synapse_admin;
 pub mod uiaa;
+pub mod validation;

@@ -1,7 +1,7 @@
 //! User-interactive authentication (spec: client-server API, "User-Interactive Authentication API").
 //!
-//! An operation that asks for proof calls [`check`] (of a logged-in user: the password) or [`run`] (with flows of its
-//! own). Each stage is checked when it is shown; what was shown is kept in a session (`users/auth_sessions.rs`), which is
+//! An operation that asks for proof calls [`check`] (of a logged-in user: the password) or [`run`] (with a [`Demand`] of
+//! its own). Each stage is checked when it is shown; what was shown is kept in a session (`users/auth_sessions.rs`), which is
 //! bound to the operation, its target and its caller. A flow of one stage can be shown at once, without a session.
 //!
 //! More ways to prove who one is (OAuth) are more stages in [`Proof::show`] and more flows in [`check`].
@@ -10,7 +10,7 @@ use http::StatusCode;
 use ruma::{
     OwnedUserId, UserId,
     api::{
-        client::uiaa::{AuthData, AuthType, UserIdentifier},
+        client::uiaa::{AuthData, AuthType, ThirdpartyIdCredentials, UserIdentifier},
         error::ErrorKind,
     },
 };
@@ -21,8 +21,10 @@ use crate::{
     error::{Error, Reason, Result},
     http::limits::Class,
     server::Server,
-    store::records::Account,
-    users::{accounts, auth_sessions::AuthSession, registration_tokens, sign_ups::With, tokens},
+    store::records::{Account, Purpose},
+    users::{
+        accounts, auth_sessions::AuthSession, registration_tokens, sign_ups::With, threepids, tokens, validations,
+    },
 };
 
 /// The stages of one way to pass, in any order.
@@ -40,6 +42,26 @@ pub const DUMMY: Flow = &[AuthType::Dummy];
 /// With a registration token.
 pub const REGISTRATION_TOKEN: Flow = &[AuthType::RegistrationToken];
 
+/// With a confirmed e-mail address.
+pub const EMAIL: Flow = &[AuthType::EmailIdentity];
+
+/// With a confirmed e-mail address and a registration token. In this order, which clients follow: who gives an address where
+/// the token alone is enough as well would be done too early after the token.
+pub const EMAIL_AND_TOKEN: Flow = &[AuthType::EmailIdentity, AuthType::RegistrationToken];
+
+/// What is to be proven.
+#[derive(Default)]
+pub struct Demand<'a> {
+    /// The operation that it is for, which names what is done and to what.
+    pub operation: &'a str,
+    /// The ways to pass.
+    pub flows: &'a [Flow],
+    /// Whose the proof is to be, if that is known before.
+    pub user: Option<&'a UserId>,
+    /// What an e-mail address must have been confirmed for.
+    pub purpose: Purpose,
+}
+
 const ANOTHER: &str = "Confirm with your own account, not with another.";
 
 /// What was proven.
@@ -49,6 +71,8 @@ pub struct Passed {
     pub session: Option<String>,
     /// The registration token that was shown.
     pub registration_token: Option<String>,
+    /// The ID of the validation whose confirmed e-mail address was shown.
+    pub validation: Option<String>,
     /// Whose password was shown.
     pub user: Option<OwnedUserId>,
 }
@@ -71,7 +95,9 @@ pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&
         return Ok(());
     }
     let operation = format!("{operation} for {} {}", user.id, user.device);
-    let passed = run(server, &operation, ways_of(server, &user.id)?, Some(&user.id), auth).await?;
+    let demand =
+        Demand { operation: &operation, flows: ways_of(server, &user.id)?, user: Some(&user.id), ..Demand::default() };
+    let passed = run(server, &demand, auth).await?;
     if let Some(session) = passed.session {
         server.auth_sessions.end(&session, &operation); // good for one time
     }
@@ -89,21 +115,16 @@ fn ways_of(server: &Server, user: &UserId) -> Result<&'static [Flow]> {
     })
 }
 
-/// Makes sure that one of `flows` is passed for `operation`. If `user` is given, a password must be theirs.
+/// Makes sure that what `demand` says is proven.
 ///
 /// # Errors
 /// As [`check`].
-pub async fn run(
-    server: &Server,
-    operation: &str,
-    flows: &[Flow],
-    user: Option<&UserId>,
-    auth: Option<&AuthData>,
-) -> Result<Passed> {
+pub async fn run(server: &Server, demand: &Demand<'_>, auth: Option<&AuthData>) -> Result<Passed> {
+    let flows = demand.flows;
     let id = auth.and_then(AuthData::session);
-    let known = id.and_then(|id| Some((id.to_owned(), server.auth_sessions.get(id, operation)?)));
+    let known = id.and_then(|id| Some((id.to_owned(), server.auth_sessions.get(id, demand.operation)?)));
     let (id, session) = known.map_or_else(|| (None, AuthSession::default()), |(id, session)| (Some(id), session));
-    let mut proof = Proof { server, operation, flows, id, session, user: None };
+    let mut proof = Proof { server, demand, id, session, user: None };
     let Some(auth) = auth else { return Err(proof.challenge(None)?) };
     if let Some(stage) = auth.auth_type() {
         if !flows.iter().any(|flow| flow.contains(&stage)) {
@@ -111,19 +132,20 @@ pub async fn run(
                 Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Unrecognized, "This stage is in none of the flows.");
             return Err(proof.challenge(Some(&error))?);
         }
-        match proof.show(auth, user).await {
+        match proof.show(auth).await {
             Ok(()) => proof.complete(stage),
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => return Err(proof.challenge(Some(&error))?),
             Err(error) => return Err(error),
         }
     }
-    if let (Some(wanted), Some(shown)) = (user, &proof.session.user)
+    if let (Some(wanted), Some(shown)) = (demand.user, &proof.session.user)
         && wanted != shown
     {
         return Err(Error::forbidden(ANOTHER));
     }
     if flows.iter().any(|flow| flow.iter().all(|stage| proof.session.completed.contains(stage))) {
-        Ok(Passed { session: proof.id, registration_token: proof.session.registration_token, user: proof.user })
+        let AuthSession { registration_token, validation, .. } = proof.session;
+        Ok(Passed { session: proof.id, registration_token, validation, user: proof.user })
     } else {
         Err(proof.challenge(None)?)
     }
@@ -132,8 +154,7 @@ pub async fn run(
 /// A proof on its way.
 struct Proof<'a> {
     server: &'a Server,
-    operation: &'a str,
-    flows: &'a [Flow],
+    demand: &'a Demand<'a>,
     id: Option<String>,
     session: AuthSession,
     user: Option<OwnedUserId>,
@@ -141,7 +162,7 @@ struct Proof<'a> {
 
 impl Proof<'_> {
     /// Checks what a client shows for one stage: 401 if it is wrong and it may try again.
-    async fn show(&mut self, auth: &AuthData, user: Option<&UserId>) -> Result<()> {
+    async fn show(&mut self, auth: &AuthData) -> Result<()> {
         match auth {
             AuthData::Dummy(_) => Ok(()),
             AuthData::RegistrationToken(data) => {
@@ -154,9 +175,18 @@ impl Proof<'_> {
                     Err(refused("This registration token is not valid."))
                 }
             }
+            AuthData::EmailIdentity(data) => {
+                let ThirdpartyIdCredentials { sid, client_secret, .. } = &data.thirdparty_id_creds;
+                let read = self.server.store.read();
+                match validations::proven(&read, self.demand.purpose, sid.as_str(), client_secret.as_str()) {
+                    Ok(_) => self.session.validation = Some(sid.to_string()),
+                    Err(error) => return Err(unconfirmed(error)),
+                }
+                Ok(())
+            }
             AuthData::Password(data) => {
                 let found = find_account(self.server, &data.identifier)?;
-                if let (Some(wanted), Some((found, _))) = (user, &found)
+                if let (Some(wanted), Some((found, _))) = (self.demand.user, &found)
                     && wanted != found
                 {
                     return Err(Error::forbidden(ANOTHER));
@@ -172,24 +202,29 @@ impl Proof<'_> {
         if !self.session.completed.contains(&stage) {
             self.session.completed.push(stage);
         }
+        self.keep();
+    }
+
+    /// Keeps the progress for the next request, if there is a session.
+    fn keep(&self) {
         if let Some(id) = &self.id {
-            let (completed, token) = (self.session.completed.clone(), self.session.registration_token.clone());
+            let AuthSession { completed, registration_token, validation, .. } = self.session.clone();
             self.server.auth_sessions.update(id, |session| {
                 session.completed = completed;
-                session.registration_token = token;
+                session.registration_token = registration_token;
+                session.validation = validation;
             });
         }
     }
 
     /// The 401 that says what is left to do, and what was wrong.
     fn challenge(&mut self, error: Option<&Error>) -> Result<Error> {
-        let id = match self.id.take() {
-            Some(id) => id,
-            None => self.server.auth_sessions.begin(self.operation)?,
-        };
-        self.id = Some(id.clone());
-        let flows: Vec<JsonValue> = self.flows.iter().map(|stages| json!({ "stages": stages })).collect();
-        let mut body = json!({ "flows": flows, "params": {}, "session": id });
+        if self.id.is_none() {
+            self.id = Some(self.server.auth_sessions.begin(self.demand.operation)?);
+            self.keep();
+        }
+        let flows: Vec<JsonValue> = self.demand.flows.iter().map(|stages| json!({ "stages": stages })).collect();
+        let mut body = json!({ "flows": flows, "params": {}, "session": self.id });
         if !self.session.completed.is_empty() {
             body["completed"] = json!(self.session.completed);
         }
@@ -206,6 +241,17 @@ fn refused(message: &str) -> Error {
     Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Forbidden, message)
 }
 
+/// The same for an e-mail address. Clients ask again and again with one that is not confirmed yet, and know
+/// `M_UNAUTHORIZED` as what they are told until then.
+fn unconfirmed(error: Error) -> Error {
+    match error.reason() {
+        Reason::Matrix { message, .. } => {
+            Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, message.clone())
+        }
+        _ => error,
+    }
+}
+
 /// The account that an identifier means: by user name, user ID, e-mail address or phone number.
 ///
 /// # Errors
@@ -217,12 +263,10 @@ pub fn find_account(server: &Server, identifier: &UserIdentifier) -> Result<Opti
         UserIdentifier::PhoneNumber(number) => {
             // Without a table of countries: a number in international form says its country itself.
             let digits: String = number.phone.chars().filter(char::is_ascii_digit).collect();
-            accounts::find_by_threepid(&read, "msisdn", &digits)
+            threepids::find(&read, "msisdn", &digits)
         }
         other => match other.as_third_party_id() {
-            Some((medium, address)) => {
-                accounts::find_by_threepid(&read, medium.as_str(), &address.trim().to_lowercase())
-            }
+            Some((medium, address)) => threepids::find(&read, medium.as_str(), &threepids::canonical(&address)),
             None => Err(Error::bad_request(ErrorKind::Unknown, "This kind of identifier is not known here.")),
         },
     }

@@ -6,12 +6,12 @@ use super::{Checker, any, room_exists};
 use crate::{
     error::Result,
     store::{
-        records::{Account, Device, TokenPair},
+        records::{Account, Device, TokenPair, Validation},
         trees::{
             ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEVICES, ERASED_USERS,
-            ERASURES, FILTERS, LOGIN_TOKENS, NOTICE_ROOMS, OPENID_TOKENS, PROFILE_UPDATES, PROFILES,
+            ERASURES, FILTERS, LOGIN_TOKENS, NOTICE_ROOMS, OPENID_TOKENS, PASSWORD_RESETS, PROFILE_UPDATES, PROFILES,
             PROVIDER_IDENTITIES, PUSHERS, PUSHKEYS, REFRESH_TOKENS, ROOMS, THREEPIDS, TRANSACTION_TIMES, TRANSACTIONS,
-            WELCOMES,
+            VALIDATION_TIMES, VALIDATIONS, WELCOMES,
         },
     },
 };
@@ -45,6 +45,10 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     checker.has(FILTERS, ACCOUNTS, |(user, _), _| user.clone(), any)?;
     checker.has(LOGIN_TOKENS, ACCOUNTS, |_, user| user.clone(), any)?;
     checker.has(OPENID_TOKENS, ACCOUNTS, |_, user| user.clone(), any)?;
+    checker.has(PASSWORD_RESETS, ACCOUNTS, |_, user| user.clone(), |_, _, account| !account.deactivated)?;
+    checker.has(VALIDATIONS, VALIDATION_TIMES, |sid, row| (row.expires_ts, sid.clone()), any)?;
+    let at = |(expires, _): &(u64, String), (): &(), row: &Validation| row.expires_ts == *expires;
+    checker.has(VALIDATION_TIMES, VALIDATIONS, |(_, sid), ()| sid.clone(), at)?;
     account_data(checker)?;
     checker.has(PUSHERS, DEVICES, |(user, ..), row| (user.clone(), row.device.clone()), any)?;
     let swapped = |(a, b, c): &(String, String, OwnedUserId)| (c.clone(), a.clone(), b.clone());

@@ -7,13 +7,14 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use http::HeaderName;
+use lettre::message::Mailbox;
 use ruma::{OwnedRoomOrAliasId, OwnedServerName, RoomVersionId, owned_server_name, serde::Base64};
 
 use super::{
     setting::options,
     values::{
-        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MediaBackend, MediaScope, Mode, ProxyRule,
-        ProxyUrl, RateLimit, Retention, Secret,
+        ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MailSecurity, MediaBackend, MediaScope, Mode,
+        ProxyRule, ProxyUrl, RateLimit, Retention, Secret,
     },
 };
 
@@ -185,6 +186,10 @@ options! {
         /// How many missing events are fetched from other servers to understand one new event.
         max_fetch_prev_events: u16 = 100;
 
+        /// Whether users can have people found and invited by their e-mail address. The identity server that their client
+        /// names is then asked by this server.
+        allow_identity_servers: bool = true;
+
         /// Where clients and other servers find this server. It answers at https://<server_name>/.well-known/matrix/ itself
         /// if the reverse proxy passes that on.
         well_known: WellKnown = WellKnown::default();
@@ -196,6 +201,10 @@ options! {
         /// instead of a password. Set issuer and client_id. The address that the provider sends people back to is
         /// <well_known.client>/_conduit/sso/callback.
         sso: Sso = Sso::default();
+
+        /// A mail server. With one, users can prove that an e-mail address is theirs, log in with it, and set a new password when
+        /// they forgot theirs.
+        email: Email = Email::default();
 
         /// A TURN server, which voice and video calls need when both sides are behind a router. Set uris and either secret,
         /// or username and password.
@@ -284,6 +293,35 @@ options! {
         link_existing: bool = false;
     }
 
+    /// `[email]`
+    pub struct Email {
+        /// The host of the mail server that mails are handed to. Without it, no mails are sent.
+        host: Option<String> = None, example r#""mail.example.org""#;
+
+        /// Its port. By default 587, or 465 where security is "tls", or 25 where it is "none".
+        port: Option<u16> = None, example r#"587"#;
+
+        /// How the connection is secured: "starttls", "tls" (from the first byte on), or "none", which is for a mail server on
+        /// this machine.
+        security: MailSecurity = MailSecurity::StartTls;
+
+        /// The name of the account at the mail server, if it wants one.
+        username: Option<String> = None, example r#""matrix@example.org""#;
+
+        /// The password of that account.
+        password: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// The sender of the mails, with a name or without. It must be set if host is.
+        from: Option<Mailbox> = None, example r#""Example <noreply@example.org>""#;
+
+        /// Whether people need an e-mail address to register.
+        required_to_register: bool = false;
+
+        /// Whether whoever asks is told at once if an e-mail address belongs to an account here. By default that is said in a
+        /// mail to the address only, so that nobody else finds out who has an account.
+        tell_known_addresses: bool = false;
+    }
+
     /// `[turn]`
     pub struct Turn {
         /// The addresses of the TURN server, such as "turn:turn.example.org?transport=udp".
@@ -368,6 +406,9 @@ options! {
         /// After how many registrations without a token in an hour registration closes by itself. Administrators are told,
         /// and can open it again.
         open_registrations_per_hour: u32 = 20;
+
+        /// Having mails sent, for each address that asks and each one that mails go to.
+        mail: RateLimit = RateLimit { per_second: 0.002, burst: 5 };
 
         /// Sending events into rooms, for each user.
         send: RateLimit = RateLimit { per_second: 10.0, burst: 100 };

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use lettre::message::Mailbox;
 use ring::digest::{SHA256, digest};
 use ruma::serde::Base64;
 use toml::Value;
@@ -410,6 +411,32 @@ words! {
         Thumbnail = "thumbnail",
     }
     "\"local\", \"remote\" or \"thumbnail\""
+
+    /// How the connection to the mail server is secured.
+    pub enum MailSecurity {
+        /// It becomes TLS by the command `STARTTLS`; without that, nothing is sent.
+        StartTls = "starttls",
+        /// It is TLS from the first byte on.
+        Tls = "tls",
+        /// Not at all.
+        None = "none",
+    }
+    "\"starttls\", \"tls\" or \"none\""
+}
+
+/// A sender of mails.
+impl Scalar for Mailbox {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let parsed = value.as_str().and_then(|text| text.parse().ok());
+        parsed.map_or_else(
+            || unexpected("an address such as \"noreply@example.org\" or \"Example <noreply@example.org>\"", value),
+            Ok,
+        )
+    }
+
+    fn print(&self) -> String {
+        quote(&self.to_string())
+    }
 }
 
 /// When media are deleted by themselves. A medium must keep to every limit that is set.

@@ -8,7 +8,7 @@
 //! count that the gateways show may be wrong: it is counted once more, and told if it is another.
 //!
 //! Invariants: a pusher's notifications arrive in order; one that the gateway rejects is removed, and whatever waits for
-//! a pusher goes with it. Deliberately absent: notifications by e-mail.
+//! a pusher goes with it. What is noted for pushers of kind `email` goes out in mails (`digests.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -157,9 +157,11 @@ impl Gateways {
             let mut told = BTreeSet::new();
             COUNTERS.put(tx, PUSHED, &news.until.0);
             for ((user, position), push) in &news.pushes {
-                for ids in http_pushers(tx, user)? {
+                for Pusher { ids, kind, .. } in pushers::all(tx, user)? {
                     pushers::notify(tx, user, &ids, *position, push)?;
-                    told.insert((user.clone(), ids.app_id, ids.pushkey));
+                    if matches!(kind, PusherKind::Http(_)) {
+                        told.insert((user.clone(), ids.app_id, ids.pushkey));
+                    }
                 }
             }
             for user in &news.recounts {

@@ -1,4 +1,5 @@
-//! What leaves the server by itself: events and messages to other servers, to application services, to push gateways.
+//! What leaves the server by itself: events and messages to other servers, to application services, to push gateways, and
+//! by mail.
 //!
 //! `queue.rs` is the loop that all destinations share: read what waits, send it, note that it arrived, wait longer and
 //! longer while it does not; `lines.rs` keeps one going for each destination that something waits for. Who waits for what
@@ -11,6 +12,7 @@
 
 pub mod appservices;
 pub mod departures;
+pub mod digests;
 pub mod gateways;
 pub mod lines;
 pub mod queue;

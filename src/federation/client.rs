@@ -91,7 +91,7 @@ impl Federation {
         R: OutgoingRequest,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let request = self.signed(destination, encoded(request)?)?;
+        let request = self.signed(destination, encoded(request, ())?)?;
         let ask = |request| self.outgoing.request(Reach::Servers, request, limits);
         let response = self.at_destination(destination, request, ask).await?;
         let response = response.map(|body| body.to_vec());
@@ -119,7 +119,7 @@ impl Federation {
         R: OutgoingRequest,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let request = self.signed(destination, encoded(request)?)?;
+        let request = self.signed(destination, encoded(request, ())?)?;
         let ask = |request| self.outgoing.stream(Reach::Servers, request, limits);
         let response = self.at_destination(destination, request, ask).await?;
         if response.status().is_success() {
@@ -187,8 +187,11 @@ impl Federation {
     }
 
     /// The request with our signature for `destination`.
-    fn signed(&self, destination: &ServerName, mut request: Request<Bytes>) -> Result<Request<Bytes>, Failure> {
-        let malformed = |error: &dyn fmt::Display| Failure::Malformed(format!("our own request: {error}"));
+    pub(super) fn signed(
+        &self,
+        destination: &ServerName,
+        mut request: Request<Bytes>,
+    ) -> Result<Request<Bytes>, Failure> {
         let keys = &self.rooms.keys;
         let origin = keys.server_name();
         let object = XMatrix::request_object(&request, origin, destination).map_err(|error| malformed(&error))?;
@@ -205,15 +208,18 @@ impl Federation {
     }
 }
 
-/// A request of ruma's as HTTP, with a path only.
-fn encoded<R>(request: R) -> Result<Request<Bytes>, Failure>
-where
-    R: OutgoingRequest,
-    R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-{
-    let malformed = |error: &dyn fmt::Display| Failure::Malformed(format!("our own request: {error}"));
+/// The failure to make a request at all.
+pub(super) fn malformed(error: &dyn fmt::Display) -> Failure {
+    Failure::Malformed(format!("our own request: {error}"))
+}
+
+/// A request of ruma's as HTTP, with a path only; which of several is decided by `path`.
+pub(super) fn encoded<R: OutgoingRequest>(
+    request: R,
+    path: <R::PathBuilder as PathBuilder>::Input<'_>,
+) -> Result<Request<Bytes>, Failure> {
     let (mut parts, body) =
-        request.try_into_http_request_inner("", ()).map_err(|error| malformed(&error))?.into_parts();
+        request.try_into_http_request_inner("", path).map_err(|error| malformed(&error))?.into_parts();
     if let Some(content_type) = body.content_type() {
         parts.headers.entry(header::CONTENT_TYPE).or_insert(content_type);
     }
@@ -222,7 +228,7 @@ where
 }
 
 /// What a server that refuses says.
-fn refusal(response: Response<impl AsRef<[u8]>>) -> Failure {
+pub(super) fn refusal(response: Response<impl AsRef<[u8]>>) -> Failure {
     let status = response.status();
     let (parts, body) = response.into_parts();
     let error = MatrixError::from_http_response(Response::from_parts(parts, body.as_ref()));

@@ -7,6 +7,7 @@
 //! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
 //!   ours by invitation; `missing_members.rs` asks for the members that a join left out; `chores.rs` does what one decision
 //!   asks for in many rooms; `handshake.rs` lets others' users in and out who ask here.
+//! - `identity.rs` asks identity servers, which are no homeservers, and `third_party_invite.rs` invites by what they know.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `inbound.rs` takes the events that servers send, `fetch.rs` asks for those that are missing,
 //!   `backfill.rs` for what came before; `loose_ends.rs` ties graphs together that are forked a lot.
@@ -24,6 +25,7 @@ pub mod devices;
 pub mod directory;
 pub mod edu;
 pub mod handshake;
+pub mod identity;
 pub mod inbound;
 pub mod invite;
 pub mod join;
@@ -36,6 +38,7 @@ pub mod newcomers;
 pub mod policy;
 pub mod profiles;
 pub mod spaces;
+pub mod third_party_invite;
 pub mod timestamps;
 
 mod answers;

@@ -36,6 +36,8 @@ pub enum Class {
     Login,
     /// Making accounts, and trying registration tokens.
     Registration,
+    /// Having mails sent to an address.
+    Mail,
     /// Events for rooms.
     Send,
     /// Joining, knocking and inviting, which can cost much state.
@@ -59,6 +61,7 @@ pub struct Allowance {
 pub struct Allowances {
     pub login: Allowance,
     pub registration: Allowance,
+    pub mail: Allowance,
     pub send: Allowance,
     pub join: Allowance,
     pub other: Allowance,
@@ -74,6 +77,8 @@ impl Class {
             subject => subject,
         };
         match subject {
+            _ if route.path.ends_with("/email/requestToken") => Class::Mail,
+            _ if route.method == Method::POST && route.path.ends_with("/reset-password") => Class::Login,
             _ if route.method == Method::POST && route.path.ends_with("/register") => Class::Registration,
             "register" if route.path.ends_with("/validity") => Class::Registration,
             _ if route.method == Method::GET => Class::Other,
@@ -90,6 +95,7 @@ impl Allowances {
         match class {
             Class::Login => self.login,
             Class::Registration => self.registration,
+            Class::Mail => self.mail,
             Class::Send => self.send,
             Class::Join => self.join,
             Class::Other => self.other,
@@ -202,7 +208,14 @@ mod tests {
     fn limits() -> Limits {
         let login = Allowance { per_second: 1.0 / 3.0, burst: 10 };
         let never = Allowance { per_second: 0.0, burst: 1 };
-        Limits::new(Some(Allowances { login, registration: never, send: never, join: never, other: never }))
+        Limits::new(Some(Allowances {
+            login,
+            registration: never,
+            mail: never,
+            send: never,
+            join: never,
+            other: never,
+        }))
     }
 
     #[test]
@@ -277,6 +290,10 @@ mod tests {
             (Method::GET, "/_matrix/client/v1/register/m.login.registration_token/validity", Class::Registration),
             (Method::POST, "/_synapse/admin/v1/register", Class::Registration),
             (Method::POST, "/register", Class::Registration),
+            (Method::POST, "/_matrix/client/v3/register/email/requestToken", Class::Mail),
+            (Method::POST, "/_matrix/client/v3/account/3pid/email/requestToken", Class::Mail),
+            (Method::POST, "/_matrix/client/v3/account/3pid/msisdn/requestToken", Class::Login),
+            (Method::POST, "/_matrix/conduit/reset-password", Class::Login),
             (Method::GET, "/register", Class::Other),
             (Method::POST, "/_matrix/client/v3/rooms/{room_id}/join", Class::Join),
             (Method::POST, "/_matrix/client/v3/join/{room_id_or_alias}", Class::Join),

@@ -1,4 +1,5 @@
-//! Requests that this server makes itself: to other servers, push gateways, application services, web pages.
+//! Requests that this server makes itself: to other servers, push gateways, application services, web pages; and mails
+//! (`mail/`), which go another way.
 //!
 //! One client for all of them, over our own connections: `names.rs` finds addresses, `connect.rs` connects to them, with
 //! TLS and through a proxy if there is one. [`Reach`] says where a request may go and by which rules its port is found.
@@ -9,6 +10,7 @@
 
 pub mod appservices;
 mod connect;
+pub mod mail;
 mod names;
 mod proxy;
 mod turns;

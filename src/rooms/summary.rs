@@ -162,13 +162,15 @@ pub fn room_type(read: &dyn Read, room: RoomNo) -> Result<Option<String>> {
     text(read, room, &StateEventType::RoomCreate, "type")
 }
 
-/// Whether the room has a name or a canonical alias, so that it need not be called after its members.
+/// The room's name, or its canonical alias.
 ///
 /// # Errors
 /// When the store fails.
-pub fn has_name(read: &dyn Read, room: RoomNo) -> Result<bool> {
-    Ok(text(read, room, &StateEventType::RoomName, "name")?.is_some()
-        || text(read, room, &StateEventType::RoomCanonicalAlias, "alias")?.is_some())
+pub fn name(read: &dyn Read, room: RoomNo) -> Result<Option<String>> {
+    match text(read, room, &StateEventType::RoomName, "name")? {
+        Some(name) => Ok(Some(name)),
+        None => text(read, room, &StateEventType::RoomCanonicalAlias, "alias"),
+    }
 }
 
 /// Whether guests may be in the room

@@ -148,6 +148,12 @@ trees! {
     LOGIN_TOKENS = Queue 50: (u64, String) => OwnedUserId;
     /// OpenID tokens, by expiry in milliseconds since the Unix epoch and hash.
     OPENID_TOKENS = Queue 51: (u64, String) => OwnedUserId;
+    /// Tokens that set a new password once, by expiry in milliseconds since the Unix epoch and hash.
+    PASSWORD_RESETS = Queue 236: (u64, String) => OwnedUserId;
+    /// Proofs that somebody reads the mails to an address, by their ID.
+    VALIDATIONS = Queue 237: String => Validation;
+    /// The same in the order of their expiry, in milliseconds since the Unix epoch.
+    VALIDATION_TIMES = Queue 238: (u64, String) => ();
 
     /// The room aliases of this server.
     ALIASES = Lookup 140: OwnedRoomAliasId => Alias;

@@ -3,7 +3,9 @@
 //! Names given out follow the grammar of user IDs (spec: appendices, "User Identifiers"); those of earlier times, with
 //! capitals for example, stay usable for logging in. A name is never given out twice, not even after deactivation.
 
-use ruma::{OwnedRoomAliasId, OwnedRoomOrAliasId, OwnedUserId, RoomAliasId, ServerName, UserId, api::error::ErrorKind};
+use ruma::{
+    DeviceId, OwnedRoomAliasId, OwnedRoomOrAliasId, OwnedUserId, RoomAliasId, ServerName, UserId, api::error::ErrorKind,
+};
 use serde_json::json;
 
 use super::{account_data, cross_signing, devices, key_backup, login_tokens, profiles};
@@ -14,10 +16,10 @@ use crate::{
     error::{Error, Result},
     store::{
         Read, Tx,
-        records::{Account, ProviderIdentity, ThreePid, Welcome},
+        records::{Account, ProviderIdentity, Welcome},
         trees::{
-            ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, ERASURES, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILE_UPDATES,
-            PROFILES, PROVIDER_IDENTITIES, THREEPIDS, WELCOMES,
+            ACCOUNTS, DEACTIVATED_USERS, ERASED_USERS, ERASURES, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PASSWORD_RESETS,
+            PROFILE_UPDATES, PROFILES, PROVIDER_IDENTITIES, THREEPIDS, WELCOMES,
         },
     },
 };
@@ -162,31 +164,6 @@ pub fn find(read: &dyn Read, server: &ServerName, name: &str) -> Result<Option<(
     Ok(None)
 }
 
-/// The account with the third-party identifier, its address in canonical form.
-///
-/// # Errors
-/// When the database fails.
-pub fn find_by_threepid(read: &dyn Read, medium: &str, address: &str) -> Result<Option<(OwnedUserId, Account)>> {
-    let Some(user) = THREEPIDS.get(read, (medium, address))? else { return Ok(None) };
-    Ok(ACCOUNTS.get(read, &user)?.map(|account| (user, account)))
-}
-
-/// Adds a third-party identifier that is proven to be the user's.
-///
-/// # Errors
-/// 400 `M_THREEPID_IN_USE` when another account has it; 404 `M_NOT_FOUND`.
-pub fn add_threepid(tx: &mut Tx<'_>, user: &UserId, threepid: ThreePid) -> Result<()> {
-    let owner = THREEPIDS.get(tx, (&threepid.medium, &threepid.address))?;
-    if owner.is_some_and(|owner| owner != user) {
-        return Err(Error::bad_request(ErrorKind::ThreepidInUse, "This address belongs to another account."));
-    }
-    THREEPIDS.put(tx, (&threepid.medium, &threepid.address), &user.to_owned());
-    update(tx, user, |account| {
-        account.threepids.retain(|old| (&old.medium, &old.address) != (&threepid.medium, &threepid.address));
-        account.threepids.push(threepid);
-    })
-}
-
 /// The account that an identity at a provider opens.
 ///
 /// # Errors
@@ -226,19 +203,6 @@ pub fn remove_identities(tx: &mut Tx<'_>, user: &UserId) -> Result<usize> {
     Ok(identities.len())
 }
 
-/// Takes a third-party identifier away from a user, if it is the user's.
-///
-/// # Errors
-/// 404 `M_NOT_FOUND`.
-pub fn remove_threepid(tx: &mut Tx<'_>, user: &UserId, medium: &str, address: &str) -> Result<()> {
-    if THREEPIDS.get(tx, (medium, address))?.is_some_and(|owner| owner == user) {
-        THREEPIDS.delete(tx, (medium, address));
-    }
-    update(tx, user, |account| {
-        account.threepids.retain(|own| (own.medium.as_str(), own.address.as_str()) != (medium, address));
-    })
-}
-
 /// The account of `user`.
 ///
 /// # Errors
@@ -276,6 +240,23 @@ pub fn update(tx: &mut Tx<'_>, user: &UserId, change: impl FnOnce(&mut Account))
     put(tx, user, &account)
 }
 
+/// Gives an account another password, of which this is the hash; links that would set one are void. If `log_out`, its devices
+/// are logged out, but for the one given.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn set_password(
+    tx: &mut Tx<'_>,
+    user: &UserId,
+    hash: String,
+    log_out: bool,
+    except: Option<&DeviceId>,
+) -> Result<()> {
+    update(tx, user, |account| account.password_hash = Some(hash))?;
+    login_tokens::delete_all(tx, &PASSWORD_RESETS, user)?;
+    if log_out { devices::delete_all(tx, user, except) } else { Ok(()) }
+}
+
 /// Writes the account. An administrator is to be invited into the administration room.
 fn put(tx: &mut Tx<'_>, user: &UserId, account: &Account) -> Result<()> {
     ACCOUNTS.put(tx, user, account);
@@ -301,6 +282,7 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
         account.deactivated = true;
         account.admin = false;
         account.threepids.clear();
+        account.bindings.clear();
     })?;
     devices::delete_all(tx, user, None)?;
     cross_signing::forget(tx, user)?;
@@ -316,5 +298,6 @@ pub fn deactivate(tx: &mut Tx<'_>, user: &UserId, erase: bool) -> Result<()> {
         ERASURES.put(tx, user, &());
     }
     login_tokens::delete_all(tx, &LOGIN_TOKENS, user)?;
+    login_tokens::delete_all(tx, &PASSWORD_RESETS, user)?;
     login_tokens::delete_all(tx, &OPENID_TOKENS, user)
 }

@@ -35,6 +35,8 @@ pub struct AuthSession {
     pub completed: Vec<AuthType>,
     /// The registration token that was shown.
     pub registration_token: Option<String>,
+    /// The ID of the validation whose confirmed e-mail address was shown.
+    pub validation: Option<String>,
     /// Who it was that showed who they are in another way than by a password.
     pub user: Option<OwnedUserId>,
     /// The account and device that it led to, so that the request can be repeated if its answer got lost.

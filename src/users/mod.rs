@@ -4,6 +4,8 @@
 //! - A *device* (`devices.rs`) is a login; all that belongs to it goes when it goes, in [`devices::delete`] alone.
 //! - A *token* (`tokens.rs`) stands for a device. The store knows hashes of tokens only.
 //! - Who may make one by themselves: `registration_tokens.rs`, and how many, `sign_ups.rs`.
+//! - A *third-party identifier* (`threepids.rs`) is an address that is proven to be the user's; the proof is a
+//!   *validation* (`validations.rs`).
 //! - *Account data* (`account_data.rs`) is what clients keep on the server for themselves, globally and by room.
 //! - End-to-end encryption: `device_keys.rs`, `one_time_keys.rs`, `cross_signing.rs` (over `signed_json.rs`),
 //!   `device_lists.rs` (of other servers' users), `to_device.rs`, `to_servers.rs`, `key_backup.rs`.
@@ -22,6 +24,7 @@ pub mod filters;
 pub mod key_backup;
 pub mod login_tokens;
 pub mod one_time_keys;
+pub mod password_resets;
 pub mod passwords;
 pub mod presence;
 pub mod profiles;
@@ -29,10 +32,12 @@ pub mod pushers;
 pub mod registration_tokens;
 pub mod sign_ups;
 pub mod signed_json;
+pub mod threepids;
 pub mod to_device;
 pub mod to_servers;
 pub mod tokens;
 pub mod transactions;
+pub mod validations;
 
 use std::collections::HashSet;
 

@@ -8,15 +8,18 @@ use ruma::{
     DeviceId, OwnedUserId, UserId,
     api::client::push::{Pusher, PusherIds, PusherKind},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     clock,
+    config::Secret,
     error::{Error, Result},
     ids::Position,
+    signing::SigningKeys,
     store::{
         Direction, Read, Tx,
         records::{self, Push, PusherState},
-        trees::{PUSHER_STATES, PUSHERS, PUSHES, PUSHKEYS},
+        trees::{PUSHER_STATES, PUSHERS, PUSHES, PUSHKEYS, THREEPIDS},
     },
 };
 
@@ -26,12 +29,61 @@ const MAX_PUSHERS: usize = 200;
 /// How many notifications wait for a pusher's gateway at most.
 const MAX_WAITING: u64 = 200;
 
+/// The `app_id` of pushers that send mails.
+pub const EMAIL_APP: &str = "m.email";
+
+/// Where the page is on which a user ends mails. Below `/_matrix`, which every reverse proxy passes on.
+pub const UNSUBSCRIBE_PAGE: &str = "/_matrix/conduit/unsubscribe";
+
+/// What a link to end mails says.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unsubscribe {
+    /// The user.
+    pub user: String,
+    /// The address that mails go to.
+    pub address: String,
+    /// What shows that the link is one of this server's.
+    pub token: String,
+}
+
+/// The link that ends the mails to `address` for `user`, at a server that is reached at `base`. It works for nothing else,
+/// and as long as the server signs with the same key, so that it does in old mails too.
+///
+/// # Errors
+/// When the link cannot be written, which does not happen.
+pub fn unsubscribe_link(keys: &SigningKeys, base: &str, user: &UserId, address: &str) -> Result<String> {
+    let link = Unsubscribe {
+        user: user.to_string(),
+        address: address.to_owned(),
+        token: unsubscribe_token(keys, user.as_str(), address),
+    };
+    let query = serde_html_form::to_string(link).map_err(Error::internal)?;
+    Ok(format!("{base}{UNSUBSCRIBE_PAGE}?{query}"))
+}
+
+/// Whose pusher a link ends, and which.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when it is not one of this server's.
+pub fn unsubscribed(keys: &SigningKeys, link: &Unsubscribe) -> Result<(OwnedUserId, PusherIds)> {
+    let right = Secret::new(unsubscribe_token(keys, &link.user, &link.address)).matches(&link.token);
+    let user = UserId::parse(&*link.user).ok().filter(|_| right);
+    let user = user.ok_or_else(|| Error::forbidden("This link is not whole. Take it from the mail once more."))?;
+    Ok((user, PusherIds::new(link.address.clone(), EMAIL_APP.to_owned())))
+}
+
+/// A signature of a text that is no JSON, and so nothing that other servers would take for a word of this one.
+fn unsubscribe_token(keys: &SigningKeys, user: &str, address: &str) -> String {
+    keys.sign(format!("unsubscribe {user} {address}").as_bytes())
+}
+
 /// Sets a pusher of a device. Unless `append`, no other user keeps one with the same `app_id` and `pushkey`.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM`.
 pub fn set(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, pusher: &Pusher, append: bool) -> Result<()> {
-    check(pusher)?;
+    check(tx, user, pusher)?;
     let ids = &pusher.ids;
     if !append {
         for other in users_with(tx, ids)? {
@@ -52,7 +104,7 @@ pub fn set(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, pusher: &Pusher, a
 }
 
 /// What the specification asks of a pusher and ruma's types do not.
-fn check(pusher: &Pusher) -> Result<()> {
+fn check(read: &dyn Read, user: &UserId, pusher: &Pusher) -> Result<()> {
     if pusher.ids.app_id.chars().count() > 64 {
         return Err(Error::invalid_param("app_id must not be longer than 64 characters."));
     }
@@ -70,7 +122,16 @@ fn check(pusher: &Pusher) -> Result<()> {
             }
             Ok(())
         }
-        PusherKind::Email(_) => Ok(()),
+        PusherKind::Email(_) if pusher.ids.app_id != EMAIL_APP => {
+            Err(Error::invalid_param("app_id must be \"m.email\" for mails."))
+        }
+        PusherKind::Email(_) => {
+            if THREEPIDS.get(read, ("email", &pusher.ids.pushkey))?.is_some_and(|owner| owner == user) {
+                Ok(())
+            } else {
+                Err(Error::invalid_param("pushkey must be an e-mail address of your account."))
+            }
+        }
         _ => Err(Error::invalid_param("kind must be \"http\" or \"email\".")),
     }
 }
@@ -179,6 +240,18 @@ pub fn told(
         state.recount = state.recount.filter(|changed| *changed > at);
     }
     PUSHER_STATES.put(tx, key, &state);
+    Ok(())
+}
+
+/// Notes that a mail was sent for a pusher.
+///
+/// # Errors
+/// As [`notify`].
+pub fn mailed(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, now: u64) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
+    if let Some(state) = PUSHER_STATES.get(tx, key)? {
+        PUSHER_STATES.put(tx, key, &PusherState { mailed_ts: Some(now), ..state });
+    }
     Ok(())
 }
 

@@ -3,15 +3,20 @@
 //! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of every page forbids
 //! scripts, frames and foreign targets of forms, so that a mistake there would still do nothing.
 
+pub mod confirm_email;
 pub mod health;
 pub mod register;
+pub mod reset_password;
 pub mod sso;
+pub mod unsubscribe;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::{
-    http::{Body, Route, page},
+    error::{Error, Reason, Result},
+    http::{Body, Route, html::escape, page},
     server::Server,
+    users::{password_resets, pushers, validations},
 };
 
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; \
@@ -19,7 +24,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action
 
 const STYLE: &str = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:32rem;margin:2rem auto;padding:0 1rem;\
 color-scheme:light dark}label{display:block;margin-top:1rem}input{font:inherit;width:100%;box-sizing:border-box;\
-padding:.4rem}button{font:inherit;margin-top:1.5rem;padding:.5rem 1.5rem}.error{border-left:.3rem solid #c33;\
+padding:.4rem}.box input{width:auto}button{font:inherit;margin-top:1.5rem;padding:.5rem 1.5rem}.error{border-left:.3rem solid #c33;\
 padding-left:1rem}";
 
 /// Every page.
@@ -31,7 +36,38 @@ pub fn routes() -> Vec<Route<Server>> {
         page(Method::GET, crate::sso::CALLBACK, sso::return_from_provider),
         page(Method::POST, "/_conduit/sso/username", sso::choose_name),
         page(Method::GET, "/_matrix/client/v3/auth/m.login.sso/fallback/web", sso::begin_confirmation),
+        page(Method::GET, validations::PAGE, confirm_email::show_confirmation),
+        page(Method::POST, validations::PAGE, confirm_email::submit_confirmation),
+        page(Method::GET, password_resets::PAGE, reset_password::show_password_form),
+        page(Method::POST, password_resets::PAGE, reset_password::submit_password_form),
+        page(Method::GET, pushers::UNSUBSCRIBE_PAGE, unsubscribe::show_end_of_mails),
+        page(Method::POST, pushers::UNSUBSCRIBE_PAGE, unsubscribe::submit_end_of_mails),
     ]
+}
+
+/// What a person is told of an error.
+///
+/// # Errors
+/// The same one, if it is a fault of ours.
+fn told(error: Error) -> Result<String> {
+    match error.reason() {
+        Reason::Matrix { message, .. } => Ok(message.clone()),
+        _ => Err(error),
+    }
+}
+
+/// What went wrong, above a form; nothing for nothing.
+fn notice(error: Option<&str>) -> String {
+    error.map(|text| format!("<p class=\"error\" role=\"alert\">{}</p>", escape(text))).unwrap_or_default()
+}
+
+/// A page that says nothing but what went wrong.
+///
+/// # Errors
+/// As [`told`].
+fn failed(title: &str, error: Error) -> Result<Response<Body>> {
+    let status = error.status();
+    Ok(html(status, title, &notice(Some(&told(error)?))))
 }
 
 /// A page with this title and body, both HTML already.

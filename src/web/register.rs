@@ -9,11 +9,11 @@ use http::{Response, StatusCode, header};
 use ruma::OwnedUserId;
 use serde::Deserialize;
 
-use super::html;
+use super::{html, notice, told};
 use crate::{
     clock,
     config::Registration,
-    error::{Error, Reason, Result},
+    error::{Error, Result},
     http::{Body, PageRequest, html::escape},
     server::Server,
     store::records::Account,
@@ -36,6 +36,8 @@ struct Form {
 /// What the form has to ask for.
 enum Door {
     Closed,
+    /// Who registers needs an e-mail address, which a client has confirmed.
+    Clients,
     Open,
     Token,
 }
@@ -52,10 +54,7 @@ pub async fn submit_registration(server: &Server, page: PageRequest) -> Result<R
     let door = door(server)?;
     match register(server, &door, &form, page.address).await {
         Ok(user) => Ok(welcome(server, &user, &page)),
-        Err(error) => match error.reason() {
-            Reason::Matrix { message, .. } => Ok(show(&door, &form, Some(message))),
-            _ => Err(error),
-        },
+        Err(error) => Ok(show(&door, &form, Some(&told(error)?))),
     }
 }
 
@@ -65,6 +64,7 @@ fn door(server: &Server) -> Result<Door> {
     Ok(match sign_ups::registration(&read, &server.config)? {
         // The first account is the administrator's, who has the token of the first start.
         _ if awaits_administrator => Door::Token,
+        Registration::Open | Registration::Token if server.config.email.required_to_register => Door::Clients,
         Registration::Open => Door::Open,
         Registration::Token => Door::Token,
         Registration::Closed => Door::Closed,
@@ -72,8 +72,8 @@ fn door(server: &Server) -> Result<Door> {
 }
 
 async fn register(server: &Server, door: &Door, form: &Form, address: IpAddr) -> Result<OwnedUserId> {
-    if matches!(door, Door::Closed) {
-        return Err(Error::forbidden("Nobody can register on this server."));
+    if matches!(door, Door::Closed | Door::Clients) {
+        return Err(Error::forbidden("Nobody can register on this page."));
     }
     let user = accounts::parse_new(server.name(), &server.appservices, form.username.trim())?;
     if form.password != form.again {
@@ -120,14 +120,19 @@ fn show(door: &Door, form: &Form, error: Option<&str>) -> Response<Body> {
         let body = "<p>Nobody can register on this server. Ask its administrator for an account.</p>";
         return html(StatusCode::FORBIDDEN, "Registration is closed", body);
     }
-    let error = error.map(|text| format!("<p class=\"error\" role=\"alert\">{}</p>", escape(text))).unwrap_or_default();
+    if matches!(door, Door::Clients) {
+        let body = "<p>This server wants to know an e-mail address of yours. Register in a Matrix client, such as Element, \
+                    which lets you confirm it.</p>";
+        return html(StatusCode::FORBIDDEN, "Register in a client", body);
+    }
+    let error = notice(error);
     let token = match door {
         Door::Token => format!(
             "<label>Registration token, which you got from the administrator\
              <input name=\"token\" required autocomplete=\"off\" value=\"{}\"></label>",
             escape(&form.token)
         ),
-        Door::Open | Door::Closed => String::new(),
+        Door::Open | Door::Closed | Door::Clients => String::new(),
     };
     let body = format!(
         "{error}<form method=\"post\" action=\"/register\">{token}<label>User name<input name=\"username\" required \

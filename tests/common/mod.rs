@@ -15,6 +15,7 @@ pub mod generated;
 pub mod net;
 pub mod peer;
 pub mod process;
+pub mod smtp;
 
 use std::{
     error::Error,
@@ -253,7 +254,8 @@ impl Client {
         self.exchange(method, path, headers, Vec::new()).await
     }
 
-    async fn exchange(
+    /// A request with headers and a body; gives status, headers and body as they come.
+    pub async fn exchange(
         &self,
         method: Method,
         path: &str,

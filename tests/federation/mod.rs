@@ -3,6 +3,7 @@
 mod connections;
 mod crowd;
 mod faster_joins;
+mod identity;
 mod invites;
 pub mod joins;
 mod keys;

@@ -6,9 +6,12 @@ use ruma::api::client::account::{
 };
 
 use crate::{
-    api::{auth::User, uiaa},
+    api::{
+        auth::User,
+        uiaa::{self, Demand},
+    },
     error::{Error, Result},
-    federation::chores,
+    federation::{chores, identity},
     server::Server,
     users::accounts,
 };
@@ -24,15 +27,24 @@ pub async fn deactivate_account(server: &Server, user: Option<User>, req: Reques
             user.id.clone()
         }
         None => {
-            let passed = uiaa::run(server, "deactivate an account", &[uiaa::PASSWORD], None, req.auth.as_ref()).await?;
+            let (operation, flows) = ("deactivate an account", &[uiaa::PASSWORD]);
+            let demand = Demand { operation, flows, ..Demand::default() };
+            let passed = uiaa::run(server, &demand, req.auth.as_ref()).await?;
             passed.user.ok_or_else(|| Error::missing_param("Show your password in the same request."))?
         }
     };
+    let bindings = accounts::require(&server.store.read(), &id)?.bindings;
     server.store.write(|tx| accounts::deactivate(tx, &id, req.erase))?;
     server.deletions.notify_one();
     if !chores::leave_all(&server.federation, &id, chores::AT_ONCE).await? {
         server.rooms.chores.notify_one();
     }
-    // Third-party identifiers are not published anywhere by this server.
-    Ok(Response::new(ThirdPartyIdRemovalStatus::NoSupport))
+    let mut status = ThirdPartyIdRemovalStatus::Success;
+    for binding in &bindings {
+        let unbound = identity::unbind(&server.federation, &id, binding).await;
+        if !matches!(unbound, Ok(true)) {
+            status = ThirdPartyIdRemovalStatus::NoSupport;
+        }
+    }
+    Ok(Response::new(status))
 }

@@ -30,7 +30,7 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             "m.room_versions": { "default": server.config.default_room_version, "available": room_versions },
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": !user.guest },
-            "m.3pid_changes": { "enabled": false },
+            "m.3pid_changes": { "enabled": server.mailer.is_configured() },
             "m.get_login_token": { "enabled": has_password },
             // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,

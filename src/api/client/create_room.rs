@@ -3,19 +3,23 @@
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
 use ruma::{
-    OwnedUserId, RoomId, RoomVersionId,
+    OwnedUserId, RoomId, RoomVersionId, UserId,
     api::{
-        client::room::{
-            Visibility,
-            create_room::v3::{Request, Response, RoomPreset},
+        client::{
+            membership::Invite3pid,
+            room::{
+                Visibility,
+                create_room::v3::{Request, Response, RoomPreset},
+            },
         },
         error::ErrorKind,
     },
 };
 
-use super::room_send::check_encryption;
+use super::{
+    administrative_contact::identity_server, room_send::check_encryption, third_party_membership::invite_by_3pid,
+};
 use crate::{
     api::auth::User,
     config::Config,
@@ -39,10 +43,10 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
     may_create(server, &user)?;
     let new_alias = |name| aliases::parse_new(server.name(), &server.appservices, user.appservice.as_deref(), name);
     let alias = req.room_alias_name.as_deref().map(new_alias).transpose()?;
-    if !req.invite_3pid.is_empty() {
-        return Err(no_third_party_invites());
+    for invited in &req.invite_3pid {
+        identity_server(server, &invited.id_server, &invited.id_access_token)?;
     }
-    if req.invite.len() > create::MAX_INVITES || req.initial_state.len() > create::MAX_STATE {
+    if req.invite.len() + req.invite_3pid.len() > create::MAX_INVITES || req.initial_state.len() > create::MAX_STATE {
         let (users, events) = (create::MAX_INVITES, create::MAX_STATE);
         let message = format!("A room is made with at most {users} invitations and {events} state events.");
         return Err(Error::invalid_param(message));
@@ -80,6 +84,7 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
     creation.initial_state.iter().try_for_each(|state| check_encryption(server, &state.kind))?;
     let room_id = server.store.write(|tx| create::create(tx, &server.rooms, &creation))?;
     invite_elsewhere(server, &creation, &room_id).await;
+    invite_addresses(server, &creation.creator, &room_id, &req.invite_3pid).await;
     Ok(Response::new(room_id))
 }
 
@@ -95,6 +100,15 @@ async fn invite_elsewhere(server: &Server, creation: &Creation, room: &RoomId) {
     };
     let elsewhere: BTreeSet<_> = creation.invites.iter().filter(|user| user.server_name() != server.name()).collect();
     stream::iter(elsewhere).for_each_concurrent(INVITES_AT_ONCE, invite).await;
+}
+
+/// The same for people whose addresses are known. Who cannot be invited so can be invited again.
+async fn invite_addresses(server: &Server, creator: &UserId, room: &RoomId, addresses: &[Invite3pid]) {
+    for invited in addresses {
+        if let Err(error) = invite_by_3pid(server, room, creator, invited).await {
+            tracing::debug!("{creator} cannot invite somebody to {room} by their address: {error}");
+        }
+    }
 }
 
 fn may_create(server: &Server, user: &User) -> Result<()> {
@@ -131,10 +145,4 @@ fn create_content(given: Option<&serde_json::value::RawValue>) -> Result<Content
         return Err(bad("type must be a string."));
     }
     Ok(content)
-}
-
-/// Why nobody can be invited by address or number.
-pub fn no_third_party_invites() -> Error {
-    let message = "This server uses no identity servers: invite people by their Matrix IDs.";
-    Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, message)
 }

@@ -2,10 +2,10 @@
 
 use ruma::api::client::membership::invite_user::v3::{InvitationRecipient, Request, Response};
 
-use super::create_room::no_third_party_invites;
+use super::third_party_membership::invite_by_3pid;
 use crate::{
     api::auth::User,
-    error::Result,
+    error::{Error, Result},
     federation::{invite, missing_members},
     outgoing::appservices,
     server::Server,
@@ -14,7 +14,14 @@ use crate::{
 /// `POST /_matrix/client/v3/rooms/{roomId}/invite`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidinvite))
 pub async fn invite_user(server: &Server, user: User, req: Request) -> Result<Response> {
-    let InvitationRecipient::UserId(recipient) = req.recipient else { return Err(no_third_party_invites()) };
+    let recipient = match req.recipient {
+        InvitationRecipient::UserId(recipient) => recipient,
+        InvitationRecipient::ThirdPartyId(invited) => {
+            invite_by_3pid(server, &req.room_id, &user.id, &invited).await?;
+            return Ok(Response::new());
+        }
+        _ => return Err(Error::bad_json("Say whom to invite: user_id, or the address and its identity server.")),
+    };
     let (target, reason) = (&recipient.user_id, recipient.reason);
     let federation = &server.federation;
     appservices::query_user_id(&federation.outgoing, &server.appservices, &server.store, target).await?;

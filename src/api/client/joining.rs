@@ -4,16 +4,17 @@ use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId, RoomOrAliasId,
     api::{
         IncomingRequest,
-        client::membership::{join_room_by_id, join_room_by_id_or_alias},
+        client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias},
         error::DeserializationError,
     },
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     api::{auth::User, own},
-    error::Result,
-    federation,
+    error::{Error, Result},
+    federation::{self, third_party_invite},
     rooms::{self, guests, membership::Content},
     server::Server,
     stands_in_for,
@@ -24,6 +25,7 @@ use crate::{
 pub struct ByIdRequest {
     room_id: OwnedRoomId,
     via: Vec<OwnedServerName>,
+    proof: Option<Value>,
     content: Content,
 }
 stands_in_for!(ByIdRequest, join_room_by_id::v3::Request);
@@ -32,6 +34,7 @@ stands_in_for!(ByIdRequest, join_room_by_id::v3::Request);
 pub struct ByIdOrAliasRequest {
     room: OwnedRoomOrAliasId,
     via: Vec<OwnedServerName>,
+    proof: Option<Value>,
     content: Content,
 }
 stands_in_for!(ByIdOrAliasRequest, join_room_by_id_or_alias::v3::Request);
@@ -39,6 +42,7 @@ stands_in_for!(ByIdOrAliasRequest, join_room_by_id_or_alias::v3::Request);
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin))
 pub async fn join_room_by_id(server: &Server, user: User, req: ByIdRequest) -> Result<join_room_by_id::v3::Response> {
+    accept(server, &user, &req.room_id, req.proof).await?;
     join(server, &user, &req.room_id, req.via, req.content).await?;
     Ok(join_room_by_id::v3::Response::new(req.room_id))
 }
@@ -51,8 +55,19 @@ pub async fn join_room(
     req: ByIdOrAliasRequest,
 ) -> Result<join_room_by_id_or_alias::v3::Response> {
     let (room_id, via) = locate(server, &req.room, req.via).await?;
+    accept(server, &user, &room_id, req.proof).await?;
     join(server, &user, &room_id, via, req.content).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+/// Has the invitation issued that came to the user's e-mail address, if an identity server's word for that comes with the
+/// request ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3joinroomidoralias)).
+async fn accept(server: &Server, user: &User, room: &RoomId, proof: Option<Value>) -> Result<()> {
+    let Some(signed) = proof else { return Ok(()) };
+    let proof: ThirdPartySigned = serde_json::from_value(signed.clone())
+        .map_err(|_| Error::bad_json("third_party_signed is not what an identity server signs."))?;
+    user.require_self(&proof.mxid, "The identity server signed for another user than you.")?;
+    third_party_invite::exchange(&server.federation, room, &proof.sender, &proof.mxid, signed).await
 }
 
 async fn join(server: &Server, user: &User, room: &RoomId, via: Vec<OwnedServerName>, content: Content) -> Result<()> {
@@ -83,11 +98,14 @@ pub async fn locate(
     }
 }
 
-/// The path of a request with one variable, the servers to try, and its body as it stands.
+/// What a request says: its path, the servers to try, an identity server's word, and the rest of its body.
+type Parts<T> = (T, Vec<OwnedServerName>, Option<Value>, Content);
+
+/// The parts of a request whose path has one variable.
 fn parse<T: DeserializeOwned>(
     request: &http::Request<&[u8]>,
     path_args: &[&str],
-) -> Result<(T, Vec<OwnedServerName>, Content), DeserializationError> {
+) -> Result<Parts<T>, DeserializationError> {
     #[derive(Deserialize)]
     struct Query {
         #[serde(default)]
@@ -100,12 +118,11 @@ fn parse<T: DeserializeOwned>(
     let Query { via, server_name } = own::query(request)?;
     let via = if via.is_empty() { server_name } else { via };
     let mut content: Content = serde_json::from_slice(request.body())?;
-    // Proof of an invitation through an identity server, which this server uses none of.
-    content.remove("third_party_signed");
+    let proof = content.remove("third_party_signed").filter(|proof| !proof.is_null());
     if content.get("reason").is_some_and(|reason| !reason.is_string()) {
         content.remove("reason");
     }
-    Ok((room, via, content))
+    Ok((room, via, proof, content))
 }
 
 impl IncomingRequest for ByIdRequest {
@@ -116,8 +133,8 @@ impl IncomingRequest for ByIdRequest {
         request: http::Request<&[u8]>,
         path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (room_id, via, content) = parse(&request, path_args)?;
-        Ok(Self { room_id, via, content })
+        let (room_id, via, proof, content) = parse(&request, path_args)?;
+        Ok(Self { room_id, via, proof, content })
     }
 }
 
@@ -129,7 +146,7 @@ impl IncomingRequest for ByIdOrAliasRequest {
         request: http::Request<&[u8]>,
         path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (room, via, content) = parse(&request, path_args)?;
-        Ok(Self { room, via, content })
+        let (room, via, proof, content) = parse(&request, path_args)?;
+        Ok(Self { room, via, proof, content })
     }
 }

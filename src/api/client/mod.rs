@@ -63,6 +63,7 @@ pub mod support;
 pub mod sync;
 pub mod tags;
 pub mod third_party_lookup;
+pub mod third_party_membership;
 pub mod threads_list;
 pub mod to_device;
 pub mod typing;

@@ -12,6 +12,7 @@ use ruma::{
         client::account::{
             get_username_availability,
             register::{LoginType, RegistrationKind, v3::Request},
+            request_registration_token_via_email as by_email, request_registration_token_via_msisdn as by_msisdn,
         },
         error::ErrorKind,
     },
@@ -24,7 +25,8 @@ use crate::{
     api::{
         auth::{Anyone, Newcomer},
         own::Json,
-        uiaa::{self, Flow, Passed},
+        uiaa::{self, Demand, Flow, Passed},
+        validation::{self, Asked},
     },
     appservice::Registration as Appservice,
     clock,
@@ -33,7 +35,7 @@ use crate::{
     server::Server,
     store::{
         Tx,
-        records::{Account, RegistrationToken},
+        records::{Account, Purpose, RegistrationToken},
         trees::ACCOUNTS,
     },
     users::{
@@ -41,7 +43,9 @@ use crate::{
         devices::{self, Login},
         passwords, registration_tokens,
         sign_ups::{self, With},
+        threepids,
         tokens::{self, Issued},
+        validations,
     },
 };
 
@@ -116,7 +120,8 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
     if let Some(password) = &req.password {
         passwords::check_new(password, server.config.password_min_length)?;
     }
-    let passed = uiaa::run(server, OPERATION, &flows, None, req.auth.as_ref()).await?;
+    let demand = Demand { operation: OPERATION, flows: &flows, purpose: Purpose::Register, ..Demand::default() };
+    let passed = uiaa::run(server, &demand, req.auth.as_ref()).await?;
     let password = req.password.ok_or_else(|| Error::missing_param("password is missing."))?;
     sign_ups::check(&server.store.read(), &server.config, newcomer.address, passed.with())?;
     let account = Account {
@@ -139,17 +144,32 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
 fn flows(server: &Server) -> Result<Vec<Flow>> {
     let read = server.store.read();
     let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
-    match sign_ups::registration(&read, &server.config)? {
-        Registration::Open if awaits_administrator => Ok(vec![uiaa::DUMMY, uiaa::REGISTRATION_TOKEN]),
-        Registration::Open => Ok(vec![uiaa::DUMMY]),
+    let (mails, required) = (server.mailer.is_configured(), server.config.email.required_to_register);
+    let mut flows = match sign_ups::registration(&read, &server.config)? {
+        Registration::Open => match (mails, required) {
+            (true, true) => vec![uiaa::EMAIL],
+            (true, false) => vec![uiaa::DUMMY, uiaa::EMAIL],
+            (false, _) => vec![uiaa::DUMMY],
+        },
         Registration::Closed if !awaits_administrator => {
-            Err(Error::forbidden("Nobody can register on this server. Ask its administrator for an account."))
+            return Err(Error::forbidden("Nobody can register on this server. Ask its administrator for an account."));
         }
-        Registration::Token | Registration::Closed => Ok(vec![uiaa::REGISTRATION_TOKEN]),
+        Registration::Closed => Vec::new(),
+        Registration::Token => match (mails, required) {
+            (true, true) => vec![uiaa::EMAIL_AND_TOKEN],
+            (true, false) => vec![uiaa::REGISTRATION_TOKEN, uiaa::EMAIL_AND_TOKEN],
+            (false, _) => vec![uiaa::REGISTRATION_TOKEN],
+        },
+    };
+    // The administrator comes in even while the mail server does not work yet.
+    if awaits_administrator && !flows.contains(&uiaa::REGISTRATION_TOKEN) {
+        flows.push(uiaa::REGISTRATION_TOKEN);
     }
+    Ok(flows)
 }
 
-/// Makes the account, for somebody who passed and is at that address, and uses up the token that it is made with.
+/// Makes the account, for somebody who passed and is at that address, and uses up the token and the confirmed e-mail
+/// address that it is made with.
 fn make(
     tx: &mut Tx<'_>,
     server: &Server,
@@ -167,9 +187,14 @@ fn make(
     accounts::welcome(tx, &server.config, user, token.rooms)?;
     if upgrade {
         ACCOUNTS.put(tx, user, &account);
-        return Ok(());
+    } else {
+        accounts::create(tx, user, &account, Some(&accounts::initial_display_name(&server.config, user)))?;
     }
-    accounts::create(tx, user, &account, Some(&accounts::initial_display_name(&server.config, user)))
+    if let Some(sid) = &passed.validation {
+        let threepid = validations::redeem(tx, sid)?;
+        threepids::add(tx, user, threepid)?;
+    }
+    Ok(())
 }
 
 /// The answer to a request whose session led to an account already: the client did not get the first one.
@@ -236,6 +261,34 @@ fn register_guest(server: &Server, address: IpAddr, req: &Request) -> Result<Reg
         devices::log_in(tx, &user, &login)
     })?;
     Ok(Registered::new(user, Some(issued)))
+}
+
+/// `POST /_matrix/client/v3/register/email/requestToken`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3registeremailrequesttoken))
+pub async fn request_token_to_register_email(
+    server: &Server,
+    _: Anyone,
+    req: by_email::v3::Request,
+) -> Result<by_email::v3::Response> {
+    flows(server)?;
+    let asked = Asked {
+        purpose: Purpose::Register,
+        email: &req.email,
+        client_secret: req.client_secret.as_str(),
+        send_attempt: req.send_attempt,
+        next_link: req.next_link.as_deref(),
+    };
+    Ok(by_email::v3::Response::new(validation::request_token(server, &asked).await?))
+}
+
+/// `POST /_matrix/client/v3/register/msisdn/requestToken`
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3registermsisdnrequesttoken))
+pub async fn request_token_to_register_msisdn(
+    _: &Server,
+    _: Anyone,
+    _: by_msisdn::v3::Request,
+) -> Result<by_msisdn::v3::Response> {
+    validation::no_text_messages()
 }
 
 /// `GET /_matrix/client/v3/register/available`

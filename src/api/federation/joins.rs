@@ -99,7 +99,7 @@ fn list(out: &mut String, read: &dyn Read, name: &str, events: &BTreeSet<EventNo
 
 /// The member events without which a room that has no name cannot be called anything.
 fn named_members(read: &dyn Read, join: &Event) -> Result<BTreeSet<EventNo>> {
-    if summary::has_name(read, join.room)? {
+    if summary::name(read, join.room)?.is_some() {
         return Ok(BTreeSet::new());
     }
     let heroes = members::heroes(read, join.room, &join.pdu.sender)?;

@@ -20,7 +20,7 @@ use crate::{
     users::{
         accounts,
         devices::{self, Login},
-        passwords, profiles,
+        passwords, profiles, threepids,
         tokens::Lifetimes,
     },
 };
@@ -297,15 +297,13 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
 
 /// Changes an account as it is said; `hash` is that of the new password.
 fn apply(tx: &mut Tx<'_>, user: &UserId, change: &UserChange, hash: Option<String>) -> Result<()> {
-    let has_password = hash.is_some();
     accounts::update(tx, user, |account| {
-        account.password_hash = hash.or(account.password_hash.take());
         account.admin = change.admin.unwrap_or(account.admin);
         account.locked = change.locked.unwrap_or(account.locked);
         account.suspended = change.suspended.unwrap_or(account.suspended);
     })?;
-    if has_password && change.logout_devices != Some(false) {
-        devices::delete_all(tx, user, None)?;
+    if let Some(hash) = hash {
+        accounts::set_password(tx, user, hash, change.logout_devices != Some(false), None)?;
     }
     for (field, value) in [("displayname", &change.displayname), ("avatar_url", &change.avatar_url)] {
         if let Some(value) = value {
@@ -317,12 +315,12 @@ fn apply(tx: &mut Tx<'_>, user: &UserId, change: &UserChange, hash: Option<Strin
         let is_wanted =
             |own: &ThreePid| wanted.iter().any(|new| (&new.medium, &new.address) == (&own.medium, &own.address));
         for own in known.iter().filter(|own| !is_wanted(own)) {
-            accounts::remove_threepid(tx, user, &own.medium, &own.address)?;
+            threepids::remove(tx, user, &own.medium, &own.address)?;
         }
         let now = clock::now_ms();
         for Address { medium, address } in wanted.clone() {
             if !known.iter().any(|own| own.medium == medium && own.address == address) {
-                accounts::add_threepid(tx, user, ThreePid { medium, address, validated_at: now, added_at: now })?;
+                threepids::add(tx, user, ThreePid { medium, address, validated_at: now, added_at: now })?;
             }
         }
     }

@@ -36,6 +36,9 @@ pub struct Account {
     /// Who the user is at identity providers.
     #[serde(default)]
     pub identities: Vec<ProviderIdentity>,
+    /// Which identity servers know addresses and numbers as the user's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bindings: Vec<Binding>,
 }
 record!(Account, 1);
 
@@ -60,6 +63,54 @@ pub struct ThreePid {
     /// When it was added to the account, in milliseconds since the Unix epoch.
     pub added_at: u64,
 }
+
+/// A third-party identifier that an identity server knows as a user's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The identity server: host, and port if it is not the usual one.
+    pub id_server: String,
+    /// `email` or `msisdn`.
+    pub medium: String,
+    /// The address, in its canonical form.
+    pub address: String,
+}
+
+/// What an address is confirmed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// To register an account with it.
+    #[default]
+    Register,
+    /// To add it to an account.
+    Add,
+    /// To reset the password of the account that has it.
+    ResetPassword,
+}
+
+/// A proof, under way or given, that somebody reads the mails to an address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Validation {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The address, in its canonical form.
+    pub address: String,
+    /// The hash of the client's secret.
+    pub client_secret: String,
+    /// The number of the client's newest request that was mailed.
+    pub send_attempt: u64,
+    /// The hashes of the tokens in the links of the newest mails.
+    pub links: Vec<String>,
+    /// How many wrong tokens were shown.
+    pub failures: u32,
+    /// Where the reader goes on when the address is confirmed.
+    pub next_link: Option<String>,
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub expires_ts: u64,
+    /// When the address was confirmed, in milliseconds since the Unix epoch.
+    pub validated_ts: Option<u64>,
+}
+record!(Validation, 1);
 
 /// A device of an account: a login.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -33,5 +33,8 @@ pub struct PusherState {
     /// When the count changed without a notification, as by reading; none if the gateway knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recount: Option<Position>,
+    /// When the last mail was sent, of a pusher that sends mails, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailed_ts: Option<u64>,
 }
 record!(PusherState, 1);
