@@ -28,13 +28,13 @@ use tracing_subscriber::EnvFilter;
 use self::load::Reader;
 pub use self::{
     options::{
-        Config, Email, Media, Proxy, ProxyForAll, RateLimits, ServerNotices, Sso, Support, Tls, Turn, UrlPreview,
-        WellKnown,
+        Config, Email, MatrixRtc, Media, Proxy, ProxyForAll, RateLimits, ServerNotices, Sso, Support, Tls, Turn,
+        UrlPreview, WellKnown,
     },
     print::example,
     values::{
         ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MailSecurity, MediaBackend, MediaScope, Mode,
-        ProxyRule, ProxyUrl, RateLimit, Retention, Secret, matches,
+        ProxyRule, ProxyUrl, RateLimit, Retention, Secret, SocketUrl, matches,
     },
 };
 
@@ -170,6 +170,14 @@ impl Config {
             reader.warnings.push(
                 "turn.uris has no effect without turn.secret, or turn.username and turn.password: clients get no \
                  TURN server."
+                    .to_owned(),
+            );
+        }
+        let rtc = &self.matrix_rtc;
+        if rtc.livekit_url.is_some() && rtc.service_url.is_none() && (rtc.key.is_none() || rtc.secret.is_none()) {
+            reader.warnings.push(
+                "matrix_rtc.livekit_url has no effect without matrix_rtc.key and matrix_rtc.secret: there are no group \
+                 calls."
                     .to_owned(),
             );
         }

@@ -10,8 +10,12 @@
 use std::{fmt, time::Duration};
 
 use http::StatusCode;
-use ruma::api::error::{
-    ErrorKind, LimitExceededErrorData, RetryAfter, UnknownTokenErrorData, WrongRoomKeysVersionErrorData,
+use ruma::{
+    UserId,
+    api::error::{
+        ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody, UnknownTokenErrorData,
+        UserLimitExceededErrorData, WrongRoomKeysVersionErrorData,
+    },
 };
 
 /// `Result` with [`Error`].
@@ -89,6 +93,21 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, kind, message)
     }
 
+    /// 403 `M_USER_LIMIT_EXCEEDED`: the user has as much of something as anybody can have here. Whom to ask about it is told
+    /// by the server's support file.
+    pub fn user_limit(user: &UserId, message: impl Into<String>) -> Self {
+        let whom_to_ask = format!("https://{}/.well-known/matrix/support", user.server_name());
+        let kind = ErrorKind::UserLimitExceeded(UserLimitExceededErrorData::new(whom_to_ask));
+        Self::new(StatusCode::FORBIDDEN, kind, message)
+    }
+
+    /// An error whose code is of a proposal that ruma does not know.
+    pub fn custom(status: StatusCode, errcode: &str, message: impl Into<String>) -> Self {
+        let body = serde_json::json!({ "errcode": errcode, "error": "" });
+        let kind = serde_json::from_value::<StandardErrorBody>(body).map_or(ErrorKind::Unknown, |body| body.kind);
+        Self::new(status, kind, message)
+    }
+
     /// 413 `M_TOO_LARGE`.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message)
@@ -148,6 +167,14 @@ impl Error {
             Reason::Matrix { status, .. } => *status,
             Reason::Uiaa(_) => StatusCode::UNAUTHORIZED,
             Reason::Corrupt { .. } | Reason::Database(_) | Reason::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What a client is told: `errcode` and `error`.
+    pub fn told(&self) -> (String, String) {
+        match self.reason() {
+            Reason::Matrix { kind, message, .. } => (kind.errcode().to_string(), message.clone()),
+            _ => (ErrorKind::Unknown.errcode().to_string(), "Something went wrong on the server.".to_owned()),
         }
     }
 

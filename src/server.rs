@@ -27,7 +27,10 @@ use crate::{
     sso::Sso,
     store::Store,
     sync::sliding::connections::Connections,
-    users::{auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence},
+    users::{
+        auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence,
+        rendezvous::Rendezvous,
+    },
 };
 
 /// Makes a filter, in the form of the option `log`, the one of the log; says what is wrong with it, if something is.
@@ -55,6 +58,8 @@ pub struct Server {
     pub auth_sessions: AuthSessions,
     /// The identity provider, and who is on the way there.
     pub sso: Sso,
+    /// Devices that meet before one of them is logged in.
+    pub rendezvous: Rendezvous,
     /// When devices were last seen.
     pub last_seen: LastSeen,
     /// Who is online.
@@ -71,6 +76,8 @@ pub struct Server {
     pub image_work: Semaphore,
     /// Told when a room, or its history, is to be deleted (`rooms/deletion`, `rooms/purge.rs`).
     pub deletions: Notify,
+    /// Told when an event is to be sent later (`api/client/delayed_events.rs`).
+    pub delayed_events: Notify,
     /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.
     pub whole_syncs: Semaphore,
     /// Lets a few long lists of events be put together for other servers at a time: they may take a second each.

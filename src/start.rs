@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     admin,
-    api::routes,
+    api::{client::delayed_events, routes},
     appservice::Appservices,
     clock,
     config::{Config, RateLimit, RateLimits},
@@ -41,6 +41,7 @@ use crate::{
     sync::sliding::connections::Connections,
     users::{
         auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence, registration_tokens,
+        rendezvous::Rendezvous,
     },
     web,
 };
@@ -130,6 +131,7 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     }
     tokio::spawn(background(server.clone()));
     tokio::spawn(tell_appservices(server.clone()));
+    tokio::spawn(send_delayed_events(server.clone()));
     tokio::spawn(delivery::servers::run(server.clone()));
     tokio::spawn(delivery::gateways::run(server.clone()));
     tokio::spawn(delivery::digests::run(server.clone()));
@@ -218,6 +220,15 @@ async fn delete_noted(server: &Arc<Server>) -> Result<()> {
     tokio::task::spawn_blocking(move || removal::erase(&of.store, &of.media)).await.map_err(Error::internal)?
 }
 
+/// Sends events whose time comes, until the server stops.
+async fn send_delayed_events(server: Arc<Server>) {
+    let mut stopping = server.stopping.clone();
+    tokio::select! {
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = delayed_events::run(&server) => {}
+    }
+}
+
 /// Lets files go that nobody asked for any more: once a day, and not while the server is just starting.
 async fn sweep_media(server: &Arc<Server>) {
     tokio::time::sleep(AFTER_START).await;
@@ -263,7 +274,9 @@ fn open(
     let store = Arc::new(open_store(&config)?);
     let appservices = Arc::new(open_appservices(&config, &store)?);
     let keys = store.signing_keys()?;
-    let rooms = Arc::new(Rooms::new(store.clone(), keys.clone()));
+    let mut rooms = Rooms::new(store.clone(), keys.clone());
+    rooms.redaction_retention = config.redaction_retention;
+    let rooms = Arc::new(rooms);
     let outgoing = Arc::new(Outgoing::new(&config, network)?);
     let previews = Previews::new(config.url_preview.clone(), outgoing.clone(), store.clone());
     let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
@@ -275,6 +288,7 @@ fn open(
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
         sso: Sso::new(&config.sso, &config.well_known_client()),
+        rendezvous: Rendezvous::default(),
         last_seen: LastSeen::default(),
         presence: Presence::new(config.allow_presence, config.allow_outgoing_presence),
         typing: Typing::default(),
@@ -286,6 +300,7 @@ fn open(
         deletions: Notify::new(),
         started: clock::instant(),
         log: OnceLock::new(),
+        delayed_events: Notify::new(),
         sliding: Connections::new(usize::try_from(config.memory_budget() / 16).unwrap_or(usize::MAX)),
         config,
         store,

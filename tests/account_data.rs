@@ -48,6 +48,38 @@ async fn account_data_is_kept_globally_and_by_room() {
 }
 
 #[tokio::test]
+async fn deleted_account_data_is_told_once_and_is_gone() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({})).await;
+    let stable = "/_matrix/client/v3";
+    let events = |answer: &Value, of_room: bool| {
+        let part = if of_room { &answer["rooms"]["join"][&room] } else { answer };
+        let events = part["account_data"]["events"].as_array().cloned().unwrap_or_default();
+        events.into_iter().find(|event| event["type"] == "test.key")
+    };
+    for (path, of_room) in [(global(&alice, "test.key"), false), (of_room(&alice, &room, "test.key"), true)] {
+        let unstable = path.replace(stable, "/_matrix/client/unstable/org.matrix.msc3391");
+        assert_eq!(alice.delete(&unstable).await.0, StatusCode::OK, "of what is not there");
+        for by_put in [true, false] {
+            alice.ok(Method::PUT, &path, json!({ "value": 1 })).await;
+            let since = alice.sync("").await["next_batch"].as_str().unwrap().to_owned();
+            match by_put {
+                true => alice.ok(Method::PUT, &path, json!({})).await,
+                false => alice.ok(Method::DELETE, &unstable, Value::Null).await,
+            };
+            assert_eq!(alice.get(&path).await.0, StatusCode::NOT_FOUND);
+            let told = alice.sync(&format!("since={since}")).await;
+            assert_eq!(events(&told, of_room), Some(json!({ "type": "test.key", "content": {} })));
+            assert_eq!(events(&alice.sync("").await, of_room), None);
+        }
+        assert_eq!(bob.delete(&unstable).await.0, StatusCode::FORBIDDEN);
+        let rules = unstable.replace("test.key", "m.push_rules");
+        assert_eq!(alice.delete(&rules).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+}
+
+#[tokio::test]
 async fn only_what_changed_is_read() {
     let server = TestServer::start().await;
     let alice = server.register("alice").await;

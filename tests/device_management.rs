@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::common::TestServer;
+use crate::common::{TestServer, encode};
 
 fn auth(user: &str, password: &str) -> Value {
     json!({
@@ -112,4 +112,20 @@ async fn pushers_go_with_their_device() {
     phone.ok(Method::POST, "/_matrix/client/v3/logout", json!({})).await;
     assert_eq!(pushers().await, json!([]));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn notification_settings_of_a_device_go_with_it() {
+    let server = TestServer::start().await;
+    let (alice, phone) = (server.register("alice").await, server.login("alice").await);
+    let path = |device: &str| {
+        let kind = format!("org.matrix.msc3890.local_notification_settings.{device}");
+        format!("/_matrix/client/v3/user/{}/account_data/{kind}", encode(&alice.user_id))
+    };
+    for device in [&alice, &phone] {
+        alice.ok(Method::PUT, &path(&device.device_id), json!({ "is_silenced": true })).await;
+    }
+    phone.ok(Method::POST, "/_matrix/client/v3/logout", json!({})).await;
+    assert_eq!(alice.get(&path(&phone.device_id)).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(alice.get(&path(&alice.device_id)).await.0, StatusCode::OK);
 }

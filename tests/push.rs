@@ -450,7 +450,7 @@ proptest! {
             content: &content,
         };
         let facts = Facts::new(&properties, 2, &|_| Ok(false)).unwrap();
-        let outcome = Compiled::new(&ruleset, me, room).outcome(&facts, Some(Me { id: me, name: None })).unwrap();
+        let outcome = Compiled::new(&ruleset, me, room).outcome(&facts, Some(Me { id: me, name: None, follows: false })).unwrap();
         prop_assert_eq!(u64::from(outcome.notify), expected.0, "{:?} on {:?}", pattern, text);
     }
 }
@@ -617,4 +617,32 @@ async fn threads_are_read_apart() {
         assert_eq!(counts(apart).await, (main, in_thread), "{thread:?}");
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn proposed_rules_for_polls_and_for_encrypted_events() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    carol.join(&room).await;
+    let unread =
+        || async { bob.sync("").await["rooms"]["join"][&room]["unread_notifications"]["notification_count"].clone() };
+    alice.send(&room, "org.matrix.msc3381.poll.start", json!({ "question": "Tea?" })).await;
+    assert_eq!(unread().await, 1);
+    alice.send(&room, "org.matrix.msc3381.poll.response", json!({ "answer": "Yes" })).await;
+    assert_eq!(unread().await, 1);
+
+    let rules = "/_matrix/client/v3/pushrules/global";
+    let mute = format!("{rules}/room/{}", encode(&room));
+    bob.ok(Method::PUT, &mute, json!({ "actions": [] })).await;
+    let rule = format!("{rules}/override/.org.matrix.msc4028.encrypted_event");
+    let shown = bob.ok(Method::GET, &rule, Value::Null).await;
+    assert_eq!((&shown["enabled"], &shown["default"]), (&json!(false), &json!(true)));
+    alice.send(&room, "m.room.encrypted", json!({ "ciphertext": "1" })).await;
+    assert_eq!(unread().await, 1);
+    bob.ok(Method::PUT, &format!("{rule}/enabled"), json!({ "enabled": true })).await;
+    alice.send(&room, "m.room.encrypted", json!({ "ciphertext": "2" })).await;
+    assert_eq!(unread().await, 2);
 }

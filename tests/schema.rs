@@ -156,6 +156,7 @@ fn samples() -> Samples {
     notifications(&mut samples);
     delivery(&mut samples);
     media(&mut samples);
+    delayed_events(&mut samples);
     federation(&mut samples);
     moderation(&mut samples);
     samples
@@ -335,7 +336,7 @@ fn account_data(s: &mut Samples) {
     let data = AccountData { position: Position(21), content: raw(json!({ "a": 1 })) };
     s.add(ACCOUNT_DATA, (alice(), Some(RoomNo(1)), text("m.tag")), data);
     s.add(ACCOUNT_DATA_CHANGES, (alice(), Position(21)), (None, text("m.direct")));
-    let pusher = Pusher { device: phone(), pusher: json!({ "kind": "http" }), created_ts: 5 };
+    let pusher = Pusher { device: phone(), pusher: json!({ "kind": "http" }), created_ts: 5, disabled: false };
     s.add(PUSHERS, (alice(), text("app"), text("key")), pusher);
     s.add(PUSHKEYS, (text("app"), text("key"), alice()), ());
 }
@@ -425,6 +426,37 @@ fn moderation(s: &mut Samples) {
     s.add(HISTORY_PURGES, RoomNo(1), 21);
     s.add(FREED_STATES, (RoomNo(1), StateNo(7)), ());
     s.add(FREED_MEDIA, (RoomNo(1), owned_server_name!("example.org"), text("id")), ());
+}
+
+fn delayed_events(s: &mut Samples) {
+    s.add(SENDER_REDACTIONS, (RoomNo(1), alice()), (EventNo(9), 21));
+    s.add(REDACTED_ORIGINALS, EventNo(9), text("{}"));
+    s.add(REDACTED_ORIGINAL_TIMES, (5, EventNo(9)), ());
+    let device = DehydratedDevice { device: phone(), data: raw(json!({ "algorithm": "m.x" })) };
+    s.add(DEHYDRATED_DEVICES, alice(), device);
+    let subscription = ThreadSubscription { room: RoomNo(1), subscribed: true, automatic: true, changed: Position(21) };
+    s.add(THREAD_SUBSCRIPTIONS, (alice(), EventNo(9)), subscription);
+    s.add(THREAD_SUBSCRIPTION_CHANGES, (alice(), Position(21)), EventNo(9));
+    s.add(THREAD_FOLLOWERS, (EventNo(9), alice()), ());
+    s.add(STICKY_EVENTS, (RoomNo(1), Position(21)), StickyEvent { event: EventNo(9), sender: alice(), expires: 9 });
+    let event = DelayedEvent {
+        user: alice(),
+        device: phone(),
+        room: owned_room_id!("!r:example.org"),
+        kind: text("m.room.name"),
+        state_key: Some(text("")),
+        content: raw(json!({ "name": "Tea" })),
+        timestamp: Some(3),
+        sticky: Some(5),
+        delay: 10,
+        running_since: 5,
+        due: 15,
+        over: Some(Over { at: 15, how: Ending::Failed(text("M_FORBIDDEN"), text("You may not.")) }),
+    };
+    s.add(DELAYED_EVENTS, text("delay"), event);
+    s.add(DELAYED_EVENT_TIMES, (15, text("delay")), ());
+    s.add(USER_DELAYED_EVENTS, (alice(), text("delay")), ());
+    s.add(DELAYED_STATE_EVENTS, (RoomNo(1), text("m.room.name"), text(""), text("delay")), ());
 }
 
 fn federation(s: &mut Samples) {

@@ -348,7 +348,7 @@ fn locked_may(path: &str) -> bool {
 fn suspended_may(method: &Method, path: &str) -> bool {
     match (method.as_str(), operation(path).as_slice()) {
         ("PUT", ["rooms", _, "send", kind, _]) => *kind == "m.room.redaction",
-        ("PUT", ["rooms", _, "state", ..]) => false,
+        ("PUT", ["rooms", _, "state" | "delayed_event", ..]) => false,
         ("PUT" | "DELETE", ["profile", _, _] | ["directory", ..]) => false,
         ("POST", ["rooms", _, "join" | "invite" | "kick" | "ban" | "unban" | "upgrade"]) => false,
         ("POST", ["join" | "knock", _] | ["createRoom"]) => false,

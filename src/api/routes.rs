@@ -2,9 +2,11 @@
 //!
 //! Method, paths (also `r0` and unstable ones), authentication and rate limit are those of the handler's request type.
 
+use http::Method;
+
 use crate::{
     api::{client::*, synapse_admin},
-    http::{Route, on, stream},
+    http::{Route, on, page, stream},
     server::Server,
 };
 
@@ -168,6 +170,15 @@ fn client_server() -> Vec<Route<Server>> {
         on(login_token::generate_login_token),
         on(sso_login_redirect::redirect_to_sso),
         on(sso_login_redirect::redirect_to_idp),
+        on(rendezvous::discover_rendezvous),
+        on(rendezvous::create_rendezvous_session),
+        on(rendezvous::get_rendezvous_session),
+        on(rendezvous::update_rendezvous_session),
+        on(rendezvous::delete_rendezvous_session),
+        page(Method::POST, rendezvous::SESSIONS, rendezvous::create_rendezvous),
+        page(Method::GET, rendezvous::SESSION, rendezvous::get_rendezvous),
+        page(Method::PUT, rendezvous::SESSION, rendezvous::update_rendezvous),
+        page(Method::DELETE, rendezvous::SESSION, rendezvous::delete_rendezvous),
         on(refresh::refresh),
         on(logout::logout),
         on(logout::logout_all),
@@ -212,11 +223,16 @@ fn client_server() -> Vec<Route<Server>> {
         on(account_data::get_account_data),
         on(account_data::set_account_data_per_room),
         on(account_data::get_account_data_per_room),
+        on(account_data::delete_account_data),
+        on(account_data::delete_account_data_per_room),
         on(tags::get_room_tags),
         on(tags::set_room_tag),
         on(tags::delete_room_tag),
         on(openid::request_open_id_token),
         on(voip::get_turn_server),
+        on(rtc::get_rtc_transports),
+        on(rtc::get_livekit_token_for_room).rate_limited(),
+        on(rtc::get_livekit_token).rate_limited(),
         on(pusher::get_pushers),
         on(pusher::post_pusher),
         // Syncing
@@ -247,6 +263,11 @@ fn client_server() -> Vec<Route<Server>> {
             .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
             .also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}"),
         on(redaction::redact_event),
+        on(delayed_events::send_delayed_event).body_required(),
+        on(delayed_events::get_all_delayed_events),
+        on(delayed_events::get_delayed_event),
+        on(delayed_events::update_delayed_event),
+        on(delayed_events::update_delayed_event_v1),
         on(rooms::get_one_room_event),
         on(rooms::get_room_state_with_key)
             .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
@@ -260,6 +281,10 @@ fn client_server() -> Vec<Route<Server>> {
         on(relations::get_relating_events_with_rel_type),
         on(relations::get_relating_events_with_rel_type_and_event_type),
         on(threads_list::get_thread_roots),
+        on(thread_subscriptions::get_thread_subscription),
+        on(thread_subscriptions::subscribe_thread),
+        on(thread_subscriptions::unsubscribe_thread),
+        on(thread_subscriptions::get_thread_subscriptions_changes),
         on(room_event_by_timestamp::get_event_by_timestamp),
         on(search::search),
         // Finding rooms
@@ -290,6 +315,10 @@ fn client_server() -> Vec<Route<Server>> {
         on(cross_signing::upload_cross_signing_keys),
         on(cross_signing::upload_cross_signing_signatures),
         on(to_device::send_to_device),
+        on(dehydrated_device::put_dehydrated_device),
+        on(dehydrated_device::get_dehydrated_device),
+        on(dehydrated_device::delete_dehydrated_device),
+        on(dehydrated_device::get_dehydrated_device_events),
         on(key_backup::post_room_keys_version),
         on(key_backup::get_room_keys_version_current),
         on(key_backup::get_room_keys_version),

@@ -7,6 +7,7 @@
 //!
 //! It repairs nothing, and never ends at a fault: all are counted, and the first [`MAX_FAULTS`] are told.
 
+mod delayed_events;
 mod encryption;
 mod events;
 mod media;
@@ -93,6 +94,7 @@ pub fn run(read: &dyn Read, files: &Files) -> Result<Report> {
     checker.part("accounts and devices", users::check)?;
     checker.part("encryption keys and messages to devices", encryption::check)?;
     checker.part("what other servers are to be told", outgoing::check)?;
+    checker.part("events that are to be sent later", delayed_events::check)?;
     checker.part("media", |checker| media::check(checker, files))?;
     Ok(checker.report)
 }

@@ -1,4 +1,4 @@
-//! Which events relate to which, and what was computed from that.
+//! Which events relate to which, and what was computed from that; which are sticky, and which were redacted.
 
 use std::collections::BTreeSet;
 
@@ -6,11 +6,13 @@ use super::{Checker, events::children};
 use crate::{
     error::Result,
     ids::EventNo,
-    rooms::{event, relations},
+    rooms::{event, relations, timeline},
     store::{
         Direction,
         records::{Aggregates, Status, Thread},
-        trees::{AGGREGATES, EVENT_NOS, EVENTS, RELATIONS, THREAD_MEMBERS, THREAD_ORDER},
+        trees::{
+            AGGREGATES, EVENT_NOS, EVENTS, REDACTED_ORIGINALS, RELATIONS, STICKY_EVENTS, THREAD_MEMBERS, THREAD_ORDER,
+        },
     },
 };
 
@@ -44,7 +46,14 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         |(_, _, root), ()| *root,
         |(_, order, _), (), row| row.thread.as_ref().is_some_and(|thread| thread.latest_order == *order),
     )?;
-    checker.has(THREAD_MEMBERS, AGGREGATES, |(root, _), ()| *root, |_, (), row| row.thread.is_some())
+    checker.has(THREAD_MEMBERS, AGGREGATES, |(root, _), ()| *root, |_, (), row| row.thread.is_some())?;
+    checker.has(
+        STICKY_EVENTS,
+        EVENTS,
+        |_, row| row.event,
+        |(room, position), _, event| event.room == *room && event.order == timeline::order_of(*position),
+    )?;
+    checker.has(REDACTED_ORIGINALS, EVENTS, |no, _| *no, |_, _, event| event.redacted_by.is_some())
 }
 
 fn aggregates(checker: &mut Checker<'_>, target: EventNo, row: Aggregates) -> Result<()> {

@@ -8,9 +8,10 @@ use crate::{
     store::{
         records::{Account, Device, TokenPair, Validation},
         trees::{
-            ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEVICES, ERASED_USERS,
-            ERASURES, FILTERS, LOGIN_TOKENS, NOTICE_ROOMS, OPENID_TOKENS, PASSWORD_RESETS, PROFILE_UPDATES, PROFILES,
-            PROVIDER_IDENTITIES, PUSHERS, PUSHKEYS, REFRESH_TOKENS, ROOMS, THREEPIDS, TRANSACTION_TIMES, TRANSACTIONS,
+            ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, DEACTIVATED_USERS, DEHYDRATED_DEVICES,
+            DEVICES, ERASED_USERS, ERASURES, FILTERS, LOGIN_TOKENS, NOTICE_ROOMS, OPENID_TOKENS, PASSWORD_RESETS,
+            PROFILE_UPDATES, PROFILES, PROVIDER_IDENTITIES, PUSHERS, PUSHKEYS, REFRESH_TOKENS, ROOMS, THREAD_FOLLOWERS,
+            THREAD_SUBSCRIPTION_CHANGES, THREAD_SUBSCRIPTIONS, THREEPIDS, TRANSACTION_TIMES, TRANSACTIONS,
             VALIDATION_TIMES, VALIDATIONS, WELCOMES,
         },
     },
@@ -35,6 +36,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         },
     )?;
     checker.has(DEVICES, ACCOUNTS, |(user, _), _| user.clone(), |_, _, account| !account.deactivated)?;
+    checker.has(DEHYDRATED_DEVICES, DEVICES, |user, row| (user.clone(), row.device.clone()), any)?;
     tokens(checker)?;
     checker.has(WELCOMES, ACCOUNTS, |user, _| user.clone(), any)?;
     checker.has(ERASURES, ERASED_USERS, |user, ()| user.clone(), any)?;
@@ -50,6 +52,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     let at = |(expires, _): &(u64, String), (): &(), row: &Validation| row.expires_ts == *expires;
     checker.has(VALIDATION_TIMES, VALIDATIONS, |(_, sid), ()| sid.clone(), at)?;
     account_data(checker)?;
+    thread_subscriptions(checker)?;
     checker.has(PUSHERS, DEVICES, |(user, ..), row| (user.clone(), row.device.clone()), any)?;
     let swapped = |(a, b, c): &(String, String, OwnedUserId)| (c.clone(), a.clone(), b.clone());
     checker.has(PUSHKEYS, PUSHERS, |key, ()| swapped(key), any)?;
@@ -122,4 +125,31 @@ fn account_data(checker: &mut Checker<'_>) -> Result<()> {
         |(user, _), (room, kind)| (user.clone(), *room, kind.clone()),
         |(_, position), _, data| data.position == *position,
     )
+}
+
+fn thread_subscriptions(checker: &mut Checker<'_>) -> Result<()> {
+    checker.has(THREAD_SUBSCRIPTIONS, ACCOUNTS, |(user, _), _| user.clone(), any)?;
+    checker.has(
+        THREAD_SUBSCRIPTIONS,
+        THREAD_SUBSCRIPTION_CHANGES,
+        |(user, _), row| (user.clone(), row.changed),
+        |(_, root), _, of_root| root == of_root,
+    )?;
+    checker.has(
+        THREAD_SUBSCRIPTION_CHANGES,
+        THREAD_SUBSCRIPTIONS,
+        |(user, _), root| (user.clone(), *root),
+        |(_, position), _, row| row.changed == *position,
+    )?;
+    checker.has(
+        THREAD_FOLLOWERS,
+        THREAD_SUBSCRIPTIONS,
+        |(root, user), ()| (user.clone(), *root),
+        |_, (), row| row.subscribed,
+    )?;
+    checker.each(THREAD_SUBSCRIPTIONS, |checker, (user, root), row| {
+        let found = THREAD_FOLLOWERS.contains(checker.read, (root, &user))?;
+        checker.expect(found == row.subscribed, format_args!("who follows thread {root} disagrees with {user}"));
+        Ok(())
+    })
 }

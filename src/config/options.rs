@@ -14,7 +14,7 @@ use super::{
     setting::options,
     values::{
         ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MailSecurity, MediaBackend, MediaScope, Mode,
-        ProxyRule, ProxyUrl, RateLimit, Retention, Secret,
+        ProxyRule, ProxyUrl, RateLimit, Retention, Secret, SocketUrl,
     },
 };
 
@@ -213,6 +213,16 @@ options! {
         /// Words of the administrators to single users, in a room that each has for it.
         server_notices: ServerNotices = ServerNotices::default();
 
+        /// Group calls (MatrixRTC), which need a LiveKit server. This server gives people in a room the tokens for it itself:
+        /// set livekit_url, key and secret.
+        matrix_rtc: MatrixRtc = MatrixRtc::default();
+
+        /// How long the content of redacted messages is kept, for moderators to look at. With 0 it is gone at once.
+        redaction_retention: Duration = Duration::ZERO;
+
+        /// Events that clients have sent later, which calls need.
+        delayed_events: DelayedEvents = DelayedEvents::default();
+
         /// Files that users send.
         media: Media = Media::default();
 
@@ -353,6 +363,33 @@ options! {
 
         /// The name of the rooms.
         room_name: String = "Server notices".to_owned();
+    }
+
+    /// `[matrix_rtc]`
+    pub struct MatrixRtc {
+        /// The address at which clients connect to the LiveKit server.
+        livekit_url: Option<SocketUrl> = None, example r#""wss://livekit.example.org""#;
+
+        /// The name of a key of the LiveKit server (under keys in its configuration).
+        key: Option<String> = None, example r#""conduit""#;
+
+        /// The secret of that key.
+        secret: Option<Secret> = None, example r#""a text that is hard to guess""#;
+
+        /// The address at which this server reaches the LiveKit server, if it is another than for clients.
+        livekit_api_url: Option<HttpUrl> = None, example r#""http://127.0.0.1:7880""#;
+
+        /// The address of a token service (lk-jwt-service), if there is one that is to be used instead of this server.
+        service_url: Option<HttpUrl> = None, example r#""https://livekit-jwt.example.org""#;
+    }
+
+    /// `[delayed_events]`
+    pub struct DelayedEvents {
+        /// How much later an event can be sent. With 0 there are no delayed events.
+        max_delay: Duration = Duration::from_secs(86_400);
+
+        /// How many events of one user can wait at a time.
+        max_per_user: u32 = 100;
     }
 
     /// `[media]`

@@ -169,6 +169,35 @@ impl Scalar for HttpUrl {
     }
 }
 
+/// The address of a server that speaks over a WebSocket, `ws` or `wss`, without a slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketUrl(String);
+
+impl SocketUrl {
+    /// The address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same address for requests: `http` or `https`.
+    pub fn http(&self) -> String {
+        format!("http{}", self.0.trim_start_matches("ws"))
+    }
+}
+
+impl Scalar for SocketUrl {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value.as_str() {
+            Some(text) if is_url(text, &["wss", "ws"]) => Ok(Self(text.trim_end_matches('/').to_owned())),
+            _ => unexpected("an address such as \"wss://livekit.example.org\"", value),
+        }
+    }
+
+    fn print(&self) -> String {
+        quote(&self.0)
+    }
+}
+
 /// The address of a proxy for outgoing requests. Printing it leaves out the user name and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyUrl(String);

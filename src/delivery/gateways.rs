@@ -157,7 +157,7 @@ impl Gateways {
             let mut told = BTreeSet::new();
             COUNTERS.put(tx, PUSHED, &news.until.0);
             for ((user, position), push) in &news.pushes {
-                for Pusher { ids, kind, .. } in pushers::all(tx, user)? {
+                for Pusher { ids, kind, .. } in enabled_pushers(tx, user)? {
                     pushers::notify(tx, user, &ids, *position, push)?;
                     if matches!(kind, PusherKind::Http(_)) {
                         told.insert((user.clone(), ids.app_id, ids.pushkey));
@@ -180,9 +180,21 @@ impl Gateways {
     }
 }
 
-/// The user's pushers that a gateway stands behind.
+/// The user's pushers that are on.
+fn enabled_pushers(read: &dyn Read, user: &UserId) -> Result<Vec<Pusher>> {
+    let mut enabled = Vec::new();
+    for row in pushers::all(read, user) {
+        let row = row?;
+        if !row.disabled {
+            enabled.push(serde_json::from_value(row.pusher)?);
+        }
+    }
+    Ok(enabled)
+}
+
+/// Those of them that a gateway stands behind.
 fn http_pushers(read: &dyn Read, user: &UserId) -> Result<Vec<PusherIds>> {
-    let pushers = pushers::all(read, user)?.into_iter();
+    let pushers = enabled_pushers(read, user)?.into_iter();
     Ok(pushers.filter(|pusher| matches!(pusher.kind, PusherKind::Http(_))).map(|pusher| pusher.ids).collect())
 }
 

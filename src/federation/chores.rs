@@ -1,5 +1,5 @@
 //! What a decision asks for beyond itself: a new display name shows in each of the user's rooms, a deactivated account
-//! leaves all of them, guests leave a room that admits none any more.
+//! leaves all of them, guests leave a room that admits none any more, what somebody sent who was banned is redacted.
 //!
 //! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`, `guests.rs`). Who
 //! changed a name or ended an account does the first rooms at once, so that few rooms are done when the request is
@@ -12,10 +12,10 @@ use super::{Federation, leave, policy};
 use crate::{
     error::Result,
     ids::RoomNo,
-    rooms::{self, guests, members, membership},
+    rooms::{self, Rooms, delayed_events, guests, members, membership, redaction, thread_subscriptions},
     store::{
         Direction, Read,
-        trees::{DEACTIVATED_USERS, PROFILE_UPDATES, ROOMS_WITHOUT_GUESTS},
+        trees::{DEACTIVATED_USERS, PROFILE_UPDATES, ROOMS_WITHOUT_GUESTS, SENDER_REDACTIONS},
     },
     users::profiles,
 };
@@ -52,6 +52,26 @@ pub async fn all(federation: &Federation) -> Result<()> {
     }
     for room in closed {
         guests::remove(&federation.rooms, room).await?;
+    }
+    redact(&federation.rooms).await?;
+    while redaction::forget_originals(&federation.rooms)? {}
+    Ok(())
+}
+
+/// Redacts what users sent who were taken out of rooms, in small transactions.
+async fn redact(rooms: &Rooms) -> Result<()> {
+    let waiting: Vec<(RoomNo, OwnedUserId)> = SENDER_REDACTIONS
+        .scan(&rooms.store.read(), (), Direction::Forward)
+        .map(|row| row.map(|row| row.0))
+        .collect::<Result<_>>()?;
+    for (room, user) in waiting {
+        let id = rooms::get(&rooms.store.read(), room)?.id;
+        loop {
+            let _guard = rooms.lock(&id).await;
+            if !redaction::continue_with(rooms, room, &user)? {
+                break;
+            }
+        }
     }
     Ok(())
 }
@@ -145,7 +165,8 @@ pub async fn leave_all(federation: &Federation, user: &UserId, limit: usize) -> 
     if done {
         federation.rooms.store.write(|tx| {
             DEACTIVATED_USERS.delete(tx, user);
-            Ok(())
+            delayed_events::forget_all(tx, user)?;
+            thread_subscriptions::forget_all(tx, user)
         })?;
     }
     Ok(done)

@@ -35,6 +35,7 @@ use crate::{
         records::{Account, UserRoom},
         trees::ACCOUNTS,
     },
+    users::invite_permissions,
 };
 
 /// The most events of an invitation's preview that are looked at, and the most bytes of them that are kept.
@@ -197,7 +198,7 @@ pub async fn receive(federation: &Federation, origin: &ServerName, invitation: I
     let rooms = &*federation.rooms;
     let guard = rooms.lock(&room_id).await;
     let read = rooms.store.read();
-    check_target(&read, &target)?;
+    check_target(&read, &target, &pdu.sender)?;
     blocks::check(&read, &room_id)?;
     let room = rooms::find(&read, &room_id)?.map(|no| rooms::get(&read, no)).transpose()?;
     if room.is_some_and(|room| room.is_resident()) {
@@ -260,11 +261,11 @@ fn raw(event: &RawStrippedState) -> &RawValue {
     }
 }
 
-fn check_target(read: &dyn Read, target: &UserId) -> Result<()> {
+fn check_target(read: &dyn Read, target: &UserId, sender: &UserId) -> Result<()> {
     if ACCOUNTS.get(read, target)?.is_none_or(|account: Account| account.deactivated) {
         return Err(Error::forbidden(format!("There is no user {target}.")));
     }
-    membership::check_not_blocked(read, target)
+    invite_permissions::check(read, target, sender)
 }
 
 /// That there are not too many invitations for the user already.

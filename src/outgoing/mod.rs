@@ -10,6 +10,7 @@
 
 pub mod appservices;
 mod connect;
+pub mod livekit;
 pub mod mail;
 mod names;
 mod proxy;

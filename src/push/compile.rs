@@ -54,6 +54,7 @@ pub struct Compiled {
     places: Vec<usize>,
     class: String,
     by_name: bool,
+    by_thread: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ enum Condition {
     Members(RoomMemberCountIs),
     /// The sender has the power to notify in this way.
     SenderMay(NotificationPowerLevelsKey),
+    /// The event is in a thread that the user follows, or one that the user does not (MSC4306, a proposal).
+    Thread(bool),
 }
 
 /// An event, ready to be matched.
@@ -90,6 +93,8 @@ pub struct Facts<'a> {
     event: FlattenedJson,
     /// Its body in lower case.
     body: Option<String>,
+    /// Whether it is in a thread.
+    in_thread: bool,
     /// The number of joined members of its room.
     pub members: u64,
     /// Whether its sender has the power for this kind of notification.
@@ -103,6 +108,8 @@ pub struct Me<'a> {
     pub id: &'a UserId,
     /// The user's display name in the room.
     pub name: Option<&'a str>,
+    /// Whether the user follows the thread that the event is in.
+    pub follows: bool,
 }
 
 /// The properties of an event that rules can look at, in the format of clients.
@@ -138,7 +145,8 @@ impl<'a> Facts<'a> {
     ) -> Result<Self> {
         let event = FlattenedJson::from_raw(&Raw::new(properties)?);
         let body = event.get_str("content.body").map(str::to_lowercase);
-        Ok(Self { event, body, members, sender_may })
+        let in_thread = event.get_str(r"content.m\.relates_to.rel_type") == Some("m.thread");
+        Ok(Self { event, body, in_thread, members, sender_may })
     }
 
     /// The user IDs that the event names, for which its outcome may differ from that for their class. In lower case,
@@ -172,9 +180,10 @@ impl Compiled {
             rules.pop();
         }
         let by_name = rules.iter().any(|rule| rule.conditions.contains(&Condition::OwnName));
+        let by_thread = rules.iter().flat_map(|rule| &rule.conditions).any(|it| matches!(it, Condition::Thread(_)));
         let class = digest::digest(&digest::SHA256, format!("{rules:?}").as_bytes());
         let class = Base64::<UrlSafe, _>::new(class.as_ref().get(..12).unwrap_or_default()).encode();
-        Self { rules, places, class, by_name }
+        Self { rules, places, class, by_name, by_thread }
     }
 
     /// The name of the class of all users with equal rules: short, and not empty.
@@ -190,6 +199,12 @@ impl Compiled {
     /// Whether the outcome depends on the user's display name, so that even users of one class must be told apart.
     pub fn by_name(&self) -> bool {
         self.by_name
+    }
+
+    /// Whether the outcome depends on what threads the user follows. Users of a class follow none, but for those of whom
+    /// that is said.
+    pub fn by_thread(&self) -> bool {
+        self.by_thread
     }
 
     /// About how many bytes it takes in memory.
@@ -263,6 +278,7 @@ impl Condition {
             PushCondition::ContainsDisplayName => Self::OwnName,
             PushCondition::RoomMemberCount(data) => Self::Members(data.is),
             PushCondition::SenderNotificationPermission(data) => Self::SenderMay(data.key.clone()),
+            PushCondition::ThreadSubscription(data) => Self::Thread(data.subscribed),
             PushCondition::EventPropertyIs(data) => Self::Is(data.key.clone(), data.value.clone()),
             PushCondition::EventPropertyContains(data) => {
                 if data.key == MENTIONS && data.value.as_str() == Some(user.as_str()) {
@@ -294,6 +310,7 @@ impl Condition {
             },
             Self::Members(count) => ruma::UInt::try_from(facts.members).is_ok_and(|members| count.contains(&members)),
             Self::SenderMay(key) => return (facts.sender_may)(key),
+            Self::Thread(wanted) => facts.in_thread && me.is_some_and(|me| me.follows) == *wanted,
         })
     }
 }

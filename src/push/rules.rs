@@ -10,7 +10,10 @@
 use ruma::{
     UserId,
     api::error::ErrorKind,
-    push::{Action, AnyPushRuleRef, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
+    push::{
+        Action, AnyPushRuleRef, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData, NewPushRule,
+        PushCondition, RemovePushRuleError, RuleKind, Ruleset,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -38,12 +41,28 @@ struct Content {
     global: Ruleset,
 }
 
-/// The server-default rules for `user`, as the specification lists them.
+/// The server-default rules for `user`, as the specification lists them; with those of proposals: for polls (MSC3930), and
+/// one, disabled, by which clients that look at encrypted events themselves are pushed all of them (MSC4028).
 pub fn defaults(user: &UserId) -> Ruleset {
     let mut rules = Ruleset::server_default(user);
-    // These are of a proposal (MSC4306) for thread subscriptions, which the server does not have.
+    // Those of MSC4306, a proposal as well, are for users who follow threads (`rooms/thread_subscriptions.rs`).
     rules.postcontent.clear();
+    let (at, _) = rules.override_.insert_full(encrypted_event());
+    // Next below the master rule.
+    rules.override_.move_index(at, 1);
     rules
+}
+
+fn encrypted_event() -> ConditionalPushRule {
+    let is_encrypted = EventMatchConditionData::new("type".to_owned(), "m.room.encrypted".to_owned());
+    ConditionalPushRuleInit {
+        rule_id: ".org.matrix.msc4028.encrypted_event".to_owned(),
+        default: true,
+        enabled: false,
+        conditions: vec![PushCondition::EventMatch(is_encrypted)],
+        actions: vec![Action::Notify],
+    }
+    .into()
 }
 
 /// The ruleset that the user's account data holds, or the default one.
@@ -234,8 +253,9 @@ mod tests {
         set_enabled(&mut rules, RuleKind::Override, MASTER, true).unwrap();
         let stored = to_account_data(&rules).unwrap();
         let back = parse(user, Some(&stored));
-        let heads: Vec<_> = back.override_.iter().map(|rule| rule.rule_id.as_str()).take(3).collect();
-        assert_eq!(heads, [MASTER, "mine", ".m.rule.suppress_notices"]);
+        let heads: Vec<_> = back.override_.iter().map(|rule| rule.rule_id.as_str()).take(4).collect();
+        let wanted = [MASTER, "mine", ".org.matrix.msc4028.encrypted_event", ".m.rule.suppress_notices"];
+        assert_eq!(heads, wanted);
         assert!(back.override_[0].enabled && back.sender.len() == 1);
         assert_eq!(to_account_data(&back).unwrap().get(), stored.get());
         assert!(remove(&mut rules, RuleKind::Override, MASTER).is_err());

@@ -26,6 +26,7 @@ use super::{
     pdu::Pdu,
     receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV_EVENTS},
     redaction, state,
+    sticky::Sticky,
     text::{Parts, Reference},
 };
 use crate::{
@@ -49,6 +50,8 @@ pub struct Draft {
     pub redacts: Option<OwnedEventId>,
     /// The time to stamp it with, where an application service says so; else now.
     pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
+    /// For how long it is sticky, if it is.
+    pub sticky: Option<Sticky>,
     /// The device and transaction ID of the request.
     pub transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
 }
@@ -56,7 +59,7 @@ pub struct Draft {
 impl Draft {
     /// A message event, or any other that is no state.
     pub fn message(kind: TimelineEventType, content: Box<RawValue>) -> Self {
-        Self { kind, state_key: None, content, redacts: None, timestamp: None, transaction: None }
+        Self { kind, state_key: None, content, redacts: None, timestamp: None, sticky: None, transaction: None }
     }
 
     /// A state event with JSON that is there already.
@@ -222,6 +225,19 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     Ok(Authorized { transaction, follows, is_told, ..Authorized::next(room_no, pdu, room.state, &rules) })
 }
 
+/// Checks of `draft` what does not depend on when it is sent.
+///
+/// # Errors
+/// 400 `M_BAD_JSON` when its content is not canonical, 413 `M_TOO_LARGE` when it or a field of it is too long.
+pub fn check(room: &Room, sender: &UserId, draft: &Draft) -> Result<()> {
+    check_fields(draft, sender, &room.id)?;
+    draft_content(draft, &rules(&room.version)?)?;
+    if draft.content.get().len() > MAX_EVENT {
+        return Err(Error::too_large(format!("The event is larger than {MAX_EVENT} bytes.")));
+    }
+    Ok(())
+}
+
 /// What events are made and checked from. The room's lock is held.
 pub(super) struct Context<'a> {
     pub(super) rooms: &'a Rooms,
@@ -301,6 +317,7 @@ fn sign(
         prev_events: &references(&prev_events, rules)?,
         auth_events: &references(auth_events, rules)?,
         redacts: redacts.map(EventId::as_str),
+        sticky: draft.sticky,
     };
     let pdu = sign_parts(&context.rooms.keys, &parts, rules)?;
     Ok((pdu, follows))
@@ -445,6 +462,7 @@ fn sign_create(
         prev_events: &[],
         auth_events: &[],
         redacts: None,
+        sticky: None,
     };
     sign_parts(&rooms.keys, &parts, rules)
 }

@@ -26,6 +26,7 @@ use serde_json::{
 use super::{
     event::{self, Event},
     relations, state,
+    sticky::{self, Sticky},
     visibility::Gate,
 };
 use crate::{
@@ -117,6 +118,9 @@ struct Shown<'a> {
     state_key: Option<&'a str>,
     #[serde(rename = "type")]
     kind: &'a TimelineEventType,
+    /// MSC4354, a proposal.
+    #[serde(rename = "msc4354_sticky", skip_serializing_if = "Option::is_none")]
+    sticky: Option<Sticky>,
     unsigned: Unsigned<'a>,
 }
 
@@ -137,6 +141,9 @@ struct Unsigned<'a> {
     replaces_state: Option<ruma::OwnedEventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a TransactionId>,
+    /// For how many milliseconds it is still sticky (MSC4354, a proposal).
+    #[serde(rename = "msc4354_sticky_duration_ttl_ms", skip_serializing_if = "Option::is_none")]
+    sticky_for: Option<u64>,
 }
 
 /// What other events make of one
@@ -274,6 +281,7 @@ impl<'a> View<'a> {
             sender: &pdu.sender,
             state_key: pdu.state_key.as_deref(),
             kind: &pdu.kind,
+            sticky: pdu.sticky,
             unsigned: self.unsigned(event, with_room, extent)?,
         })?)
     }
@@ -303,6 +311,7 @@ impl<'a> View<'a> {
             redacted_because,
             replaces_state: previous.map(|pdu| pdu.event_id.clone()),
             transaction_id: transaction.map(|(_, id)| &**id),
+            sticky_for: sticky::expiry(event).map(|expires| expires.saturating_sub(self.now.unsigned_abs())),
         })
     }
 

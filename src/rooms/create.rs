@@ -197,7 +197,7 @@ impl Creation {
         let mut seen = std::collections::HashSet::from([&self.creator]);
         let local = self.invites.iter().filter(|user| user.server_name() == author.rooms.server_name);
         for user in local.filter(|user| seen.insert(user)) {
-            let draft = membership::invitation(tx, user, None, self.is_direct)?;
+            let draft = membership::invitation(tx, &self.creator, user, None, self.is_direct)?;
             author.send(tx, draft)?;
         }
         Ok(())

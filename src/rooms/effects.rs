@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, event::Event, guests, notifications, outside, redaction, relations, servers,
-    state, timeline,
+    Room, Rooms, carry_over, client_event, delayed_events, event::Event, guests, notifications, outside, redaction,
+    relations, servers, state, sticky, timeline,
 };
 use crate::{
     error::Result,
@@ -60,7 +60,7 @@ pub(super) fn state_changed(
     for tombstone in changes.iter().filter_map(|(_, event)| *event).filter(|event| is_tombstone(event)) {
         carry_over::on_tombstone(tx, rooms, &room.id, tombstone)?;
     }
-    Ok(())
+    delayed_events::state_changed(tx, room_no, changes)
 }
 
 fn is_tombstone(event: &Event) -> bool {
@@ -199,11 +199,13 @@ pub(super) fn appended(
 ) -> Result<Event> {
     relations::index(tx, &event, awaited)?;
     redaction::apply(tx, rooms, room, &event)?;
+    redaction::of_removed(tx, room, &event)?;
     let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
     if !live {
         return Ok(event);
     }
     notifications::on_event(tx, rooms, room, &event)?;
+    sticky::appended(tx, &event)?;
     let members = local_members(tx, rooms, event.room)?;
     tx.wake_all(members);
     tx.wake_room(event.room);

@@ -10,7 +10,6 @@ use ruma::{
     api::error::ErrorKind,
     events::{StateEventType, room::member::MembershipState},
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{RoomGuard, Rooms, build::Draft, join_rules, members, outside};
@@ -18,7 +17,7 @@ use crate::{
     error::{Error, Result},
     ids::RoomNo,
     store::{Read, records::Room},
-    users::{account_data, profiles},
+    users::{invite_permissions, profiles},
 };
 
 /// Where the content of a join names who let the user into a restricted room.
@@ -125,37 +124,25 @@ pub fn invite(
     if members::is_joined(read, no, user)? && join_rules::is_invited(read, no, target)? {
         return Ok(None);
     }
-    invitation(read, target, reason, is_direct).map(Some)
+    invitation(read, user, target, reason, is_direct).map(Some)
 }
 
-/// The event that invites `target`.
+/// The event with which `user` invites `target`.
 ///
 /// # Errors
-/// 403 `M_INVITE_BLOCKED` when `target` wants no invitations.
-pub fn invitation(read: &dyn Read, target: &UserId, reason: Option<String>, is_direct: bool) -> Result<Draft> {
-    check_not_blocked(read, target)?;
+/// 403 `M_INVITE_BLOCKED` when `target` wants no invitation of `user`.
+pub fn invitation(
+    read: &dyn Read,
+    user: &UserId,
+    target: &UserId,
+    reason: Option<String>,
+    is_direct: bool,
+) -> Result<Draft> {
+    invite_permissions::check(read, target, user)?;
     let mut content = with_profile(read, target, &MembershipState::Invite)?;
     content.insert("reason".to_owned(), json!(reason));
     content.insert("is_direct".to_owned(), json!(is_direct.then_some(true)));
     draft(target, content)
-}
-
-/// Whether `target` blocks all invitations
-/// ([spec](https://spec.matrix.org/latest/client-server-api/#invite-permission)).
-pub fn check_not_blocked(read: &dyn Read, target: &UserId) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Config {
-        default_action: Option<String>,
-    }
-    for kind in ["m.invite_permission_config", "org.matrix.msc4380.invite_permission_config"] {
-        let content = account_data::get(read, target, None, kind)?;
-        let config: Option<Config> = content.and_then(|content| serde_json::from_str(content.get()).ok());
-        if config.is_some_and(|config| config.default_action.as_deref() == Some("block")) {
-            let message = format!("{target} accepts no invitations.");
-            return Err(Error::new(http::StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, message));
-        }
-    }
-    Ok(())
 }
 
 /// The event by which `user` leaves the locked room, rejects an invitation, or takes back a knock; none for who is not in

@@ -26,6 +26,7 @@ pub mod canonical;
 pub mod carry_over;
 pub mod client_event;
 pub mod create;
+pub mod delayed_events;
 pub mod deletion;
 pub mod deltas;
 pub mod directory;
@@ -57,8 +58,10 @@ pub mod server_notices;
 pub mod servers;
 pub mod spaces;
 pub mod state;
+pub mod sticky;
 pub mod summary;
 pub mod template;
+pub mod thread_subscriptions;
 pub mod timeline;
 pub mod typing;
 pub mod upgrade;
@@ -75,7 +78,7 @@ mod resolve_v1;
 mod resolver;
 mod text;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, UserId};
 use tokio::sync::Notify;
@@ -109,6 +112,8 @@ pub struct Rooms {
     pub keys: Arc<SigningKeys>,
     /// This server's name.
     pub server_name: OwnedServerName,
+    /// How long events are kept apart as they were before they were redacted.
+    pub redaction_retention: Duration,
     /// The users of this server in the rooms that were written to lately.
     pub rosters: Rosters,
     /// Told when there is more to do in the background (`federation/chores.rs`).
@@ -127,6 +132,7 @@ impl Rooms {
             store,
             keys,
             server_name,
+            redaction_retention: Duration::ZERO,
             rosters,
             chores: Arc::default(),
             locks: Arc::default(),

@@ -16,6 +16,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::sticky::{LONGEST_MS, Sticky};
+
 /// An event in the format of its room's version.
 #[derive(Clone, Debug)]
 pub struct Pdu {
@@ -41,6 +43,8 @@ pub struct Pdu {
     pub depth: u64,
     /// The event it redacts, where its room version says it.
     pub redacts: Option<OwnedEventId>,
+    /// For how long it is sticky, if it is.
+    pub sticky: Option<Sticky>,
     /// The whole event as canonical JSON.
     pub json: String,
     /// Whether the event carries its room ID; only create events of room version 12 and later do not.
@@ -67,6 +71,8 @@ struct Fields<'a> {
     depth: u64,
     #[serde(borrow, default)]
     redacts: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "msc4354_sticky")]
+    sticky: Option<&'a RawValue>,
 }
 
 /// A reference to another event: its ID, with hashes beside it in room versions 1 and 2.
@@ -132,6 +138,7 @@ impl Pdu {
             auth_events: fields.auth_events.into_iter().map(|reference| reference.0).collect(),
             depth: fields.depth,
             redacts,
+            sticky: fields.sticky.and_then(sticky),
             event_id,
             has_room_id,
             json,
@@ -156,6 +163,16 @@ impl Pdu {
     pub fn content_as<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
         serde_json::from_str(self.content.get()).ok()
     }
+}
+
+/// What the field says that makes an event sticky; what is no duration makes it nothing.
+fn sticky(field: &RawValue) -> Option<Sticky> {
+    #[derive(Deserialize)]
+    struct Field {
+        duration_ms: u64,
+    }
+    let Field { duration_ms } = serde_json::from_str(field.get()).ok()?;
+    Some(Sticky { duration_ms: duration_ms.min(LONGEST_MS) })
 }
 
 /// The ID of the room that a create event without `room_id` makes: its own ID with the other sigil.

@@ -52,7 +52,7 @@ pub async fn promote(rooms: &Rooms, room: &RoomId, user: &UserId) -> Result<()> 
         let own = members::get(&read, no, user)?.map(|member| member.membership);
         let invitation = match own {
             Some(MembershipState::Join | MembershipState::Invite | MembershipState::Ban) => None,
-            _ => Some(membership::invitation(&read, user, None, false)?),
+            _ => Some(membership::invitation(&read, &giver, user, None, false)?),
         };
         (giver, draft, invitation)
     };

@@ -212,6 +212,7 @@ fn sign(
         prev_events: &place.prev_events,
         auth_events: &place.auth_events,
         redacts: None,
+        sticky: None,
     };
     Ok(Signed { pdu: build::sign_parts(keys, &parts, &rules)?, recommended: true, relayed: false })
 }

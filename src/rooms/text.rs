@@ -7,7 +7,7 @@ use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::canonical;
+use super::{canonical, sticky::Sticky};
 use crate::{error::Result, signing::SigningKeys};
 
 /// A reference to an event; with its reference hash in room versions 1 and 2.
@@ -32,6 +32,7 @@ pub(super) struct Parts<'a> {
     pub(super) prev_events: &'a [Reference],
     pub(super) auth_events: &'a [Reference],
     pub(super) redacts: Option<&'a str>,
+    pub(super) sticky: Option<Sticky>,
 }
 
 /// Where a writer of the event stands.
@@ -67,6 +68,9 @@ impl Parts<'_> {
         if let Some(hash) = layers.hash {
             out.field(",\"hashes\":{\"sha256\":", hash)?;
             out.out.push(b'}');
+        }
+        if let Some(sticky) = self.sticky.filter(|_| !layers.redacted) {
+            out.field(",\"msc4354_sticky\":", &sticky)?;
         }
         out.field(",\"origin_server_ts\":", &self.origin_server_ts)?;
         out.references(",\"prev_events\":", self.prev_events)?;

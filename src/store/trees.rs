@@ -295,4 +295,28 @@ trees! {
     FREED_STATES = Queue 247: (RoomNo, StateNo) => ();
     /// Files that events of a deleted room named, to be deleted unless something else names them.
     FREED_MEDIA = Queue 248: (RoomNo, OwnedServerName, String) => ();
+    /// The events of each room that stick to it, by their positions.
+    STICKY_EVENTS = Queue 241: (RoomNo, Position) => StickyEvent;
+    /// What users decided about threads, by user and the thread's root.
+    THREAD_SUBSCRIPTIONS = Scan 242: (OwnedUserId, EventNo) => ThreadSubscription;
+    /// When they did so last, by user: the thread's root.
+    THREAD_SUBSCRIPTION_CHANGES = Scan 243: (OwnedUserId, Position) => EventNo;
+    /// Who follows a thread, by its root.
+    THREAD_FOLLOWERS = Scan 244: (EventNo, OwnedUserId) => ();
+    /// Whose events in a room are being redacted, by which event, and the place below which they still are to be.
+    SENDER_REDACTIONS = Queue 242: (RoomNo, OwnedUserId) => (EventNo, i64);
+    /// Events as they were before they were redacted, if the administrator wants them kept for a while.
+    REDACTED_ORIGINALS = Queue 243: EventNo => String;
+    /// When they are to be forgotten.
+    REDACTED_ORIGINAL_TIMES = Queue 244: (u64, EventNo) => ();
+    /// Devices of users who may be logged in nowhere, with what makes real devices of them.
+    DEHYDRATED_DEVICES = Lookup 241: OwnedUserId => DehydratedDevice;
+    /// Events that are to be sent later, and those that were until lately, by their delay IDs.
+    DELAYED_EVENTS = Lookup 240: String => DelayedEvent;
+    /// When there is something to do with each of them: to send it, or to forget it.
+    DELAYED_EVENT_TIMES = Queue 240: (u64, String) => ();
+    /// Those that wait, by user.
+    USER_DELAYED_EVENTS = Scan 240: (OwnedUserId, String) => ();
+    /// The state events among those that wait, by what they set: room, type, state key.
+    DELAYED_STATE_EVENTS = Scan 241: (RoomNo, String, String, String) => ();
 }

@@ -21,10 +21,10 @@ use crate::{
     rooms::{
         self, Room,
         notifications::{self, Counts},
-        receipts, timeline,
+        receipts, sticky, timeline,
     },
     store::records::UserRoom,
-    users::account_data::Change,
+    users::account_data::{self, Change},
 };
 
 /// The room's part of the answer, or `None` if there is nothing new in it. `changed` is the room's account data that
@@ -61,8 +61,10 @@ pub fn build(
     let ephemeral = ephemeral_events(view, query, no, &room, since)?;
     let known = since.is_some() || query.since.is_none();
     let account_data = room_account_data(view, query, no, &room, known.then_some(changed))?;
+    let sticky = sticky_events(view, query, no, since, &window)?;
     let has_timeline = full || window.limited || !window.events.is_empty();
     let has_events = has_timeline || !state.is_empty() || !ephemeral.is_empty() || !account_data.is_empty();
+    let has_events = has_events || !sticky.is_empty();
     if !has_events && summary.is_none() && !was_read(view, no, since)? {
         return Ok(None);
     }
@@ -71,6 +73,7 @@ pub fn build(
         state: query.state_names.name(state),
         ephemeral: ephemeral.into(),
         account_data: account_data.into(),
+        sticky: sticky.into(),
         ..JoinedRoom::default()
     };
     if has_timeline {
@@ -89,6 +92,25 @@ pub fn build(
 fn wants_all_members(query: &Query) -> bool {
     let wanted = &query.filter.room.state;
     !query.lazy_members() && is_wanted(wanted, "m.room.member")
+}
+
+/// The sticky events that are new to the client, but for those of the timeline.
+fn sticky_events(
+    view: &View<'_>,
+    query: &Query,
+    no: RoomNo,
+    since: Option<Position>,
+    window: &Window,
+) -> Result<Vec<Json>> {
+    let mut events = Vec::new();
+    for row in sticky::after(view.read, no, since.unwrap_or_default()) {
+        let (position, event) = row?;
+        let shown = window.events.iter().any(|shown| shown.no == event.no);
+        if position <= view.now && !shown && !view.ignored.contains(&event.pdu.sender) {
+            events.push(event);
+        }
+    }
+    show::timeline(view, &query.filter, &events)
 }
 
 /// Whether the user read on, so that the unread counts changed though the filter may hide the receipt.
@@ -192,7 +214,9 @@ pub fn room_account_data(
     match changed {
         Some(changed) => changed
             .iter()
-            .filter(|change| wants(&change.kind) && !(query.since.is_none() && parts::is_deleted(&change.content)))
+            .filter(|change| {
+                wants(&change.kind) && !(query.since.is_none() && account_data::is_deleted(&change.content))
+            })
             .map(|change| parts::plain_event(&change.kind, &change.content))
             .collect(),
         None => parts::account_data(view, Some(no), wants),

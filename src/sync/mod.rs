@@ -15,6 +15,7 @@ pub mod filter;
 pub mod old;
 pub mod response;
 pub mod sliding;
+pub mod thread_subscriptions;
 pub mod v3;
 
 mod ephemeral;

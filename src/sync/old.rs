@@ -88,7 +88,7 @@ pub fn initial(view: &View<'_>, limit: usize, archived: bool) -> Result<Initial>
         let (no, own) = row?;
         let wanted = match own.membership {
             MembershipState::Join => true,
-            MembershipState::Invite => !parts::is_ignored_invite(view, &own),
+            MembershipState::Invite => !parts::is_ignored_invite(view, &own)?,
             MembershipState::Leave | MembershipState::Ban => archived && !own.forgotten,
             _ => false,
         };
@@ -169,7 +169,7 @@ pub fn events(view: &View<'_>, from: Position) -> Result<(Stream, bool)> {
                 found.extend(placed(view, no, start, timeline::order_of(view.now))?);
                 joined.push(no);
             }
-            MembershipState::Invite if parts::is_ignored_invite(view, &own) => {}
+            MembershipState::Invite if parts::is_ignored_invite(view, &own)? => {}
             _ if !is_new => {}
             _ => match own.left.filter(|left| *left > timeline::order_of(from)) {
                 Some(left) => found.extend(placed(view, no, from, left)?),

@@ -22,7 +22,10 @@ use crate::{
     push::rules,
     rooms::{self, Event, event, members, notifications, state},
     store::records::UserRoom,
-    users::account_data,
+    users::{
+        account_data,
+        invite_permissions::{self, Permission},
+    },
 };
 
 /// The rooms that `m.direct` names.
@@ -106,17 +109,25 @@ pub fn stripped_content(view: &View<'_>, room: RoomNo, kind: &str) -> Result<Opt
 }
 
 /// Whether a room is one that an ignored user invited the user to
-/// ([spec](https://spec.matrix.org/latest/client-server-api/#ignoring-users)).
-pub fn is_ignored_invite(view: &View<'_>, own: &UserRoom) -> bool {
-    own.membership == MembershipState::Invite
-        && !view.ignored.is_empty()
-        && own.stripped.iter().flatten().any(|event| {
-            serde_json::from_str::<StrippedEvent<'_>>(event.get()).is_ok_and(|event| {
-                event.kind == "m.room.member"
-                    && event.state_key == view.user.as_str()
-                    && event.sender.is_some_and(|sender| view.ignored.contains(&sender))
-            })
-        })
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#ignoring-users)), or one whose invitations the user ignores.
+///
+/// # Errors
+/// As [`direct_rooms`].
+pub fn is_ignored_invite(view: &View<'_>, own: &UserRoom) -> Result<bool> {
+    if own.membership != MembershipState::Invite {
+        return Ok(false);
+    }
+    for event in own.stripped.iter().flatten() {
+        let Ok(event) = serde_json::from_str::<StrippedEvent<'_>>(event.get()) else { continue };
+        let invites = event.kind == "m.room.member" && event.state_key == view.user.as_str();
+        if let Some(sender) = event.sender.filter(|_| invites)
+            && (view.ignored.contains(&sender)
+                || invite_permissions::of(view.read, view.user, &sender)? == Permission::Ignored)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The type of a room, as its creation says.
@@ -222,7 +233,7 @@ pub fn account_data(view: &View<'_>, room: Option<RoomNo>, wants: impl Fn(&str) 
     for entry in account_data::all(view.read, view.user, room) {
         let (kind, content) = entry?;
         let told = room.is_none() && kind == rules::ACCOUNT_DATA;
-        if !told && wants(&kind) && !is_deleted(&content) {
+        if !told && wants(&kind) && !account_data::is_deleted(&content) {
             events.push(plain_event(&kind, &content)?);
         }
     }
@@ -238,9 +249,4 @@ pub fn heroes(view: &View<'_>, no: RoomNo) -> Result<Option<Vec<OwnedUserId>>> {
         return Ok(None);
     }
     members::heroes(view.read, no, view.user).map(Some)
-}
-
-/// Whether an entry of account data was deleted: that is an empty object, which is told only to who knows the entry.
-pub fn is_deleted(content: &RawValue) -> bool {
-    content.get() == "{}"
 }

@@ -113,6 +113,9 @@ pub struct JoinedRoom {
     /// The user's account data in the room.
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub account_data: Events,
+    /// Sticky events that the timeline does not have (MSC4354, a proposal).
+    #[serde(rename = "msc4354_sticky", skip_serializing_if = "Events::is_empty")]
+    pub sticky: Events,
     /// Unread counts, of the main timeline alone if the client asked for those of threads.
     pub unread_notifications: UnreadNotificationsCount,
     /// Unread counts of threads by root.

@@ -223,7 +223,7 @@ fn look_into(view: &View<'_>, query: &Query, changed: &Changed, rooms: Vec<(Room
                 let changed = changed.get(&no).map_or(&[][..], Vec::as_slice);
                 told.join.extend(joined::build(view, query, no, &own, changed)?);
             }
-            MembershipState::Invite if is_new && !parts::is_ignored_invite(view, &own) => {
+            MembershipState::Invite if is_new && !parts::is_ignored_invite(view, &own)? => {
                 if let Some((id, invite_state)) = stripped(view, query, no, own)? {
                     told.invite.insert(id, InvitedRoom { invite_state });
                 }

@@ -64,6 +64,25 @@ pub fn put(
     Ok(position)
 }
 
+/// Deletes an entry: an empty object takes its place, which is told once to clients that know the entry
+/// ([MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391), a proposal). What is not there stays so.
+///
+/// # Errors
+/// When a row is corrupt or the database fails.
+pub fn delete(tx: &mut Tx<'_>, user: &UserId, room: Option<RoomNo>, kind: &str) -> Result<()> {
+    match get(tx, user, room, kind)? {
+        Some(content) if !is_deleted(&content) => {
+            put(tx, user, room, kind, RawValue::from_string("{}".to_owned())?).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether an entry was deleted.
+pub fn is_deleted(content: &RawValue) -> bool {
+    content.get() == "{}"
+}
+
 /// All global entries of `user` (`room` is none), or all about one room, in the order of their types.
 pub fn all<'a>(
     read: &'a dyn Read,

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, UserId, api::error::ErrorKind};
 
 use super::{
-    device_keys, pushers,
+    account_data, dehydrated_devices, device_keys, pushers,
     tokens::{self, Issued, Lifetimes},
 };
 use crate::{
@@ -85,8 +85,8 @@ pub fn log_in(tx: &mut Tx<'_>, user: &UserId, login: &Login) -> Result<(OwnedDev
     Ok((id, issued))
 }
 
-/// Makes a device without a login, which an application service acts with
-/// ([MSC4190](https://github.com/matrix-org/matrix-spec-proposals/pull/4190)).
+/// Makes a device without a login: one that an application service acts with
+/// ([MSC4190](https://github.com/matrix-org/matrix-spec-proposals/pull/4190)), or a dehydrated one.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM`, `M_TOO_LARGE`.
@@ -131,6 +131,11 @@ pub fn delete(tx: &mut Tx<'_>, user: &UserId, device_id: &DeviceId) -> Result<()
     let Some(mut device) = DEVICES.get(tx, (user, device_id))? else { return Ok(()) };
     tokens::revoke(tx, &mut device);
     pushers::delete_of_device(tx, user, device_id)?;
+    dehydrated_devices::forget(tx, user, device_id)?;
+    // Of the device alone (MSC3890, a proposal).
+    for kind in ["m.local_notification_settings", "org.matrix.msc3890.local_notification_settings"] {
+        account_data::delete(tx, user, None, &format!("{kind}.{device_id}"))?;
+    }
     device_keys::forget(tx, user, device_id)?;
     DEVICES.delete(tx, (user, device_id));
     tx.wake_device(user, device_id); // its long poll ends

@@ -24,7 +24,7 @@ const MAX_SIZE: usize = 64 * 1024;
 /// Keeps `filter` for `user`; gives its ID, which never begins with a brace.
 ///
 /// # Errors
-/// 400 `M_BAD_JSON`, `M_TOO_LARGE`; 400 `M_INVALID_PARAM` when the user has very many already.
+/// 400 `M_BAD_JSON`, `M_TOO_LARGE`; 403 `M_USER_LIMIT_EXCEEDED` when the user has very many already.
 pub fn put(tx: &mut Tx<'_>, user: &UserId, filter: &FilterDefinition) -> Result<String> {
     check(filter)?;
     let json = to_raw_value(filter)?;
@@ -35,7 +35,7 @@ pub fn put(tx: &mut Tx<'_>, user: &UserId, filter: &FilterDefinition) -> Result<
     let id: String = Base64::<UrlSafe, _>::new(digest).encode().chars().take(16).collect();
     if !FILTERS.contains(tx, (user, &id))? {
         if FILTERS.scan(tx, (user,), Direction::Forward).take(MAX_FILTERS).count() == MAX_FILTERS {
-            return Err(Error::invalid_param("You have too many filters."));
+            return Err(Error::user_limit(user, "You have too many filters."));
         }
         FILTERS.put(tx, (user, &id), &json);
     }

@@ -9,7 +9,7 @@
 //! - *Account data* (`account_data.rs`) is what clients keep on the server for themselves, globally and by room.
 //! - End-to-end encryption: `device_keys.rs`, `one_time_keys.rs`, `cross_signing.rs` (over `signed_json.rs`),
 //!   `device_lists.rs` (of other servers' users), `to_device.rs`, `to_servers.rs`, `key_backup.rs`.
-//! - `auth_sessions.rs` and `presence.rs` live in memory.
+//! - `auth_sessions.rs`, `presence.rs` and `rendezvous.rs` live in memory.
 //!
 //! Nothing here knows of room events; of rooms only who is a member ([`sharing_a_room`]).
 
@@ -17,10 +17,12 @@ pub mod account_data;
 pub mod accounts;
 pub mod auth_sessions;
 pub mod cross_signing;
+pub mod dehydrated_devices;
 pub mod device_keys;
 pub mod device_lists;
 pub mod devices;
 pub mod filters;
+pub mod invite_permissions;
 pub mod key_backup;
 pub mod login_tokens;
 pub mod one_time_keys;
@@ -30,6 +32,7 @@ pub mod presence;
 pub mod profiles;
 pub mod pushers;
 pub mod registration_tokens;
+pub mod rendezvous;
 pub mod sign_ups;
 pub mod signed_json;
 pub mod threepids;

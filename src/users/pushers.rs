@@ -78,29 +78,38 @@ fn unsubscribe_token(keys: &SigningKeys, user: &str, address: &str) -> String {
     keys.sign(format!("unsubscribe {user} {address}").as_bytes())
 }
 
-/// Sets a pusher of a device. Unless `append`, no other user keeps one with the same `app_id` and `pushkey`.
+/// Sets a pusher of a device; a `disabled` one is told nothing. Unless `append`, no other user keeps one with the same
+/// `app_id` and `pushkey`. Who switches another device's pusher on or off and changes nothing else about it
+/// ([MSC3881](https://github.com/matrix-org/matrix-spec-proposals/pull/3881), a proposal) leaves it with that device.
 ///
 /// # Errors
-/// 400 `M_INVALID_PARAM`.
-pub fn set(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, pusher: &Pusher, append: bool) -> Result<()> {
+/// 400 `M_INVALID_PARAM`; 403 `M_USER_LIMIT_EXCEEDED`.
+pub fn set(
+    tx: &mut Tx<'_>,
+    user: &UserId,
+    device: &DeviceId,
+    pusher: &Pusher,
+    append: bool,
+    disabled: bool,
+) -> Result<()> {
     check(tx, user, pusher)?;
     let ids = &pusher.ids;
+    let content = serde_json::to_value(pusher)?;
+    let earlier = PUSHERS.get(tx, (user, &ids.app_id, &ids.pushkey))?;
+    let switched = earlier.filter(|row| row.disabled != disabled && row.pusher == content);
+    let device = switched.map_or_else(|| device.to_owned(), |row| row.device);
     if !append {
         for other in users_with(tx, ids)? {
             delete(tx, &other, ids)?;
         }
     }
     if PUSHERS.scan(tx, (user,), Direction::Forward).take(MAX_PUSHERS).count() == MAX_PUSHERS {
-        return Err(Error::invalid_param("You have too many pushers."));
+        return Err(Error::user_limit(user, "You have too many pushers. Delete one first."));
     }
-    let row = records::Pusher {
-        device: device.to_owned(),
-        pusher: serde_json::to_value(pusher)?,
-        created_ts: clock::now_ms(),
-    };
+    let row = records::Pusher { device, pusher: content, created_ts: clock::now_ms(), disabled };
     PUSHERS.put(tx, (user, &ids.app_id, &ids.pushkey), &row);
     PUSHKEYS.put(tx, (&ids.app_id, &ids.pushkey, user), &());
-    Ok(())
+    if disabled { forget_waiting(tx, user, ids) } else { Ok(()) }
 }
 
 /// What the specification asks of a pusher and ruma's types do not.
@@ -151,6 +160,11 @@ pub fn delete(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds) -> Result<()> {
     let key = (user, &ids.app_id, &ids.pushkey);
     PUSHERS.delete(tx, key);
     PUSHKEYS.delete(tx, (&ids.app_id, &ids.pushkey, user));
+    forget_waiting(tx, user, ids)
+}
+
+fn forget_waiting(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds) -> Result<()> {
+    let key = (user, &ids.app_id, &ids.pushkey);
     PUSHER_STATES.delete(tx, key);
     PUSHES.delete_all(tx, key)
 }
@@ -256,9 +270,6 @@ pub fn mailed(tx: &mut Tx<'_>, user: &UserId, ids: &PusherIds, now: u64) -> Resu
 }
 
 /// The pushers of `user`.
-///
-/// # Errors
-/// When a row is corrupt or the database fails.
-pub fn all(read: &dyn Read, user: &UserId) -> Result<Vec<Pusher>> {
-    PUSHERS.scan(read, (user,), Direction::Forward).map(|row| Ok(serde_json::from_value(row?.1.pusher)?)).collect()
+pub fn all<'a>(read: &'a dyn Read, user: &'a UserId) -> impl Iterator<Item = Result<records::Pusher>> + 'a {
+    PUSHERS.scan(read, (user,), Direction::Forward).map(|row| row.map(|(_, pusher)| pusher))
 }

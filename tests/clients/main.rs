@@ -27,6 +27,7 @@ mod encryption;
 mod federation;
 mod media;
 mod messages;
+mod proposals;
 mod reconnect;
 mod room_list;
 mod rooms;

@@ -306,6 +306,42 @@ async fn a_rejected_pusher_goes_and_one_goes_with_its_device() {
 }
 
 #[tokio::test]
+async fn a_pusher_is_switched_off_and_on_from_another_device() {
+    let (server, gateway) = (server().await, Gateway::start().await);
+    let (alice, bob, room) = two(&server).await;
+    for key in ["key", "other"] {
+        gateway.set_pusher(&bob, key, json!({})).await;
+    }
+    let laptop = server.login("bob").await;
+    let pushers = || async {
+        let answer = laptop.ok(Method::GET, "/_matrix/client/v3/pushers", Value::Null).await;
+        answer["pushers"].as_array().unwrap().iter().find(|pusher| pusher["pushkey"] == "key").unwrap().clone()
+    };
+    let switch = |mut pusher: Value, on: bool| {
+        pusher["org.matrix.msc3881.enabled"] = on.into();
+        let laptop = laptop.clone();
+        async move { laptop.ok(Method::POST, "/_matrix/client/v3/pushers/set", pusher).await }
+    };
+    let state =
+        |pusher: &Value| (pusher["org.matrix.msc3881.enabled"].clone(), pusher["org.matrix.msc3881.device_id"].clone());
+    assert_eq!(state(&pushers().await), (json!(true), json!(bob.device_id)));
+    switch(pushers().await, false).await;
+    assert_eq!(state(&pushers().await), (json!(false), json!(bob.device_id)));
+    let told = |event: String, key: &'static str| {
+        move |gateway: &Gateway| {
+            gateway.heard().into_iter().find(|told| told["event_id"] == event && told["devices"][0]["pushkey"] == key)
+        }
+    };
+    let silent = alice.send_text(&room, "one").await;
+    gateway.wait(told(silent.clone(), "other")).await;
+    switch(pushers().await, true).await;
+    let heard = alice.send_text(&room, "two").await;
+    gateway.wait(told(heard, "key")).await;
+    assert!(told(silent, "key")(&gateway).is_none(), "what came while it was off");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn invitations_are_pushed_and_muted_rooms_are_not() {
     let (server, gateway) = (server().await, Gateway::start().await);
     let (alice, bob, room) = two(&server).await;

@@ -17,6 +17,7 @@ pub async fn ban(server: &Server, user: User, req: ban_user::v3::Request) -> Res
     let content = content(req.reason, req.redact_events);
     missing_members::known(&server.federation, &req.room_id, &req.user_id).await?;
     leave::remove(&server.federation, &req.room_id, &user.id, &req.user_id, Removal::Ban, content).await?;
+    server.rooms.chores.notify_one(); // there may be something to redact
     Ok(ban_user::v3::Response::new())
 }
 

@@ -34,6 +34,8 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             "m.get_login_token": { "enabled": has_password },
             // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,
+            // MSC4140, a proposal.
+            "org.matrix.msc4140.delayed_events": { "max_delay_ms": server.config.delayed_events.max_delay.as_millis() },
         }
     });
     if account.admin {

@@ -17,5 +17,6 @@ pub async fn kick(server: &Server, user: User, req: Request) -> Result<Response>
     let content = content(req.reason, req.redact_events);
     missing_members::known(&server.federation, &req.room_id, &req.user_id).await?;
     leave::remove(&server.federation, &req.room_id, &user.id, &req.user_id, Removal::Kick, content).await?;
+    server.rooms.chores.notify_one(); // there may be something to redact
     Ok(Response::new())
 }

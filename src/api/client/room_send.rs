@@ -2,23 +2,21 @@
 
 use ruma::{
     EventId, OwnedEventId, RoomId, TransactionId, UserId,
-    api::{
-        client::message::send_message_event::v3::{Request, Response},
-        error::ErrorKind,
-    },
+    api::{client::message::send_message_event::v3::Request, error::ErrorKind},
     events::TimelineEventType,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::delayed_events::{Sent, Timed, schedule};
 use crate::{
-    api::auth::User,
+    api::{auth::User, own::Json},
     error::{Error, Result},
     federation::policy,
     ids::EventNo,
-    rooms::{self, build::Draft, event, relations},
+    rooms::{self, Event, RoomGuard, build::Draft, event, relations, sticky::Sticky},
     server::Server,
-    store::{Direction, Read},
+    store::{Direction, Read, Tx},
     users::transactions,
 };
 
@@ -27,16 +25,30 @@ const RELATIONS: usize = 1_000;
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid))
-pub async fn send_message(server: &Server, user: User, req: Request) -> Result<Response> {
+pub async fn send_message(
+    server: &Server,
+    user: User,
+    Timed { request: req, delay }: Timed<Request>,
+) -> Result<Json<Sent>> {
     check_encryption(server, &req.event_type.to_string())?;
     server.presence.active(&server.store, &user.id)?;
-    let operation = format!("send/{}/{}", req.room_id, req.event_type);
+    let operation = format!("{}/{}", req.room_id, req.event_type);
     let mut draft = Draft::message(TimelineEventType::from(req.event_type), req.body.into_json());
+    draft.sticky = req.sticky_duration_ms.map(Sticky::from);
     draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
     if draft.kind == TimelineEventType::RoomRedaction {
         draft.redacts = Some(redacts(&draft.content)?);
     }
-    Ok(Response::new(send_once(server, &user, &req.room_id, operation, &req.txn_id, draft).await?))
+    Ok(Json(match delay {
+        Some(delay) => {
+            let transaction = Some((format!("delay/{operation}"), &*req.txn_id));
+            Sent::Later { delay_id: schedule(server, &user, &req.room_id, draft, delay, transaction)? }
+        }
+        None => {
+            let operation = format!("send/{operation}");
+            Sent::Now { event_id: send_once(server, &user, &req.room_id, operation, &req.txn_id, draft).await? }
+        }
+    }))
 }
 
 /// Sends an event of a client, or gives the ID of the one that its first request with this transaction ID made. The
@@ -59,16 +71,43 @@ pub(super) async fn send_once(
         if let Some(event) = transactions::answer(&snapshot, &user.id, &user.device, &operation, id)? {
             return EventId::parse(event).map_err(Error::internal);
         }
-        if rooms::find(&snapshot, room)?.is_none() {
-            return Err(Error::forbidden("You are not in this room."));
-        }
-        check_relation(&snapshot, &user.id, &draft)?;
     }
-    let event = policy::send_and(&server.federation, &guard, &user.id, draft, |tx, event| {
+    send_locked(server, &guard, &user.id, draft, |tx, event| {
         transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())
     })
-    .await?;
-    Ok(event.pdu.event_id)
+    .await
+}
+
+/// Sends an event that no transaction ID belongs to; `also` is written with it.
+///
+/// # Errors
+/// As [`send_once`]; what `also` returns.
+pub(super) async fn send_now(
+    server: &Server,
+    user: &UserId,
+    room: &RoomId,
+    draft: Draft,
+    also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
+) -> Result<OwnedEventId> {
+    let guard = server.rooms.lock(room).await;
+    send_locked(server, &guard, user, draft, also).await
+}
+
+async fn send_locked(
+    server: &Server,
+    guard: &RoomGuard,
+    user: &UserId,
+    draft: Draft,
+    also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
+) -> Result<OwnedEventId> {
+    {
+        let snapshot = server.store.read();
+        if rooms::find(&snapshot, guard.room())?.is_none() {
+            return Err(Error::forbidden("You are not in this room."));
+        }
+        check_relation(&snapshot, user, &draft)?;
+    }
+    Ok(policy::send_and(&server.federation, guard, user, draft, also).await?.pdu.event_id)
 }
 
 /// Refuses encryption where the operator does not want it.
@@ -83,7 +122,10 @@ pub(super) fn check_encryption(server: &Server, kind: &str) -> Result<()> {
 }
 
 /// What a redaction in the content's form redacts; clients use it in all room versions.
-fn redacts(content: &RawValue) -> Result<OwnedEventId> {
+///
+/// # Errors
+/// 400 `M_BAD_JSON`.
+pub(super) fn redacts(content: &RawValue) -> Result<OwnedEventId> {
     #[derive(Deserialize)]
     struct Content {
         redacts: OwnedEventId,

@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use ruma::{
-    OwnedRoomAliasId, OwnedUserId, RoomAliasId, RoomId, UserId,
-    api::{
-        client::state::send_state_event::v3::{Request, Response},
-        error::ErrorKind,
-    },
+    OwnedEventId, OwnedRoomAliasId, OwnedUserId, RoomAliasId, RoomId, UserId,
+    api::{client::state::send_state_event::v3::Request, error::ErrorKind},
     canonical_json::try_from_json_map,
     events::{StateEventType, room::member::MembershipState},
 };
@@ -17,19 +14,24 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::room_send::check_encryption;
+use super::{
+    delayed_events::{Sent, Timed, schedule},
+    room_send::check_encryption,
+};
 use crate::{
-    api::auth::User,
+    api::{auth::User, own::Json},
     error::{Error, Result},
     federation::{directory, policy},
     rooms::{
-        self, Room,
+        self, Event, Room,
         build::Draft,
         membership::{self, Content},
         power_levels, state,
+        sticky::Sticky,
     },
     server::Server,
-    store::Read,
+    store::{Read, Tx},
+    users::invite_permissions,
 };
 
 /// How many aliases an `m.room.canonical_alias` event can add.
@@ -37,39 +39,62 @@ const NEW_ALIASES: usize = 20;
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey))
-pub async fn set_room_state_with_key(server: &Server, user: User, req: Request) -> Result<Response> {
-    let kind = req.event_type.to_string();
-    check_encryption(server, &kind)?;
-    let mut content: Content = serde_json::from_str(req.body.json().get())
+pub async fn set_room_state_with_key(
+    server: &Server,
+    user: User,
+    Timed { request: req, delay }: Timed<Request>,
+) -> Result<Json<Sent>> {
+    check_encryption(server, &req.event_type.to_string())?;
+    let mut draft = Draft::raw_state(req.event_type, req.state_key, req.body.into_json());
+    draft.sticky = req.sticky_duration_ms.map(Sticky::from);
+    draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
+    Ok(Json(match delay {
+        Some(delay) => Sent::Later { delay_id: schedule(server, &user, &req.room_id, draft, delay, None)? },
+        None => Sent::Now { event_id: set(server, &user.id, &req.room_id, draft, |_, _| Ok(())).await? },
+    }))
+}
+
+/// Sets state of a room as `draft` says; gives the event that has set it, which may have been there. `also` is written with
+/// a new one.
+///
+/// # Errors
+/// Those of sending an event; 400 `M_BAD_JSON`, `M_BAD_ALIAS`, `M_INVALID_PARAM` for what the state's type forbids; what
+/// `also` returns.
+pub(super) async fn set(
+    server: &Server,
+    user: &UserId,
+    room: &RoomId,
+    mut draft: Draft,
+    also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
+) -> Result<OwnedEventId> {
+    let kind = StateEventType::from(draft.kind.to_string());
+    let key = draft.state_key.clone().unwrap_or_default();
+    let mut content: Content = serde_json::from_str(draft.content.get())
         .map_err(|_| Error::bad_json("The content of an event must be a JSON object."))?;
-    let mut json = req.body.into_json();
-    if req.event_type == StateEventType::RoomCanonicalAlias && req.state_key.is_empty() {
-        check_aliases(server, &req.room_id, &content).await?;
+    if kind == StateEventType::RoomCanonicalAlias && key.is_empty() {
+        check_aliases(server, room, &content).await?;
     }
-    let guard = server.rooms.lock(&req.room_id).await;
+    let guard = server.rooms.lock(room).await;
     {
         let snapshot = server.store.read();
-        let (no, room) = match rooms::require(&snapshot, &req.room_id) {
+        let (no, room) = match rooms::require(&snapshot, room) {
             Err(error) if error.is_not_found() => return Err(Error::forbidden("You are not in this room.")),
             found => found?,
         };
-        if is_own_join(&req.event_type, &req.state_key, &user.id, &content) {
-            membership::set_authoriser(&snapshot, no, &room, &user.id, &mut content)?;
-            json = to_raw_value(&content)?;
+        if is_own_join(&kind, &key, user, &content) {
+            membership::set_authoriser(&snapshot, no, &room, user, &mut content)?;
+            draft.content = to_raw_value(&content)?;
         }
-        if let Some(event) = state::get(&snapshot, no, &req.event_type, &req.state_key)?
-            && event.pdu.sender == user.id
+        if let Some(event) = state::get(&snapshot, no, &kind, &key)?
+            && event.pdu.sender == *user
             && is_equal(&event.pdu.content, &content)
         {
-            return Ok(Response::new(event.pdu.event_id.clone()));
+            return Ok(event.pdu.event_id.clone());
         }
-        let change = Change { room: &room, key: &req.state_key, content: &content };
-        change.check(&snapshot, &req.event_type)?;
+        Change { room: &room, user, key: &key, content: &content }.check(&snapshot, &kind)?;
     }
-    let mut draft = Draft::raw_state(req.event_type, req.state_key, json);
-    draft.timestamp = req.timestamp.filter(|_| user.appservice.is_some());
-    let event = policy::send_and(&server.federation, &guard, &user.id, draft, |_, _| Ok(())).await?;
-    Ok(Response::new(event.pdu.event_id))
+    let event = policy::send_and(&server.federation, &guard, user, draft, also).await?;
+    Ok(event.pdu.event_id)
 }
 
 /// Aliases that are new in an `m.room.canonical_alias` event must exist and point to this room; those of other servers are
@@ -113,6 +138,7 @@ fn is_equal(old: &RawValue, new: &Content) -> bool {
 /// A state event that a client wants to send.
 struct Change<'a> {
     room: &'a Room,
+    user: &'a UserId,
     key: &'a str,
     content: &'a Content,
 }
@@ -151,7 +177,7 @@ impl Change<'_> {
         let target = UserId::parse(self.key)
             .map_err(|_| Error::invalid_param("The state key of a member event must be a user ID."))?;
         if membership == Some(MembershipState::Invite.as_str()) {
-            membership::check_not_blocked(read, &target)?;
+            invite_permissions::check(read, &target, self.user)?;
         }
         Ok(())
     }

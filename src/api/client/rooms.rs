@@ -1,25 +1,33 @@
 //! [Getting events for a room](https://spec.matrix.org/latest/client-server-api/#getting-events-for-a-room): one event,
 //! the state, the members.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use http::StatusCode;
 use ruma::{
     OwnedUserId, RoomId, UserId,
-    api::client::{
-        membership::{get_member_events, joined_members},
-        room::get_room_event,
-        state::{
-            get_state_event_for_key::{self, v3::StateEventFormat},
-            get_state_events,
+    api::{
+        IncomingRequest,
+        client::{
+            membership::{get_member_events, joined_members},
+            room::get_room_event,
+            state::{
+                get_state_event_for_key::{self, v3::StateEventFormat},
+                get_state_events,
+            },
         },
+        error::DeserializationError,
     },
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     answers_json,
-    api::{auth::User, own::Json},
+    api::{
+        auth::User,
+        own::{self, Json},
+    },
     error::{Error, Result},
     federation::missing_members,
     rooms::{
@@ -28,9 +36,11 @@ use crate::{
         client_event::{self, Viewer},
         event, members,
         point::Point,
-        visibility,
+        redaction, visibility,
     },
     server::Server,
+    stands_in_for,
+    store::Read,
 };
 
 fn viewer(user: &User) -> Viewer<'_> {
@@ -43,12 +53,39 @@ async fn all_members(server: &Server, user: &User, room: &RoomId) -> Result<()> 
     missing_members::whole(&server.federation, room).await
 }
 
+/// A request for an event, which may ask for what a redaction took away
+/// ([MSC2815](https://github.com/matrix-org/matrix-spec-proposals/pull/2815), a proposal).
+pub struct EventRequest {
+    request: get_room_event::v3::Request,
+    unredacted: bool,
+}
+stands_in_for!(EventRequest, get_room_event::v3::Request);
+
+impl IncomingRequest for EventRequest {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = get_room_event::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        #[derive(Deserialize)]
+        struct Query {
+            #[serde(rename = "fi.mau.msc2815.include_unredacted_content", default)]
+            unredacted: bool,
+        }
+        let Query { unredacted } = own::query(&request)?;
+        let request = get_room_event::v3::Request::try_from_http_request_inner(request, path_args)?;
+        Ok(Self { request, unredacted })
+    }
+}
+
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomideventeventid))
 pub async fn get_one_room_event(
     server: &Server,
     user: User,
-    req: get_room_event::v3::Request,
+    EventRequest { request: req, unredacted }: EventRequest,
 ) -> Result<get_room_event::v3::Response> {
     let snapshot = server.store.read();
     let not_found = || Error::not_found("There is no such event in this room, or you may not see it.");
@@ -56,7 +93,23 @@ pub async fn get_one_room_event(
     if event.pdu.room_id != req.room_id || !visibility::may_see_event(&snapshot, &user.id, &event)? {
         return Err(not_found());
     }
+    let event = if unredacted { before_redaction(server, &snapshot, &user, event)? } else { event };
     Ok(get_room_event::v3::Response::new(client_event::room_timeline(&snapshot, &event, viewer(&user))?))
+}
+
+/// The event with what a redaction took away, for who could have redacted it.
+fn before_redaction(server: &Server, read: &dyn Read, user: &User, event: Arc<Event>) -> Result<Arc<Event>> {
+    if event.redacted_by.is_none() {
+        return Ok(event);
+    }
+    if !redaction::has_power(read, event.room, &rooms::get(read, event.room)?, &user.id)? {
+        return Err(Error::forbidden("You do not have the power to look at redacted events."));
+    }
+    redaction::original(read, &event)?.map(Arc::new).ok_or_else(|| {
+        let kept_for = server.config.redaction_retention.as_secs();
+        let message = format!("What was redacted is gone: this server keeps it for {kept_for} seconds.");
+        Error::custom(StatusCode::NOT_FOUND, "FI.MAU.MSC2815_UNREDACTED_CONTENT_DELETED", message)
+    })
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`

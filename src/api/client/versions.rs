@@ -4,7 +4,7 @@
 
 use ruma::api::client::discovery::get_supported_versions;
 
-use crate::{api::auth::Anyone, error::Result, server::Server};
+use crate::{api::auth::Anyone, config::Config, error::Result, server::Server};
 
 /// The versions of the specification.
 const VERSIONS: &[&str] = &[
@@ -17,6 +17,7 @@ const VERSIONS: &[&str] = &[
 const FEATURES: &[(&str, &str)] = &[
     ("fi.mau.msc2659.stable", "pings of application services"),
     ("org.matrix.e2e_cross_signing", "cross-signing, asked for by clients from before v1.1"),
+    ("fi.mau.msc2815", "what was redacted, for moderators"),
     ("org.matrix.label_based_filtering", "filters with labels"),
     ("org.matrix.msc2285.stable", "private read receipts"),
     ("org.matrix.msc2666.mutual_rooms", "mutual rooms, under the first name of the proposal"),
@@ -26,14 +27,30 @@ const FEATURES: &[(&str, &str)] = &[
     ("org.matrix.msc2946", "spaces' hierarchy"),
     ("org.matrix.msc3030", "no: under its unstable name"),
     ("org.matrix.msc3026.busy_presence", "no: the presence \"busy\""),
+    ("org.matrix.msc3391", "the deletion of account data"),
     ("org.matrix.msc3440.stable", "threads"),
     ("org.matrix.msc3771", "receipts of threads"),
     ("org.matrix.msc3773", "counts of threads"),
+    ("org.matrix.msc3814", "dehydrated devices"),
     ("org.matrix.msc3827.stable", "room types in the list of public rooms"),
+    ("org.matrix.msc3874", "filters by relation types"),
+    ("org.matrix.msc3881", "pushers that are switched off from elsewhere"),
     ("org.matrix.msc3882", "no: tokens for another login, under the first form of the proposal"),
+    ("org.matrix.msc3890", "notification settings of a device, which go with it"),
+    ("org.matrix.msc3912", "the redaction of what relates to an event"),
     ("org.matrix.msc3916.stable", "media with authentication"),
+    ("org.matrix.msc4028", "a push rule for all encrypted events"),
+    ("org.matrix.msc4108", "where devices meet of which one is not logged in"),
+    ("io.element.msc4388", "the same in a newer form"),
+    ("org.matrix.msc4140", "delayed events"),
+    ("org.matrix.msc4143", "the ways for group calls"),
+    ("org.matrix.msc4155", "whose invitations a user wants"),
     ("org.matrix.msc4222", "the state after the timeline in /sync"),
     ("org.matrix.simplified_msc3575", "simplified sliding sync"),
+    ("org.matrix.msc4293", "redactions with a kick or ban"),
+    ("org.matrix.msc4306", "threads that users follow"),
+    ("org.matrix.msc4308", "the same in sliding sync"),
+    ("org.matrix.msc4354", "sticky events"),
     ("uk.tcpip.msc4133", "profiles with any field"),
     ("uk.tcpip.msc4133.stable", "profiles with any field"),
 ];
@@ -42,12 +59,21 @@ const FEATURES: &[(&str, &str)] = &[
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions>
 pub async fn get_versions(
-    _: &Server,
+    server: &Server,
     _: Anyone,
     _: get_supported_versions::Request,
 ) -> Result<get_supported_versions::Response> {
     let mut response = get_supported_versions::Response::new(VERSIONS.iter().map(|&version| version.into()).collect());
-    let enabled = |what: &str| !what.starts_with("no: ");
-    response.unstable_features = FEATURES.iter().map(|&(name, what)| (name.to_owned(), enabled(what))).collect();
+    let features = FEATURES.iter().map(|&(name, what)| (name.to_owned(), is_enabled(&server.config, name, what)));
+    response.unstable_features = features.collect();
     Ok(response)
+}
+
+/// Whether there is such a feature here; some depend on what the administrator chose.
+fn is_enabled(config: &Config, name: &str, what: &str) -> bool {
+    match name {
+        "fi.mau.msc2815" => !config.redaction_retention.is_zero(),
+        "org.matrix.msc4140" => !config.delayed_events.max_delay.is_zero(),
+        _ => !what.starts_with("no: "),
+    }
 }

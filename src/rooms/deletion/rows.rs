@@ -59,6 +59,7 @@ pub(super) async fn delete_all(rooms: &Rooms, no: RoomNo, deletion: &mut Deletio
     sweep(rooms, &trees::MEMBERS, no, |_, _, _| Ok(true)).await?;
     sweep(rooms, &trees::THREAD_ORDER, no, |_, _, ()| Ok(true)).await?;
     sweep(rooms, &trees::GAPS, no, |_, _, _| Ok(true)).await?;
+    sweep(rooms, &trees::SENDER_REDACTIONS, no, |_, _, _| Ok(true)).await?;
     read_so_far(rooms, no).await?;
     rooms.store.write(|tx| {
         trees::ROSTER_STAMPS.delete(tx, no);
@@ -203,6 +204,7 @@ pub(in crate::rooms) fn delete_event(tx: &mut Tx<'_>, event: &Event) -> Result<(
     trees::EVENTS.delete(tx, no);
     trees::AUTH_EVENTS.delete(tx, no);
     trees::WAITING_REDACTIONS.delete(tx, no);
+    trees::REDACTED_ORIGINALS.delete(tx, no);
     if order == 0 {
         trees::OFF_TIMELINE.delete(tx, (room, no));
     }
@@ -230,6 +232,9 @@ pub(in crate::rooms) fn set_aside(tx: &mut Tx<'_>, event: &Event) -> Result<()> 
 fn detach(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     if event.order != 0 {
         trees::TIMELINE.delete(tx, (event.room, event.order));
+    }
+    if event.order > 0 {
+        trees::STICKY_EVENTS.delete(tx, (event.room, Position(event.order.unsigned_abs())));
     }
     relations::unlink(tx, event)?;
     if let Some(target) = &event.pdu.redacts

@@ -13,7 +13,7 @@ use ruma::{
     push::{Action, Ruleset},
 };
 
-use super::{PowerLevels, facts, is_read, rules::ruleset, thread_of};
+use super::{PowerLevels, facts, followed::follows, is_read, rules::ruleset, thread_of};
 use crate::{
     error::Result,
     ids::RoomNo,
@@ -135,7 +135,8 @@ pub(super) fn actions(
     let facts = facts(event, record, &sender_may)?;
     let name = if compiled.by_name() { trees::MEMBERS.get(read, (event.room, user))? } else { None };
     let name = name.and_then(|member| member.displayname);
-    let matched = compiled.matching(&facts, Some(Me { id: user, name: name.as_deref() }))?;
+    let follows = compiled.by_thread() && follows(read, user, event)?;
+    let matched = compiled.matching(&facts, Some(Me { id: user, name: name.as_deref(), follows }))?;
     let wanted = matched.filter(|(_, outcome)| outcome.notify && (outcome.highlight || !highlights_only));
     Ok(wanted.and_then(|(index, _)| rules.iter().nth(index)).map(|rule| rule.actions().to_vec()))
 }

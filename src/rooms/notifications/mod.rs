@@ -4,7 +4,8 @@
 //! When an event is appended, the push rules of the members of this server are matched against it, once for each class
 //! of rules (`push/compile.rs`), not once for each member; the members by class are in memory (`roster.rs`). What comes
 //! of it is added to tallies (`tally.rs`): one for the server-default rules, one for each class to which the event does
-//! something else, one for each user to whom it does something else again because it names the user. A user's count is
+//! something else, one for each user to whom it does something else again because it names the user, or is in a thread that
+//! the user follows. A user's count is
 //! what the user's tallies grew by since the user's read mark.
 //!
 //! Invariants, tested by replaying the rules from scratch: an event counts by the rules that its reader had when it
@@ -13,6 +14,7 @@
 //!
 //! Deliberately absent: sending to push gateways (`delivery/gateways.rs`).
 
+mod followed;
 mod list;
 mod pushed;
 mod roster;
@@ -27,16 +29,17 @@ use ruma::{
 };
 use serde::Deserialize;
 
+use self::{
+    followed::followers,
+    roster::Roster,
+    tally::{Sum, minus, plus},
+};
 pub use self::{
     list::{Notified, list},
     pushed::{actions, is_unread, unread_everywhere},
     roster::Rosters,
     rules::{ruleset, set_ruleset},
     tally::MAIN,
-};
-use self::{
-    roster::Roster,
-    tally::{Sum, minus, plus},
 };
 use super::{Event, Room, Rooms, event, event::Status, power_levels};
 use crate::{
@@ -181,8 +184,11 @@ fn changes(
         .iter()
         .any(|class| class.rules.by_name())
         .then(|| roster.members().filter(move |member| by_name(member.class)).collect::<Vec<_>>());
+    let followers = followers(read, event, roster)?;
+    let following = followers.iter().filter_map(|user| roster.member(&user.as_str().to_lowercase()));
     let mut singled_out: BTreeMap<&UserId, Option<usize>> = BTreeMap::new();
-    for member in named.chain(by_name.into_iter().flatten()).filter(|member| member.user != event.pdu.sender) {
+    let others = by_name.into_iter().flatten().chain(following);
+    for member in named.chain(others).filter(|member| member.user != event.pdu.sender) {
         singled_out.insert(&member.user, member.class);
     }
     for (user, class) in singled_out {
@@ -190,7 +196,8 @@ fn changes(
         let expected = class.and_then(|index| outcomes.get(index)).copied().unwrap_or(default);
         let name = if rules.by_name() { trees::MEMBERS.get(read, (event.room, user))? } else { None };
         let name = name.and_then(|member| member.displayname);
-        let outcome = rules.outcome(&facts, Some(Me { id: user, name: name.as_deref() }))?;
+        let follows = followers.contains(user);
+        let outcome = rules.outcome(&facts, Some(Me { id: user, name: name.as_deref(), follows }))?;
         changes.push((user.to_string(), minus(outcome.into(), expected.into())));
     }
     Ok(changes)

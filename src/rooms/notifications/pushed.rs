@@ -3,7 +3,7 @@
 //! Push gateways follow the stream by themselves (`delivery/gateways.rs`) and ask here, once for each event and user who
 //! has a pusher.
 
-use ruma::{UserId, push::Action};
+use ruma::{UserId, events::TimelineEventType, push::Action};
 
 use super::{counts, is_read, list, rules::ruleset, thread_of};
 use crate::{
@@ -11,7 +11,10 @@ use crate::{
     push::compile::Compiled,
     rooms::{self, Event, event::Status, members},
     store::{Read, trees},
-    users::account_data,
+    users::{
+        account_data,
+        invite_permissions::{self, Permission},
+    },
 };
 
 /// What the user's push rules do about an event, if they notify: nothing for the user's own events, those of ignored
@@ -26,6 +29,11 @@ pub fn actions(read: &dyn Read, user: &UserId, event: &Event) -> Result<Option<V
     let joined = trees::READ_MARKS.get(read, (event.room, user))?.map_or(0, |marks| marks.joined);
     let before_joining = (1..=joined).contains(&event.order);
     if before_joining || account_data::ignored_users(read, user)?.contains(&event.pdu.sender) {
+        return Ok(None);
+    }
+    if event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(user.as_str())
+        && invite_permissions::of(read, user, &event.pdu.sender)? == Permission::Ignored
+    {
         return Ok(None);
     }
     let (rules, record) = (ruleset(read, user)?, rooms::get(read, event.room)?);

@@ -222,6 +222,9 @@ pub struct Pusher {
     pub pusher: JsonValue,
     /// When it was set, in milliseconds since the Unix epoch.
     pub created_ts: u64,
+    /// Whether it was switched off, so that nothing is pushed to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
 }
 record!(Pusher, 1);
 
@@ -242,3 +245,13 @@ pub struct Report {
     pub received_ts: u64,
 }
 record!(Report, 1);
+
+/// A device that takes messages for a user who is logged in nowhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DehydratedDevice {
+    /// Its ID.
+    pub device: OwnedDeviceId,
+    /// What a client makes a real device of, as it came.
+    pub data: Box<RawValue>,
+}
+record!(DehydratedDevice, 1);

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod appservices;
+mod delayed_events;
 mod delivery;
 mod directory;
 mod keys;
@@ -18,6 +19,6 @@ mod signing_keys;
 mod transactions;
 
 pub use self::{
-    accounts::*, appservices::*, delivery::*, directory::*, keys::*, media::*, moderation::*, push::*, pushes::*,
-    rooms::*, server_keys::*, signing_keys::*, transactions::*,
+    accounts::*, appservices::*, delayed_events::*, delivery::*, directory::*, keys::*, media::*, moderation::*,
+    push::*, pushes::*, rooms::*, server_keys::*, signing_keys::*, transactions::*,
 };

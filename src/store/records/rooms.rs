@@ -4,7 +4,7 @@
 //! others are records.
 
 use ruma::{
-    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, RoomVersionId,
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, OwnedUserId, RoomVersionId,
     events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,32 @@ pub struct EventRow {
     /// The whole event in its room version's federation format, as canonical JSON.
     pub json: String,
 }
+
+/// An event that sticks to its room for a while; see `rooms/sticky.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StickyEvent {
+    /// The event.
+    pub event: EventNo,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// Until when, in milliseconds since the Unix epoch.
+    pub expires: u64,
+}
+record!(StickyEvent, 1);
+
+/// What a user decided about a thread; see `rooms/thread_subscriptions.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadSubscription {
+    /// The room of the thread.
+    pub room: RoomNo,
+    /// Whether the user follows it; if not, they did once.
+    pub subscribed: bool,
+    /// Whether a client decided so.
+    pub automatic: bool,
+    /// When that was.
+    pub changed: Position,
+}
+record!(ThreadSubscription, 1);
 
 const EVENT_ROW_VERSION: u8 = 1;
 

@@ -1,23 +1,26 @@
-//! The extensions of sliding sync: messages to the device, keys, account data, receipts, typing.
+//! The extensions of sliding sync: messages to the device, keys, account data, receipts, typing, sticky events, threads.
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedEventId, OwnedRoomId};
+use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
 
 use super::{
-    request::{Request, Scope},
-    response::{AccountData, E2ee, Extensions, ToDevice},
+    request::{Request, Scope, Since},
+    response::{AccountData, E2ee, Extensions, StickyEvents, ToDevice},
 };
 use crate::{
     error::Result,
     ids::{Position, RoomNo},
-    rooms::point::Point,
-    sync::{View, device_lists, ephemeral, parts, response::Json},
+    rooms::{members, point::Point, sticky, timeline},
+    sync::{View, device_lists, ephemeral, parts, response::Json, show, thread_subscriptions::Changes},
     users::{
         account_data::{self, Change},
         one_time_keys, to_device,
     },
 };
+
+/// How many sticky events an answer has at most.
+const MAX_STICKY: usize = 100;
 
 /// The rooms that were looked at for an answer.
 #[derive(Default)]
@@ -103,18 +106,63 @@ pub fn build(
             extensions.typing.rooms.insert(room.id.clone(), event);
         }
     }
+    if wanted.sticky_events.is_on() {
+        extensions.sticky_events = Some(sticky_events(view, &wanted.sticky_events, rooms)?);
+    }
+    if wanted.thread_subscriptions.is_on() {
+        let since = since.unwrap_or_default();
+        let limit = wanted.thread_subscriptions.limit.map_or(100, |limit| usize::try_from(limit).unwrap_or(0));
+        extensions.thread_subscriptions = Changes::between(view.read, view.user, since, view.now, limit.max(1))?;
+    }
     Ok(extensions)
 }
 
 /// The token of this extension is its own, so that one answer need not hold all that waits.
-fn to_device(view: &View<'_>, wanted: &super::request::ToDevice) -> Result<ToDevice> {
-    let since = match &wanted.since {
-        Some(token) => Position(u64::try_from(Point::parse(token)?.0).unwrap_or(0)).min(view.now),
-        None => Position(0),
-    };
-    let waiting = to_device::after(view.read, view.user, view.device, since)?;
+fn to_device(view: &View<'_>, wanted: &Since) -> Result<ToDevice> {
+    let waiting = to_device::after(view.read, view.user, view.device, place(view, wanted)?)?;
     let upto = waiting.more_after.unwrap_or(view.now);
     Ok(ToDevice { next_batch: format!("s{upto}"), events: waiting.events })
+}
+
+/// Where an extension with a token of its own goes on from.
+fn place(view: &View<'_>, wanted: &Since) -> Result<Position> {
+    Ok(match &wanted.since {
+        Some(token) => Position(u64::try_from(Point::parse(token)?.0).unwrap_or(0)).min(view.now),
+        None => Position(0),
+    })
+}
+
+/// The sticky events of all joined rooms, whatever the lists, but for those that the timelines in the answer have; the
+/// oldest first, so that one answer need not hold all. Of a room that was joined since, they are all told at once.
+fn sticky_events(view: &View<'_>, wanted: &Since, answer: &RoomsInScope<'_>) -> Result<StickyEvents> {
+    let since = place(view, wanted)?;
+    let limit = wanted.limit.map_or(MAX_STICKY, |limit| usize::try_from(limit).unwrap_or(MAX_STICKY).min(MAX_STICKY));
+    let (mut found, mut of_new_rooms) = (Vec::new(), Vec::new());
+    for row in members::rooms_of(view.read, view.user) {
+        let (room, own) = row?;
+        if own.membership != MembershipState::Join {
+            continue;
+        }
+        if own.position > since {
+            of_new_rooms.extend(sticky::after(view.read, room, Position(0)).collect::<Result<Vec<_>>>()?);
+        } else if timeline::last_change(view.read, room)?.is_some_and(|changed| changed > since) {
+            found.extend(sticky::after(view.read, room, since).take(limit + 1).collect::<Result<Vec<_>>>()?);
+        }
+    }
+    found.sort_by_key(|(position, _)| *position);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let upto = found.last().filter(|_| more).map_or(view.now, |(position, _)| *position);
+    let mut shown = StickyEvents { next_batch: format!("s{upto}"), ..StickyEvents::default() };
+    for (_, event) in of_new_rooms.into_iter().chain(found) {
+        let is_known =
+            answer.rooms.iter().any(|room| room.no == event.room && room.events.contains(&event.pdu.event_id));
+        if !is_known && !view.ignored.contains(&event.pdu.sender) {
+            let json = show::timeline_event(view, &event)?;
+            shown.rooms.entry(event.pdu.room_id.clone()).or_default().events.push(json);
+        }
+    }
+    Ok(shown)
 }
 
 fn account_data(

@@ -141,7 +141,7 @@ impl RoomList {
             MembershipState::Invite | MembershipState::Knock => KnownAs::Invited,
             _ => KnownAs::Left,
         };
-        if membership == KnownAs::Invited && parts::is_ignored_invite(view, &own) {
+        if membership == KnownAs::Invited && parts::is_ignored_invite(view, &own)? {
             self.rooms.remove(&room);
             return Ok(());
         }

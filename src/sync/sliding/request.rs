@@ -94,7 +94,7 @@ pub struct Filters {
 #[serde(default)]
 pub struct Extensions {
     /// Messages to the device.
-    pub to_device: ToDevice,
+    pub to_device: Since,
     /// Device lists and key counts.
     pub e2ee: Switch,
     /// Account data.
@@ -103,6 +103,12 @@ pub struct Extensions {
     pub receipts: Scope,
     /// Typing.
     pub typing: Scope,
+    /// Sticky events (MSC4354, a proposal).
+    #[serde(rename = "org.matrix.msc4354.sticky_events")]
+    pub sticky_events: Since,
+    /// Threads that the user follows (MSC4308, a proposal).
+    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    pub thread_subscriptions: Since,
 }
 
 /// An extension without options.
@@ -119,18 +125,18 @@ impl Switch {
     }
 }
 
-/// The to-device extension.
+/// An extension with a token of its own.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct ToDevice {
+pub struct Since {
     enabled: Option<bool>,
-    /// How many messages at most.
+    /// How many messages or events at most.
     pub limit: Option<u64>,
     /// What the client has: what is older can be deleted.
     pub since: Option<String>,
 }
 
-impl ToDevice {
+impl Since {
     /// Whether it is on.
     pub fn is_on(&self) -> bool {
         self.enabled == Some(true)

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use ruma::{OneTimeKeyAlgorithm, OwnedMxcUri, OwnedRoomId, OwnedUserId, UInt, events::room::member::MembershipState};
 use serde::Serialize;
 
-use crate::sync::{device_lists::DeviceLists, response::Json};
+use crate::sync::{
+    device_lists::DeviceLists,
+    response::{Events, Json},
+    thread_subscriptions::Changes,
+};
 
 /// The whole answer.
 #[derive(Debug, Default, Serialize)]
@@ -136,11 +140,17 @@ pub struct Extensions {
     /// Typing.
     #[serde(skip_serializing_if = "RoomEvents::is_empty")]
     pub typing: RoomEvents,
+    /// Sticky events (MSC4354, a proposal).
+    #[serde(rename = "org.matrix.msc4354.sticky_events", skip_serializing_if = "Option::is_none")]
+    pub sticky_events: Option<StickyEvents>,
+    /// Threads that the user follows, or no longer does (MSC4308, a proposal).
+    #[serde(rename = "io.element.msc4308.thread_subscriptions", skip_serializing_if = "Changes::is_empty")]
+    pub thread_subscriptions: Changes,
 }
 
 impl Extensions {
     fn is_empty(&self) -> bool {
-        self.to_device.is_none() && self.e2ee.is_none() && !self.has_news()
+        self.to_device.is_none() && self.e2ee.is_none() && self.sticky_events.is_none() && !self.has_news()
     }
 
     /// Whether there is something to wake a client for: counts of keys and tokens are not.
@@ -150,6 +160,8 @@ impl Extensions {
             || !self.account_data.is_empty()
             || !self.receipts.is_empty()
             || !self.typing.is_empty()
+            || !self.thread_subscriptions.is_empty()
+            || self.sticky_events.as_ref().is_some_and(|sticky| !sticky.rooms.is_empty())
     }
 }
 
@@ -161,6 +173,16 @@ pub struct ToDevice {
     /// The messages.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Json>,
+}
+
+/// Sticky events that the timelines do not have.
+#[derive(Debug, Default, Serialize)]
+pub struct StickyEvents {
+    /// What to give as `since` next.
+    pub next_batch: String,
+    /// The events by room.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rooms: BTreeMap<OwnedRoomId, Events>,
 }
 
 /// Device lists and key counts.

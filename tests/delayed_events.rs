@@ -1,0 +1,254 @@
+//! Events that are sent later (MSC4140).
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::common::{Client, TestServer, encode};
+
+const BASE: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
+const HOUR: u64 = 3_600_000;
+
+/// Has a message sent `delay` milliseconds later; gives the delay ID.
+async fn delay_message(client: &Client, room: &str, txn: &str, delay: u64) -> String {
+    let path =
+        format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{txn}?org.matrix.msc4140.delay={delay}", encode(room));
+    let answer = client.ok(Method::PUT, &path, json!({ "msgtype": "m.text", "body": txn })).await;
+    assert!(answer["event_id"].is_null(), "{answer}");
+    answer["delay_id"].as_str().unwrap().to_owned()
+}
+
+fn state_path(room: &str, key: &str) -> String {
+    format!("/_matrix/client/v3/rooms/{}/state/org.example.seat/{key}", encode(room))
+}
+
+/// Has the state `org.example.seat` set later; gives the delay ID.
+async fn delay_state(client: &Client, room: &str, key: &str, delay: u64) -> String {
+    let path = format!("{}?org.matrix.msc4140.delay={delay}", state_path(room, key));
+    let answer = client.ok(Method::PUT, &path, json!({ "by": "delay" })).await;
+    answer["delay_id"].as_str().unwrap().to_owned()
+}
+
+async fn waiting(client: &Client) -> Vec<Value> {
+    let answer = client.ok(Method::GET, BASE, Value::Null).await;
+    answer["delayed_events"].as_array().unwrap().clone()
+}
+
+async fn one(client: &Client, id: &str) -> Value {
+    client.ok(Method::GET, &format!("{BASE}/{id}"), Value::Null).await
+}
+
+async fn update(server: &TestServer, id: &str, action: &str) -> StatusCode {
+    server.anyone().post(&format!("{BASE}/{id}/{action}"), json!({})).await.0
+}
+
+/// Syncs until `found` says that it has what it wants.
+async fn sync_until(client: &Client, mut found: impl FnMut(&Value) -> bool) {
+    let mut since = String::new();
+    loop {
+        let answer = client.sync(&format!("timeout=20000{since}")).await;
+        if found(&answer) {
+            return;
+        }
+        since = format!("&since={}", answer["next_batch"].as_str().unwrap());
+    }
+}
+
+/// The bodies of the messages in a room's timeline.
+fn bodies(answer: &Value, room: &str) -> Vec<String> {
+    let events = answer["rooms"]["join"][room]["timeline"]["events"].as_array().cloned().unwrap_or_default();
+    events.iter().filter_map(|event| event["content"]["body"].as_str().map(ToOwned::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn messages_are_sent_in_the_order_of_their_times() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let third = delay_message(&alice, &room, "third", 600).await;
+    let first = delay_message(&alice, &room, "first", 0).await;
+    let second = delay_message(&alice, &room, "second", 300).await;
+    let mut seen = Vec::new();
+    sync_until(&alice, |answer| {
+        seen.extend(bodies(answer, &room));
+        seen.len() >= 3
+    })
+    .await;
+    assert!(waiting(&alice).await.is_empty());
+    let mut times = Vec::new();
+    for id in [first, second, third] {
+        let event = one(&alice, &id).await;
+        assert!(event["event_id"].is_string() && event["finalised_ts"].is_u64(), "{event}");
+        let due = event["running_since"].as_u64().unwrap() + event["delay"].as_u64().unwrap();
+        times.push((due, event["content"]["body"].as_str().unwrap().to_owned()));
+    }
+    times.sort();
+    assert_eq!(seen, times.into_iter().map(|(_, body)| body).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_same_delay_id() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({})).await;
+    let id = delay_message(&alice, &room, "t", HOUR).await;
+    assert_eq!(delay_message(&alice, &room, "t", HOUR).await, id);
+    let list = waiting(&alice).await;
+    assert_eq!(list.len(), 1);
+    assert_eq!(
+        (&list[0]["delay_id"], &list[0]["room_id"], &list[0]["type"], &list[0]["delay"], &list[0]["content"]["body"]),
+        (&json!(id), &json!(room), &json!("m.room.message"), &json!(HOUR), &json!("t"))
+    );
+    assert!(list[0]["running_since"].is_u64() && list[0].get("state_key").is_none(), "{list:?}");
+    assert!(waiting(&bob).await.is_empty());
+    assert_eq!(bob.get(&format!("{BASE}/{id}")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(server.anyone().get(BASE).await.0, StatusCode::UNAUTHORIZED);
+    // The same ID for what is sent at once is something else.
+    let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t", encode(&room));
+    let answer = alice.ok(Method::PUT, &path, json!({ "body": "t" })).await;
+    assert!(answer["event_id"].is_string(), "{answer}");
+}
+
+#[tokio::test]
+async fn an_event_is_put_off_sent_and_taken_back_by_whoever_knows_its_id() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let id = delay_state(&alice, &room, "a", HOUR).await;
+    let before = one(&alice, &id).await["running_since"].as_u64().unwrap();
+    assert_eq!(update(&server, &id, "restart").await, StatusCode::OK);
+    assert!(one(&alice, &id).await["running_since"].as_u64().unwrap() >= before);
+    assert_eq!(alice.get(&state_path(&room, "a")).await.0, StatusCode::NOT_FOUND);
+
+    assert_eq!(update(&server, &id, "send").await, StatusCode::OK);
+    assert_eq!(alice.get(&state_path(&room, "a")).await.1, json!({ "by": "delay" }));
+    assert!(waiting(&alice).await.is_empty());
+    for action in ["send", "restart", "cancel"] {
+        assert_eq!(update(&server, &id, action).await, StatusCode::NOT_FOUND, "{action} of what is over");
+    }
+
+    let id = delay_state(&alice, &room, "b", HOUR).await;
+    assert_eq!(update(&server, &id, "cancel").await, StatusCode::OK);
+    let event = one(&alice, &id).await;
+    assert!(event["finalised_ts"].is_u64() && event.get("event_id").is_none() && event.get("error").is_none());
+    assert_eq!(alice.get(&state_path(&room, "b")).await.0, StatusCode::NOT_FOUND);
+
+    assert_eq!(update(&server, "nothing", "send").await, StatusCode::NOT_FOUND);
+    assert_eq!(update(&server, "nothing", "oops").await, StatusCode::NOT_FOUND);
+    // As an earlier form of the proposal has it, with the action in the body.
+    let id = delay_state(&alice, &room, "c", HOUR).await;
+    let path = format!("{BASE}/{id}");
+    assert_eq!(alice.post(&path, json!({ "action": "oops" })).await.1["errcode"], "M_INVALID_PARAM");
+    assert_eq!(alice.post(&path, json!({})).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(alice.post(&path, json!({ "action": "send" })).await, (StatusCode::OK, json!({})));
+    assert_eq!(alice.get(&state_path(&room, "c")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_newer_operation_takes_messages_and_state() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let path = |kind: &str, txn: &str| {
+        let room = encode(&room);
+        format!("/_matrix/client/unstable/org.matrix.msc4140/rooms/{room}/delayed_event/{kind}/{txn}")
+    };
+    let body = json!({ "delay": 0, "state_key": "x", "content": { "by": "delay" } });
+    let state = alice.ok(Method::PUT, &path("org.example.seat", "1"), body.clone()).await;
+    assert_eq!(alice.ok(Method::PUT, &path("org.example.seat", "1"), body).await, state);
+    let body = json!({ "delay": 0, "content": { "msgtype": "m.text", "body": "hello" } });
+    alice.ok(Method::PUT, &path("m.room.message", "2"), body).await;
+    sync_until(&alice, |answer| bodies(answer, &room).contains(&"hello".to_owned())).await;
+    assert_eq!(alice.get(&state_path(&room, "x")).await.1, json!({ "by": "delay" }));
+}
+
+#[tokio::test]
+async fn what_somebody_else_sets_cancels_what_would_set_it() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let levels = json!({ "events": { "org.example.seat": 0 } });
+    let room = alice.create_room(json!({ "preset": "public_chat", "power_level_content_override": levels })).await;
+    bob.join(&room).await;
+    let id = delay_state(&alice, &room, "a", HOUR).await;
+    let other = delay_state(&alice, &room, "b", HOUR).await;
+    // Not by the sender's own change, as a call's own heartbeat makes it.
+    alice.set_state(&room, "org.example.seat", "a", json!({ "by": "alice" })).await;
+    assert_eq!(waiting(&alice).await.len(), 2);
+    bob.set_state(&room, "org.example.seat", "a", json!({ "by": "bob" })).await;
+    let left = waiting(&alice).await;
+    assert_eq!((left.len(), &left[0]["delay_id"]), (1, &json!(other)));
+    assert!(one(&alice, &id).await["finalised_ts"].is_u64());
+    assert_eq!(update(&server, &id, "send").await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_its_sender_may_not_send_any_more_is_over_with_the_reason() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let body = json!({ "msgtype": "m.text", "body": "x" });
+    let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/1?org.matrix.msc4140.delay=5", encode(&room));
+    let (status, answer) = bob.put(&path, body).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")), "bob is not in the room");
+    bob.join(&room).await;
+    let id = delay_message(&bob, &room, "t", HOUR).await;
+    let kick = json!({ "user_id": bob.user_id });
+    alice.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/kick", encode(&room)), kick).await;
+    assert_eq!(update(&server, &id, "send").await, StatusCode::FORBIDDEN);
+    let event = one(&bob, &id).await;
+    assert_eq!(event["error"]["errcode"], "M_FORBIDDEN", "{event}");
+    assert!(waiting(&bob).await.is_empty());
+}
+
+#[tokio::test]
+async fn delays_and_numbers_have_limits() {
+    let server = TestServer::start_with(|config| config.delayed_events.max_per_user = 2).await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let path = |delay: &str| {
+        let room = encode(&room);
+        format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t{delay}?org.matrix.msc4140.delay={delay}")
+    };
+    let body = || json!({ "body": "x" });
+    assert_eq!(alice.put(&path("86400001"), body()).await.1["errcode"], "M_FORBIDDEN");
+    assert_eq!(alice.put(&path("-1"), body()).await.1["errcode"], "M_INVALID_PARAM");
+    let long = json!({ "body": "x".repeat(70_000) });
+    assert_eq!(alice.put(&path("86400000"), long).await.1["errcode"], "M_TOO_LARGE");
+    for txn in ["1", "2"] {
+        delay_message(&alice, &room, txn, HOUR).await;
+    }
+    let (status, answer) = alice.put(&path("5"), body()).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &json!("M_LIMIT_EXCEEDED")));
+    assert_eq!(waiting(&alice).await.len(), 2);
+    let capabilities = alice.ok(Method::GET, "/_matrix/client/v3/capabilities", Value::Null).await;
+    assert_eq!(capabilities["capabilities"]["org.matrix.msc4140.delayed_events"]["max_delay_ms"], 86_400_000);
+}
+
+#[tokio::test]
+async fn what_waits_outlives_a_restart_and_what_became_due_is_sent_after_it() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let late = delay_message(&alice, &room, "late", HOUR).await;
+    delay_message(&alice, &room, "due", 400).await;
+    let server = TestServer::start_in(server.stop().await, |_| {}).await;
+    let alice = alice.at(&server);
+    sync_until(&alice, |answer| bodies(answer, &room).contains(&"due".to_owned())).await;
+    let left = waiting(&alice).await;
+    assert_eq!((left.len(), &left[0]["delay_id"]), (1, &json!(late)));
+    assert_eq!(update(&server, &late, "cancel").await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_deactivated_account() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let id = delay_message(&alice, &room, "t", HOUR).await;
+    let auth = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": alice.user_id },
+        "password": "secret-alice",
+    });
+    alice.ok(Method::POST, "/_matrix/client/v3/account/deactivate", json!({ "auth": auth })).await;
+    assert_eq!(update(&server, &id, "send").await, StatusCode::NOT_FOUND);
+}

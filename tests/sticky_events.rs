@@ -1,0 +1,185 @@
+//! Sticky events (MSC4354): for an hour at most, everybody in the room is told of them.
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::common::{Client, TestServer, encode, net::TestNet};
+
+const SLIDING: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+
+fn path(room: &str, txn: &str, duration: u64) -> String {
+    let room = encode(room);
+    format!(
+        "/_matrix/client/v3/rooms/{room}/send/org.example.call/{txn}?org.matrix.msc4354.sticky_duration_ms={duration}"
+    )
+}
+
+async fn stick(client: &Client, room: &str, txn: &str, duration: u64) -> String {
+    let answer = client.ok(Method::PUT, &path(room, txn, duration), json!({ "n": txn })).await;
+    answer["event_id"].as_str().unwrap().to_owned()
+}
+
+fn ids(events: &Value) -> Vec<&str> {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    events.iter().map(|event| event["event_id"].as_str().unwrap()).collect()
+}
+
+/// The sticky section of a room in an answer of `/sync`.
+fn sticky<'a>(answer: &'a Value, room: &str) -> Vec<&'a str> {
+    ids(&answer["rooms"]["join"][room]["msc4354_sticky"]["events"])
+}
+
+/// A sync with timelines of two events.
+async fn sync(client: &Client, since: &str) -> Value {
+    let filter = json!({ "room": { "timeline": { "limit": 2 } } }).to_string();
+    client.sync(&format!("filter={}{since}", encode(&filter))).await
+}
+
+async fn chatter(client: &Client, room: &str) {
+    for n in 0..3 {
+        client.send_text(room, &format!("chatter {n}")).await;
+    }
+}
+
+#[tokio::test]
+async fn they_are_told_where_the_timeline_leaves_them_out() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    // Whoever joins may see no history, but this.
+    let hidden = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
+    let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": hidden })).await;
+    let before = alice.sync("").await;
+    let call = stick(&alice, &room, "1", 600_000).await;
+    let since = format!("&since={}", before["next_batch"].as_str().unwrap());
+
+    // In the timeline, it is told once.
+    let answer = sync(&alice, &since).await;
+    let shown = &answer["rooms"]["join"][&room]["timeline"]["events"][0];
+    assert_eq!((&shown["event_id"], &shown["msc4354_sticky"]), (&json!(call), &json!({ "duration_ms": 600_000 })));
+    let left = shown["unsigned"]["msc4354_sticky_duration_ttl_ms"].as_u64().unwrap();
+    assert!((1..=600_000).contains(&left), "{left}");
+    assert!(sticky(&answer, &room).is_empty());
+
+    chatter(&alice, &room).await;
+    assert_eq!(sticky(&sync(&alice, &since).await, &room), [call.as_str()]);
+    let answer = sync(&alice, "").await;
+    assert_eq!(sticky(&answer, &room), [call.as_str()], "a new device");
+    let since = format!("&since={}", answer["next_batch"].as_str().unwrap());
+    chatter(&alice, &room).await;
+    assert!(sticky(&sync(&alice, &since).await, &room).is_empty(), "it is told once");
+
+    let bobs = bob.sync("").await;
+    bob.join(&room).await;
+    let since = format!("&since={}", bobs["next_batch"].as_str().unwrap());
+    assert_eq!(sticky(&sync(&bob, &since).await, &room), [call.as_str()], "who joins");
+}
+
+#[tokio::test]
+async fn they_end() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    stick(&alice, &room, "1", 0).await;
+    let taken_back = stick(&alice, &room, "2", 600_000).await;
+    let kept = stick(&alice, &room, "3", 3_600_000).await;
+    let path = format!("/_matrix/client/v3/rooms/{}/redact/{}/r", encode(&room), encode(&taken_back));
+    alice.ok(Method::PUT, &path, json!({})).await;
+    chatter(&alice, &room).await;
+    assert_eq!(sticky(&sync(&alice, "").await, &room), [kept.as_str()]);
+    let long = alice.put(&self::path(&room, "4", 3_600_001), json!({})).await;
+    assert_eq!((long.0, &long.1["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")));
+}
+
+#[tokio::test]
+async fn one_sender_has_so_many_and_no_more() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let bobs = stick(&bob, &room, "b", 600_000).await;
+    let mut sent = Vec::new();
+    for n in 0..52 {
+        sent.push(stick(&alice, &room, &n.to_string(), 600_000).await);
+    }
+    chatter(&alice, &room).await;
+    let answer = sync(&bob, "").await;
+    let told = sticky(&answer, &room);
+    assert_eq!((told.len(), told[0], told[1]), (51, bobs.as_str(), sent[2].as_str()));
+}
+
+#[tokio::test]
+async fn state_and_delayed_events_can_be_sticky() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let query = "org.matrix.msc4354.sticky_duration_ms=600000";
+    let state = format!("/_matrix/client/v3/rooms/{}/state/org.example.seat/a?{query}", encode(&room));
+    alice.ok(Method::PUT, &state, json!({})).await;
+    let delayed = format!("{}&org.matrix.msc4140.delay=3000000", path(&room, "1", 600_000));
+    let id = alice.ok(Method::PUT, &delayed, json!({})).await["delay_id"].as_str().unwrap().to_owned();
+    let send = format!("/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{id}/send");
+    alice.ok(Method::POST, &send, json!({})).await;
+    chatter(&alice, &room).await;
+    assert_eq!(sticky(&sync(&alice, "").await, &room).len(), 2);
+}
+
+/// A sliding sync with the extension alone.
+async fn slide(client: &Client, pos: &str, wanted: Value) -> Value {
+    let query = if pos.is_empty() { String::new() } else { format!("?pos={pos}&timeout=20000") };
+    let body = json!({ "extensions": { "org.matrix.msc4354.sticky_events": wanted } });
+    client.ok(Method::POST, &format!("{SLIDING}{query}"), body).await
+}
+
+#[tokio::test]
+async fn sliding_sync_tells_them_of_all_rooms() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let mut rooms = Vec::new();
+    let mut sent = Vec::new();
+    for name in ["a", "b"] {
+        let room = alice.create_room(json!({ "name": name })).await;
+        sent.push(stick(&alice, &room, name, 600_000).await);
+        rooms.push(room);
+    }
+    let extension = |answer: &Value| answer["extensions"]["org.matrix.msc4354.sticky_events"].clone();
+    // Both rooms are new to the client.
+    let answer = slide(&alice, "", json!({ "enabled": true, "limit": 1 })).await;
+    let told = extension(&answer);
+    for (room, event) in rooms.iter().zip(&sent) {
+        assert_eq!(ids(&told["rooms"][room]["events"]), [event.as_str()]);
+    }
+    // What comes later wakes the client, so many at a time.
+    for txn in ["2", "3"] {
+        sent.push(stick(&alice, &rooms[0], txn, 600_000).await);
+    }
+    let (mut pos, mut since) = (answer["pos"].clone(), told["next_batch"].clone());
+    for event in &sent[2..] {
+        let wanted = json!({ "enabled": true, "limit": 1, "since": since });
+        let answer = slide(&alice, pos.as_str().unwrap(), wanted).await;
+        let told = extension(&answer);
+        assert_eq!(ids(&told["rooms"][&rooms[0]]["events"]), [event.as_str()], "{answer}");
+        (pos, since) = (answer["pos"].clone(), told["next_batch"].clone());
+    }
+}
+
+#[tokio::test]
+async fn other_servers_are_told_that_an_event_is_sticky() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.ok(Method::POST, &format!("/_matrix/client/v3/join/{}?server_name=a.test", encode(&room)), json!({})).await;
+    let before = bob.sync("").await;
+    let call = stick(&alice, &room, "1", 600_000).await;
+    chatter(&alice, &room).await;
+    let since = before["next_batch"].as_str().unwrap();
+    loop {
+        let answer = bob.sync(&format!("since={since}&timeout=20000")).await;
+        let text = answer.to_string();
+        if text.contains("chatter 2") {
+            break;
+        }
+    }
+    let answer = sync(&bob, &format!("&since={since}")).await;
+    assert_eq!(sticky(&answer, &room), [call.as_str()]);
+}
