@@ -26,7 +26,7 @@ use crate::{
     ids::RoomNo,
     rooms::{self, Draft, join_rules, members, membership, power_levels, state, summary},
     store::Read,
-    users::profiles,
+    users::{invite_permissions, profiles},
 };
 
 /// Invites whoever has an address, in canonical form.
@@ -138,7 +138,7 @@ pub async fn issue(
     check_key(federation, &invite, &signed).await?;
     let draft = {
         let read = rooms.store.read();
-        membership::check_not_blocked(&read, target)?;
+        invite_permissions::check(&read, target, sender)?;
         let mut content = membership::with_profile(&read, target, &MembershipState::Invite)?;
         let proof = json!({ "display_name": invite.display_name, "signed": signed });
         content.insert("third_party_invite".to_owned(), proof);

@@ -55,7 +55,7 @@ pub async fn subscribe_thread(
         let message = "The event because of which the thread is to be followed is not in the thread.";
         return Err(Error::bad_request(ErrorKind::NotInThread, message));
     }
-    server.store.write(|tx| thread_subscriptions::subscribe(tx, &server.rooms, &user.id, &root, cause.as_ref()))?;
+    server.store.write(|tx| thread_subscriptions::subscribe(tx, &server.rooms, &user.id, &root, cause.as_deref()))?;
     Ok(subscribe_thread::unstable::Response::new())
 }
 
