@@ -21,13 +21,19 @@ use hyper::body::Incoming;
 use ruma::api::error::ErrorKind;
 use tokio::time::timeout;
 
-use crate::error::{Error, Result};
+use crate::{
+    clock,
+    error::{Error, Result},
+};
 
 /// How long to wait for the next bytes of a request's body.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a body may take that is collected in memory.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How many bytes a second a body of [`Body::paced`] must have at least on the whole: what the slowest lines carry.
+const SLOWEST: u64 = 16 * 1024;
 
 /// When to come back with a large body while there are too many.
 const RETRY_LARGE: Duration = Duration::from_secs(5);
@@ -38,6 +44,9 @@ pub struct Body {
     /// How many bytes [`Body::next`] gives before it fails, and has given.
     limit: u64,
     given: u64,
+    /// How long its peer may make us wait beyond what so many bytes take, and how long it did.
+    grace: Option<Duration>,
+    waited: Duration,
 }
 
 enum Kind {
@@ -64,7 +73,7 @@ impl Body {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, limit: u64::MAX, given: 0 }
+        Self { kind, limit: u64::MAX, given: 0, grace: None, waited: Duration::ZERO }
     }
 
     /// The same body, which fails with `M_TOO_LARGE` in the place of its first byte beyond `limit`.
@@ -79,6 +88,12 @@ impl Body {
         Ok(self)
     }
 
+    /// The same body, which fails when its peer makes us wait for longer than `grace` beyond what the bytes take at
+    /// 16 KiB a second. Without that, one that sends a byte now and then never ends.
+    pub fn paced(self, grace: Duration) -> Self {
+        Self { grace: Some(grace), ..self }
+    }
+
     /// How many bytes are to come, if the peer said so.
     pub fn length(&self) -> Option<u64> {
         self.size_hint().exact()
@@ -90,7 +105,14 @@ impl Body {
     /// When the peer stalls or goes away, or sends more than the limit of [`Body::limited`].
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let frame = match timeout(CHUNK_TIMEOUT, self.frame()).await {
+            let began = clock::instant();
+            let next = timeout(CHUNK_TIMEOUT, self.frame()).await;
+            self.waited += began.elapsed();
+            let allowed = self.grace.map(|grace| grace + Duration::from_secs(self.given / SLOWEST));
+            if allowed.is_some_and(|allowed| self.waited > allowed) {
+                return Err(stalled());
+            }
+            let frame = match next {
                 Err(_) => return Err(stalled()),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(error))) => return Err(Error::bad_request(ErrorKind::Unknown, error.to_string())),
@@ -152,6 +174,12 @@ impl Held {
 }
 
 impl Share<'_> {
+    /// For requests of other servers, of which there may be any number: together they get half of what there is, so that
+    /// they cannot take it from clients.
+    pub(super) fn be_modest(&mut self) {
+        self.max /= 2;
+    }
+
     fn grow(&mut self, bytes: usize) -> Result<()> {
         self.bytes += bytes;
         let before = self.held.0.fetch_add(bytes, Ordering::Relaxed);
@@ -171,6 +199,12 @@ fn too_large(limit: u64) -> Error {
 
 fn stalled() -> Error {
     Error::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Unknown, "The rest of the request did not arrive in time.")
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
+    }
 }
 
 impl From<Incoming> for Body {

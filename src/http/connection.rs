@@ -35,7 +35,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Body, Router, State};
+use super::{Body, Router, State, peers::may_be_a_proxy};
 use crate::clock;
 
 /// Bytes of headers, and of buffers per connection.
@@ -190,11 +190,7 @@ async fn answer<S: State>(connection: Arc<Connection<S>>, request: Request<Incom
 
 /// The address that stands for the client; see the head of this file.
 fn client_address(peer: IpAddr, headers: &HeaderMap, header: Option<&HeaderName>) -> IpAddr {
-    let is_trusted = match peer {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
-    let Some(header) = header.filter(|_| is_trusted) else {
+    let Some(header) = header.filter(|_| may_be_a_proxy(peer)) else {
         return peer;
     };
     let last = headers.get_all(header).iter().next_back();

@@ -171,7 +171,7 @@ where
 /// The route of an operation whose bodies are streams. The handler gets the request type with what path, query and
 /// headers say (its body field is empty), and the request itself: `async fn(&S, C, R, http::Request<Body>) ->
 /// Result<http::Response<Body>>`. How much of the body it takes is for the handler to say, unless [`Route::body_limit`]
-/// does.
+/// does. One that the caller's signature covers was read to verify that, and is in the request type only.
 pub fn stream<S, C, R, F>(handler: F) -> Route<S>
 where
     S: State,
@@ -299,6 +299,7 @@ where
             x_matrix::quote(request.headers_mut());
             let auth = R::Authentication::extract_authentication(&request).map_err(|e| no_credentials(e.into()))?;
             let caller = if C::COVERS_BODY {
+                share.be_modest();
                 *request.body_mut() = collect(state, route, body, &mut share).await?;
                 let caller = C::authenticate(state, auth, &request, address).await?;
                 admit(state, &route.info, &caller, address)?;
@@ -309,10 +310,12 @@ where
                 *request.body_mut() = collect(state, route, body, &mut share).await?;
                 caller
             };
-            let (parts, body) = request.into_parts();
-            let body = json_or_empty(route, &body)?;
-            let request =
-                R::try_from_http_request_inner(Request::from_parts(parts, body), path_args).map_err(undecodable)?;
+            // The bytes go before the handler runs, which has what they said.
+            let request = {
+                let (parts, body) = request.into_parts();
+                let body = json_or_empty(route, &body)?;
+                R::try_from_http_request_inner(Request::from_parts(parts, body), path_args).map_err(undecodable)?
+            };
             encode(self.handler.start(state, caller, request).await?)
         })
     }
@@ -332,20 +335,27 @@ where
 {
     fn call<'a>(&'a self, exchange: Exchange<'a, S>) -> Answer<'a> {
         Box::pin(async move {
-            let Exchange { state, route, request, path_args, address, .. } = exchange;
-            let (parts, body) = request.into_parts();
+            let Exchange { state, route, request, path_args, address, mut share } = exchange;
+            let (parts, mut body) = request.into_parts();
+            let mut head = Request::from_parts(parts.clone(), Bytes::new());
+            x_matrix::quote(head.headers_mut());
+            let auth = R::Authentication::extract_authentication(&head).map_err(|e| no_credentials(e.into()))?;
+            if C::COVERS_BODY {
+                share.be_modest();
+                *head.body_mut() = collect(state, route, std::mem::take(&mut body), &mut share).await?;
+            }
             // What is not held in memory is for the handler to bound.
             let body = match route.body_limit {
                 Some(limit) => body.limited(limit as u64)?,
                 None => body,
             };
-            let mut head = Request::from_parts(parts.clone(), Bytes::new());
-            x_matrix::quote(head.headers_mut());
-            let auth = R::Authentication::extract_authentication(&head).map_err(|e| no_credentials(e.into()))?;
             let caller = C::authenticate(state, auth, &head, address).await?;
             admit(state, &route.info, &caller, address)?;
-            let head = head.map(|_| &[][..]);
-            let request = R::try_from_http_request_inner(head, path_args).map_err(undecodable)?;
+            let request = {
+                let (parts, body) = head.into_parts();
+                let body = if C::COVERS_BODY { json_or_empty(route, &body)? } else { &[] };
+                R::try_from_http_request_inner(Request::from_parts(parts, body), path_args).map_err(undecodable)?
+            };
             self.handler.start(state, caller, request, Request::from_parts(parts, body)).await
         })
     }

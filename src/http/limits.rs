@@ -138,8 +138,7 @@ impl Limits {
         }
     }
 
-    /// Takes one request of `class` from an address's allowance. The addresses of one IPv6 network (/64) share one, since
-    /// whoever has one of them has all.
+    /// Takes one request of `class` from an address's allowance.
     ///
     /// # Errors
     /// As [`Limits::count`].

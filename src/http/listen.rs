@@ -3,8 +3,8 @@
 //! [`bind`] opens every socket before anything slow happens, so that the caller knows the ports; [`Listeners::serve`]
 //! then answers until it is told to stop. HTTP/1.1 and HTTP/2, plain (by prior knowledge) or after TLS (by ALPN).
 //!
-//! Everything is bounded: connections (waiting ones stay in the kernel's queue), handshakes, the stop. What happens on one
-//! connection is in `connection.rs`.
+//! Everything is bounded: connections (waiting ones stay in the kernel's queue), those of one peer (`peers.rs`; more are
+//! closed at once), handshakes, the stop. What happens on one connection is in `connection.rs`.
 //!
 //! Deliberately absent: HTTP/3, and the PROXY protocol.
 
@@ -38,6 +38,7 @@ use tracing::{debug, warn};
 use super::{
     Router, State,
     connection::{App, Connection, serve, stopped},
+    peers::{Counted, Peers},
     tls::{RELOAD_INTERVAL, Tls},
 };
 pub use super::{connection::Timeouts, tls::TlsFiles};
@@ -48,6 +49,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What part of all connections one peer may have.
+const SHARE_OF_ONE: usize = 4;
 
 /// How long to wait after a failed accept; it fails when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -213,8 +217,10 @@ impl Listeners {
     pub async fn serve<S: State>(self, router: Router<S>, state: Arc<S>, stop: watch::Receiver<bool>) {
         let app = Arc::new(App::new(router, state, self.timeouts));
         let slots = Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS)));
+        let peers = Arc::new(Peers::new(self.max_connections.div_ceil(SHARE_OF_ONE)));
         let accept = self.sockets.into_iter().map(|socket| Acceptor {
             socket,
+            peers: Arc::clone(&peers),
             tls: self.tls.clone(),
             app: Arc::clone(&app),
             slots: Arc::clone(&slots),
@@ -270,6 +276,7 @@ struct Acceptor<S> {
     tls: Option<Arc<Tls>>,
     app: Arc<App<S>>,
     slots: Arc<Semaphore>,
+    peers: Arc<Peers>,
     stop: watch::Receiver<bool>,
 }
 
@@ -285,9 +292,10 @@ impl<S: State> Acceptor<S> {
             };
             match accepted {
                 Ok((stream, address, slot)) => {
+                    let Some(counted) = self.peers.admit(address) else { continue };
                     let connection = Arc::new(Connection::new(Arc::clone(&self.app), address));
                     let tls = self.tls.as_ref().map(|tls| tls.current());
-                    connections.spawn(connect(stream, tls, connection, self.stop.clone(), slot));
+                    connections.spawn(connect(stream, tls, connection, self.stop.clone(), (slot, counted)));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
@@ -327,7 +335,7 @@ async fn connect<S: State>(
     tls: Option<Arc<rustls::ServerConfig>>,
     connection: Arc<Connection<S>>,
     stop: watch::Receiver<bool>,
-    _slot: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Counted),
 ) {
     match (stream, tls) {
         (Stream::Unix(stream), _) => serve(stream, connection, stop).await,

@@ -1,7 +1,7 @@
 //! HTTP: from sockets to handlers and back.
 //!
 //! - `listen.rs` owns sockets: TCP, TLS (`tls.rs`), unix, passed by systemd; connection limit, graceful stop.
-//!   `connection.rs` is one connection: HTTP versions, time-outs, the client's address.
+//!   `connection.rs` is one connection: HTTP versions, time-outs, the client's address; `peers.rs` counts them.
 //! - `router.rs` finds the route of a method and path, and gives every request exactly one answer.
 //! - `endpoint.rs` turns a request into the arguments of a handler and its result into a response; here lie the
 //!   two traits that the rest of the server implements: [`State`] and [`Caller`]. `errors.rs` tells what went wrong.
@@ -25,6 +25,7 @@ mod errors;
 pub mod html;
 pub mod limits;
 pub mod listen;
+mod peers;
 mod router;
 mod tls;
 mod x_matrix;

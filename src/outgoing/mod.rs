@@ -10,6 +10,7 @@
 
 pub mod appservices;
 mod connect;
+mod gate;
 pub mod livekit;
 pub mod mail;
 mod names;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::{connect::Connector, names::Names};
 pub use self::{
+    gate::{Gate, Place},
     names::{NameMap, Network},
     turns::{Turn, Turns},
 };
@@ -138,8 +140,8 @@ impl Outgoing {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// The same for large answers: gives the answer as soon as its headers are there. Its body fails when it stalls or
-    /// becomes longer than the limit.
+    /// The same for large answers: gives the answer as soon as its headers are there. Its body fails when it stalls,
+    /// becomes longer than the limit, or takes longer than the time limit beyond what it would take over a slow line.
     ///
     /// # Errors
     /// As there.
@@ -152,7 +154,7 @@ impl Outgoing {
         let response = self.follow(reach, request, limits, Instant::now() + limits.timeout).await?;
         let (parts, body) = response.into_parts();
         let body = Body::from(body).limited(limits.body as u64).map_err(|_| Unreachable::too_large(limits.body))?;
-        Ok(Response::from_parts(parts, body))
+        Ok(Response::from_parts(parts, body.paced(limits.timeout)))
     }
 
     async fn follow(
