@@ -16,19 +16,19 @@
 //! destination has everything is the queue's to keep, in the database; a loop that starts again goes on from there, and
 //! may send once more what arrived but was not noted. Receivers know such repetitions by their IDs.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit},
-    time::{sleep, sleep_until, timeout},
+    sync::Notify,
+    time::{sleep, sleep_until},
 };
 
-pub use crate::store::records::Failures;
 use crate::{
     clock,
     error::{Error, Result},
     store::Store,
 };
+pub use crate::{outgoing::Gate, store::records::Failures};
 
 /// What waits for one destination. The methods but for `send` are called by one loop, one after another.
 pub trait Queue: Sync {
@@ -114,44 +114,6 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How many batches are in memory at a time, over all destinations that share it; see the module.
-pub struct Gate {
-    live: Semaphore,
-    failing: Semaphore,
-    slow: Semaphore,
-}
-
-/// After this time a destination gives its place to the next one.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-impl Gate {
-    /// At most `live` batches of destinations that took the last one, `failing` of those that did not, and `slow` of
-    /// those that take long, besides.
-    pub fn new(live: usize, failing: usize, slow: usize) -> Self {
-        Self { live: Semaphore::new(live), failing: Semaphore::new(failing), slow: Semaphore::new(slow) }
-    }
-
-    async fn enter(&self, is_failing: bool) -> Option<SemaphorePermit<'_>> {
-        let door = if is_failing { &self.failing } else { &self.live };
-        door.acquire().await.ok() // never closed
-    }
-
-    /// Waits for `sending`, which holds `place`; if it takes long, it moves to a place among the slow, if there is one.
-    async fn pass<T>(&self, place: Option<SemaphorePermit<'_>>, sending: impl Future<Output = T>) -> T {
-        let mut sending = pin!(sending);
-        if let Ok(done) = timeout(PATIENCE, &mut sending).await {
-            return done;
-        }
-        match self.slow.try_acquire() {
-            Ok(_slow) => {
-                drop(place);
-                sending.await
-            }
-            Err(_) => sending.await,
-        }
-    }
-}
-
 /// What a loop needs besides its queue. Cheap to make.
 #[derive(Clone, Copy)]
 pub struct Sender<'a> {
@@ -215,7 +177,7 @@ impl Sender<'_> {
         let Some(batch) = queue.next().map_err(|error| fault(&error))? else { return Ok(false) };
         self.store.durable().await.map_err(|error| fault(&error))?;
         // On the heap while it lasts: a destination that waits is to take little memory.
-        self.gate.pass(place, Box::pin(queue.send(&batch))).await?;
+        place.pass(Box::pin(queue.send(&batch))).await.0?;
         queue.sent(batch).map_err(|error| fault(&error))?;
         Ok(true)
     }

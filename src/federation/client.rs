@@ -93,10 +93,8 @@ impl Federation {
     {
         let request = self.signed(destination, encoded(request, ())?)?;
         let ask = |request| self.outgoing.request(Reach::Servers, request, limits);
-        let response = self.at_destination(destination, request, ask).await?;
-        let response = response.map(|body| body.to_vec());
-        let (parts, body) = response.into_parts();
-        let response = Response::from_parts(parts, body.as_slice());
+        let (parts, body) = self.at_destination(destination, request, ask).await?.into_parts();
+        let response = Response::from_parts(parts, &*body);
         if !response.status().is_success() {
             return Err(refusal(response));
         }

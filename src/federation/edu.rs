@@ -37,6 +37,9 @@ use crate::{
 /// somebody types more often than that.
 const TYPING: Duration = Duration::from_secs(60);
 
+/// The longest unit that is read, in bytes: each is handled in one go, while others wait.
+const MAX_EDU: usize = 1024 * 1024;
+
 /// The longest ID of a message to devices, in bytes; the specification allows 32 characters.
 const MAX_MESSAGE_ID: usize = 255;
 
@@ -54,6 +57,10 @@ pub fn handle(
     origin: &ServerName,
     edu: &Raw<Edu>,
 ) -> Result<()> {
+    if edu.json().get().len() > MAX_EDU {
+        tracing::debug!("{origin} sent an EDU of more than {MAX_EDU} bytes");
+        return Ok(());
+    }
     match edu.deserialize() {
         Ok(Edu::Typing(content)) => types(federation, typing, origin, &content),
         Ok(Edu::Receipt(content)) => reads(federation, origin, content),

@@ -6,25 +6,24 @@
 //! to what is here, the state before the earliest of them. The room is locked while an event is taken in, not while
 //! something is fetched, so a slow server holds up its own events only.
 //!
-//! Bounds: one transaction of a server at a time and a few servers side by side, so a flood waits outside; for each event
-//! a number of questions and a time. The answer to a transaction is remembered for when it is sent again.
+//! Bounds: one transaction of a server at a time and a few servers side by side, so a flood waits outside. A transaction
+//! that has us wait for what its server does not tell gives its place to the next, and its server is among the doubtful
+//! from then on, who have few places, until a transaction of it is quick again. For each event there is a number of
+//! questions, and for what a transaction has of a room a time in which answers are waited for. The answer to a transaction
+//! is remembered for when it is sent again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Weak},
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Federation,
@@ -33,14 +32,19 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    outgoing::{Gate, Turns},
     rooms::{self, Outcome, Signed, acl, outside, receive},
 };
 
 /// What became of each event: why it was refused, if it was.
 pub type Results = BTreeMap<OwnedEventId, Result<(), String>>;
 
-/// How many servers' transactions are worked on at a time.
-const SERVERS: usize = 16;
+/// How many servers' transactions are worked on at a time: those of servers that are quick, of those that let us wait last
+/// time, and those that take long.
+const GATE: (usize, usize, usize) = (16, 4, 64);
+
+/// How many servers are remembered that let us wait.
+const DOUBTFUL: usize = 1_000;
 
 /// How many requests of one server wait for their turn.
 const WAITING: usize = 8;
@@ -60,47 +64,44 @@ const SHORT: usize = 10;
 /// How many states are fetched for one event and those before it.
 const STATES: usize = 3;
 
-/// How long one event may take.
+/// How long other servers' answers are waited for, for all events of one room in a transaction together.
 const LONGEST: Duration = Duration::from_secs(180);
 
 /// Whose transactions are worked on, and what the last ones were answered.
 pub struct Inbound {
-    turns: Semaphore,
-    servers: Mutex<HashMap<OwnedServerName, Weak<AsyncMutex<()>>>>,
+    gate: Gate,
+    servers: Turns<OwnedServerName>,
+    doubtful: Cache<OwnedServerName, ()>,
     answers: Cache<(OwnedServerName, OwnedTransactionId), Arc<Results>>,
 }
 
 impl Default for Inbound {
     fn default() -> Self {
-        Self { turns: Semaphore::new(SERVERS), servers: Mutex::default(), answers: Cache::new(ANSWERS) }
+        let (live, doubtful, slow) = GATE;
+        Self {
+            gate: Gate::new(live, doubtful, slow),
+            servers: Turns::default(),
+            doubtful: Cache::new(DOUBTFUL),
+            answers: Cache::new(ANSWERS),
+        }
     }
 }
 
-/// A server's turn to have a transaction worked on.
-pub struct Turn<'a> {
-    _turn: SemaphorePermit<'a>,
-    _server: OwnedMutexGuard<()>,
-}
-
 impl Inbound {
-    /// Waits for the server's turn.
+    /// Does `work` on a transaction of `origin` when it is its turn.
     ///
     /// # Errors
-    /// 429 `M_LIMIT_EXCEEDED` when too many requests of this server wait already.
-    pub async fn turn(&self, origin: &ServerName) -> Result<Turn<'_>> {
-        let lock = {
-            let mut servers = self.servers.lock();
-            let lock = servers.get(origin).and_then(Weak::upgrade).unwrap_or_default();
-            if Arc::strong_count(&lock) > WAITING {
-                return Err(Error::limit_exceeded(Duration::from_secs(10)));
-            }
-            servers.retain(|_, lock| lock.strong_count() > 0);
-            servers.insert(origin.to_owned(), Arc::downgrade(&lock));
-            lock
-        };
-        let server = lock.lock_owned().await;
-        let turn = self.turns.acquire().await.map_err(Error::internal)?;
-        Ok(Turn { _turn: turn, _server: server })
+    /// 429 `M_LIMIT_EXCEEDED` when too many requests of this server wait already; what `work` returns.
+    pub async fn in_turn<T>(&self, origin: &OwnedServerName, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let turn = self.servers.wait_among(origin, WAITING).await;
+        let _turn = turn.ok_or_else(|| Error::limit_exceeded(Duration::from_secs(10)))?;
+        let place = self.gate.enter(self.doubtful.get(origin).is_some()).await;
+        let (done, took_long) = place.pass(work).await;
+        match took_long {
+            true => self.doubtful.insert(origin.clone(), ()),
+            false => drop(self.doubtful.remove(origin)),
+        }
+        done
     }
 
     /// What the transaction was answered, if that was not long ago.
@@ -161,9 +162,10 @@ async fn of_room(
     }
     let fetch = Fetch { federation, server: origin, room: &room, version: &version };
     let mut results = Results::new();
+    let until = Instant::now() + LONGEST;
     for (id, event) in federation.verify(&version, pdus).await? {
         let result = match event {
-            Ok(event) if is_resident => one(fetch, event).await?,
+            Ok(event) if is_resident => one_until(fetch, event, until).await?,
             Ok(event) => from_outside(fetch, &event).await?,
             Err(why) => Err(why),
         };
@@ -188,24 +190,36 @@ async fn from_outside(fetch: Fetch<'_>, event: &Signed) -> Result<Result<(), Str
 /// # Errors
 /// When the database fails.
 pub(super) async fn one(fetch: Fetch<'_>, event: Signed) -> Result<Result<(), String>> {
-    match timeout(LONGEST, complete(fetch, event)).await {
+    one_until(fetch, event, Instant::now() + LONGEST).await
+}
+
+async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Result<(), String>> {
+    let event = policy::looked_at(fetch.federation, fetch.room, event).await?;
+    // What needs nothing is taken in however long the others took; only a state that takes long to resolve is given up.
+    let taken = timeout(LONGEST, take(fetch, &event, None)).await;
+    let outcome = match taken.map(|taken| taken.map_err(Unfetched::Ours)) {
+        Ok(Ok(Outcome::Missing { prev, auth })) => timeout_at(until, complete(fetch, event, prev, auth)).await,
+        outcome => outcome,
+    };
+    match outcome {
         Ok(Ok(Outcome::Rejected(why))) => Ok(Err(why)),
         Ok(Ok(Outcome::Missing { .. })) => Ok(Err("What it refers to could not be fetched.".to_owned())),
         Ok(Ok(_)) => Ok(Ok(())),
         Ok(Err(Unfetched::Theirs(why))) => Ok(Err(format!("What it refers to could not be fetched: {why}"))),
         Ok(Err(Unfetched::Ours(error))) => Err(error),
-        Err(_) => Ok(Err("What it refers to could not be fetched in time.".to_owned())),
+        Err(_) => Ok(Err("It took too long to fetch what it refers to, or to work on it.".to_owned())),
     }
 }
 
-/// Takes in an event after those before it.
-async fn complete(fetch: Fetch<'_>, event: Signed) -> Result<Outcome, Unfetched> {
-    let id = event.pdu().event_id.clone();
-    let event = policy::looked_at(fetch.federation, fetch.room, event).await?;
-    match take(fetch, &event, None).await? {
-        Outcome::Missing { prev, .. } if !prev.is_empty() => {}
-        Outcome::Missing { auth, .. } => fetch.auth_chain(&id, auth).await?,
-        outcome => return Ok(outcome),
+/// Takes in an event after those that it follows (`prev`) or that allow it (`auth`), which are not here.
+async fn complete(
+    fetch: Fetch<'_>,
+    event: Signed,
+    prev: Vec<OwnedEventId>,
+    auth: Vec<OwnedEventId>,
+) -> Result<Outcome, Unfetched> {
+    if prev.is_empty() {
+        fetch.auth_chain(&event.pdu().event_id, auth).await?;
     }
     let mut states = STATES;
     let (earlier, is_told) = between(fetch, &event).await?;

@@ -25,7 +25,6 @@ use ruma::{
     serde::Base64,
     signatures::{PublicKeyMap, PublicKeySet},
 };
-use tokio::sync::Semaphore;
 
 pub use self::documents::is_signed;
 use self::documents::{BELIEVED_MS, Document, MAX_KEYS, signatures};
@@ -35,7 +34,7 @@ use crate::{
     clock,
     config::Config,
     error::{Error, Result},
-    outgoing::Turns,
+    outgoing::{Gate, Turns},
     signing::SigningKeys,
     store::{
         Store,
@@ -50,8 +49,10 @@ const OURS_VALID_MS: u64 = 24 * 60 * 60 * 1000;
 /// From how many servers on notaries are asked first.
 const MANY: usize = 8;
 
-/// How many servers are asked at once. They have these turns for themselves: whoever sends requests in made-up names has us
-/// ask for keys, and must not keep us from sending anything else.
+/// How many servers are asked at once: those of which nothing bad is known, those that failed before, and those that take
+/// long. They have these turns for themselves: whoever sends requests in made-up names has us ask for keys, and must not
+/// keep us from sending anything else, nor from asking for the keys of others.
+const GATE: (usize, usize, usize) = (AT_ONCE, 8, 256);
 const AT_ONCE: usize = 32;
 
 /// How long a server that gave no keys, or keys that somebody finds too old, is not asked again; and how many servers that
@@ -79,7 +80,7 @@ pub struct ServerKeys {
     /// Who gave no usable keys lately.
     failed: Cache<OwnedServerName, Failed>,
     asking: Turns<OwnedServerName>,
-    at_once: Semaphore,
+    gate: Gate,
 }
 
 /// A server that gave no usable keys: when last, and how often before that.
@@ -128,7 +129,7 @@ impl ServerKeys {
             ignored: config.ignored_keys.clone(),
             failed: Cache::new(FAILURES),
             asking: Turns::default(),
-            at_once: Semaphore::new(AT_ONCE),
+            gate: Gate::new(GATE.0, GATE.1, GATE.2),
         }
     }
 
@@ -316,9 +317,9 @@ impl ServerKeys {
         if trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server)?.is_some_and(|row| is_enough(&row)) {
             return Ok(Ok(()));
         }
-        let turn = self.at_once.acquire().await.map_err(Error::internal)?;
-        let answer = federation.exchange(server, get_server_keys::v2::Request::new(), LIMITS).await;
-        drop(turn);
+        let place = self.gate.enter(self.failed.get(server).is_some()).await;
+        let asked = federation.exchange(server, get_server_keys::v2::Request::new(), LIMITS);
+        let (answer, _) = place.pass(Box::pin(asked)).await;
         let document = match answer {
             Ok(answer) => answer.server_key.into_json(),
             Err(failure) => return Ok(Err(failure.to_string())),

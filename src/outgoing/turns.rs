@@ -28,6 +28,21 @@ impl<K: Eq + Hash + Clone> Turns<K> {
     /// Waits for the turn at `key`.
     pub async fn wait(&self, key: &K) -> Turn<'_, K> {
         let queue = self.0.lock().entry(key.clone()).or_default().clone();
+        self.wait_in(queue, key).await
+    }
+
+    /// The same, unless so many have the turn or wait for it already.
+    pub async fn wait_among(&self, key: &K, most: usize) -> Option<Turn<'_, K>> {
+        let queue = {
+            let mut turns = self.0.lock();
+            let queue = turns.entry(key.clone()).or_default();
+            // Each of them has two of it, as has the map one.
+            (Arc::strong_count(queue) <= 2 * most).then(|| queue.clone())?
+        };
+        Some(self.wait_in(queue, key).await)
+    }
+
+    async fn wait_in(&self, queue: Queue, key: &K) -> Turn<'_, K> {
         let mut turn = Turn { turns: self, key: key.clone(), queue: queue.clone(), held: None };
         turn.held = Some(queue.lock_owned().await);
         turn

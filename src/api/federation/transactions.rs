@@ -2,12 +2,22 @@
 
 use std::sync::Arc;
 
-use ruma::api::federation::transactions::send_transaction_message::v1::{Request, Response};
+use ruma::{
+    OwnedServerName, ServerName,
+    api::federation::transactions::{
+        edu::Edu,
+        send_transaction_message::v1::{Request, Response},
+    },
+    serde::Raw,
+};
 
 use crate::{
     api::auth::Origin,
     error::{Error, Result},
-    federation::{edu, inbound},
+    federation::{
+        edu,
+        inbound::{self, Results},
+    },
     server::Server,
 };
 
@@ -28,19 +38,29 @@ pub async fn send_transaction(server: &Server, origin: Origin, req: Request) -> 
             req.edus.len(),
         )));
     }
-    let _turn = federation.inbound.turn(origin).await?;
-    if let Some(results) = federation.inbound.answer(origin, &req.transaction_id) {
-        return Ok(Response::new((*results).clone()));
+    federation.inbound.in_turn(origin, receive(server, origin, req)).await.map(Response::new)
+}
+
+async fn receive(server: &Server, origin: &OwnedServerName, req: Request) -> Result<Results> {
+    let federation = &server.federation;
+    let Request { transaction_id, pdus, edus, .. } = req;
+    if let Some(results) = federation.inbound.answer(origin, &transaction_id) {
+        return Ok((*results).clone());
     }
     // Keys before the events that they are for, events before what is said of them.
-    let (first, later): (Vec<_>, Vec<_>) = req.edus.iter().partition(|edu| edu::is_about_keys(edu));
-    for edu in first {
-        edu::handle(federation, &server.typing, &server.presence, origin, edu)?;
+    let (first, later): (Vec<_>, Vec<_>) = edus.iter().partition(|edu| edu::is_about_keys(edu));
+    handle(server, origin, first).await?;
+    let results = Arc::new(inbound::receive(federation, origin, pdus).await?);
+    handle(server, origin, later).await?;
+    federation.inbound.answered(origin, transaction_id, results.clone());
+    Ok((*results).clone())
+}
+
+async fn handle(server: &Server, origin: &ServerName, edus: Vec<&Raw<Edu>>) -> Result<()> {
+    for edu in edus {
+        edu::handle(&server.federation, &server.typing, &server.presence, origin, edu)?;
+        // Each can be some work: others have their turn.
+        tokio::task::yield_now().await;
     }
-    let results = Arc::new(inbound::receive(federation, origin, req.pdus).await?);
-    for edu in later {
-        edu::handle(federation, &server.typing, &server.presence, origin, edu)?;
-    }
-    federation.inbound.answered(origin, req.transaction_id, results.clone());
-    Ok(Response::new((*results).clone()))
+    Ok(())
 }
