@@ -10,7 +10,7 @@ use std::{
 };
 
 use http::HeaderName;
-use ruma::ServerName;
+use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     federation::Federation,
     http::{Info, State, limits::Limits},
     media::files::Files,
-    outgoing::mail::Mailer,
+    outgoing::{Turns, mail::Mailer},
     previews::Previews,
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
@@ -80,8 +80,8 @@ pub struct Server {
     pub delayed_events: Notify,
     /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.
     pub whole_syncs: Semaphore,
-    /// Lets a few long lists of events be put together for other servers at a time: they may take a second each.
-    pub event_lists: Semaphore,
+    /// Lets a few long lists of events be put together for other servers at a time, one for each: they may take a second.
+    pub event_lists: (Turns<OwnedServerName>, Semaphore),
     /// What sliding sync remembers of its clients.
     pub sliding: Connections,
     /// How much each caller may still do.

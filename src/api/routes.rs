@@ -137,7 +137,7 @@ fn server_server() -> Vec<Route<Server>> {
         on(backfill::get_missing_previous_events),
         // Coming and going
         on(joins::make_join),
-        on(joins::send_join_v2),
+        stream(joins::send_join_v2),
         on(leaving::make_leave),
         on(leaving::send_leave_v2),
         on(knocks::make_knock),

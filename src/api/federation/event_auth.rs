@@ -20,10 +20,10 @@ pub async fn get_event_auth(
     req: v1::Request,
     _: Request<Body>,
 ) -> Result<Response<Body>> {
-    let auth_chain = event_lists::made(server, move |read| {
-        let reader = Reader::enter(read, &origin.server, &req.room_id)?;
+    let auth_chain = event_lists::made(server, origin.server, move |read, origin| {
+        let reader = Reader::enter(read, origin, &req.room_id)?;
         auth_chains::of(read, [reader.require(&req.event_id)?.no])
     })
     .await?;
-    Ok(event_lists::answer(server, vec![("auth_chain", auth_chain.into_iter().collect())]))
+    Ok(event_lists::answer(server, String::new(), vec![("auth_chain", auth_chain.into_iter().collect())]))
 }

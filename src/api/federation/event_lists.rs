@@ -1,10 +1,11 @@
 //! Answers that list so many events that they are better made aside, and written as the other side reads them.
 
-use std::{io, sync::Arc, vec};
+use std::{io, sync::Arc, time::Duration, vec};
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Response, header};
+use ruma::{OwnedServerName, ServerName};
 
 use crate::{
     error::{Error, Result},
@@ -17,25 +18,32 @@ use crate::{
 /// About how many bytes of an answer are made at once.
 const PIECE: usize = 64 * 1024;
 
-/// Runs `make` on the blocking pool, where it may take seconds; a few of them run at a time.
+/// How many requests of one server wait for their turn.
+const WAITING: usize = 8;
+
+/// Runs `make` for `origin` on the blocking pool, where it may take seconds; a few of them run at a time, of which one for
+/// each server.
 ///
 /// # Errors
-/// What `make` returns.
+/// 429 `M_LIMIT_EXCEEDED` when too many requests of this server wait already; what `make` returns.
 pub async fn made<T: Send + 'static>(
     server: &Server,
-    make: impl FnOnce(&dyn Read) -> Result<T> + Send + 'static,
+    origin: OwnedServerName,
+    make: impl FnOnce(&dyn Read, &ServerName) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let turn = server.event_lists.acquire().await.map_err(Error::internal)?;
-    let store = server.store.clone();
-    let made = tokio::task::spawn_blocking(move || make(&store.read())).await.map_err(Error::internal)?;
-    drop(turn);
-    made
+    let (turns, at_once) = &server.event_lists;
+    let turn = turns.wait_among(&origin, WAITING).await;
+    let _turn = turn.ok_or_else(|| Error::limit_exceeded(Duration::from_secs(10)))?;
+    let _place = at_once.acquire().await.map_err(Error::internal)?;
+    let (store, origin) = (server.store.clone(), origin.clone());
+    tokio::task::spawn_blocking(move || make(&store.read(), &origin)).await.map_err(Error::internal)?
 }
 
-/// The answer with the given fields, each of which lists events in their federation format.
-pub fn answer(server: &Server, fields: Vec<(&'static str, Vec<EventNo>)>) -> Response<Body> {
+/// The answer that begins with `head`, the fields of an object without its brackets, if there are any before these, each of
+/// which lists events in their federation format.
+pub fn answer(server: &Server, head: String, fields: Vec<(&'static str, Vec<EventNo>)>) -> Response<Body> {
     let store = server.store.clone();
-    let writer = Writer { store, fields: fields.into_iter(), list: None, begun: false, ended: false };
+    let writer = Writer { store, head, fields: fields.into_iter(), list: None, begun: false, ended: false };
     let pieces = stream::unfold(writer, |mut writer| async move {
         match writer.piece() {
             Ok(None) => None,
@@ -55,6 +63,8 @@ pub fn answer(server: &Server, fields: Vec<(&'static str, Vec<EventNo>)>) -> Res
 /// How far an answer is written.
 struct Writer {
     store: Arc<Store>,
+    /// What comes first and is still to be written.
+    head: String,
     fields: vec::IntoIter<(&'static str, Vec<EventNo>)>,
     /// The list that is being written, and whether something of it is.
     list: Option<(vec::IntoIter<EventNo>, bool)>,
@@ -69,6 +79,11 @@ impl Writer {
         }
         let read = self.store.read();
         let mut out = Vec::with_capacity(PIECE + PIECE / 2);
+        if !self.head.is_empty() {
+            out.push(b'{');
+            out.extend_from_slice(std::mem::take(&mut self.head).as_bytes());
+            self.begun = true;
+        }
         while out.len() < PIECE && !self.ended {
             match &mut self.list {
                 None => match self.fields.next() {

@@ -53,12 +53,12 @@ pub async fn get_room_state(
     req: get_room_state::v1::Request,
     _: Request<Body>,
 ) -> Result<Response<Body>> {
-    let (pdus, auth_chain) = event_lists::made(server, move |read| {
-        let reader = Reader::enter(read, &origin.server, &req.room_id)?;
+    let (pdus, auth_chain) = event_lists::made(server, origin.server, move |read, origin| {
+        let reader = Reader::enter(read, origin, &req.room_id)?;
         state_at(read, &*reader.require(&req.event_id)?)
     })
     .await?;
-    Ok(event_lists::answer(server, vec![("auth_chain", auth_chain), ("pdus", pdus)]))
+    Ok(event_lists::answer(server, String::new(), vec![("auth_chain", auth_chain), ("pdus", pdus)]))
 }
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`
@@ -68,8 +68,8 @@ pub async fn get_room_state_ids(
     origin: Origin,
     req: get_room_state_ids::v1::Request,
 ) -> Result<get_room_state_ids::v1::Response> {
-    event_lists::made(server, move |read| {
-        let reader = Reader::enter(read, &origin.server, &req.room_id)?;
+    event_lists::made(server, origin.server, move |read, origin| {
+        let reader = Reader::enter(read, origin, &req.room_id)?;
         let (pdus, auth_chain) = state_at(read, &*reader.require(&req.event_id)?)?;
         let ids = |events: Vec<EventNo>| -> Result<Vec<OwnedEventId>> {
             events.into_iter().map(|no| event::id_of(read, no)).collect()

@@ -2,23 +2,23 @@
 
 use std::collections::BTreeSet;
 
+use http::{Request, Response};
 use ruma::{
     ServerName,
     api::federation::membership::{create_join_event::v2 as send, prepare_join_event::v1 as make},
     events::room::member::MembershipState,
 };
-use serde_json::value::RawValue;
 
 use super::event_lists;
 use crate::{
-    answers_json,
-    api::{auth::Origin, own::Json},
-    error::{Error, Result},
+    api::auth::Origin,
+    error::Result,
     federation::handshake,
+    http::Body,
     ids::EventNo,
     rooms::{Event, auth_chains, members, servers, state, summary},
     server::Server,
-    store::{Read, trees::EVENTS},
+    store::Read,
 };
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
@@ -38,28 +38,34 @@ pub async fn make_join(server: &Server, origin: Origin, req: make::Request) -> R
 /// more than it saves.
 const FEW: usize = 50;
 
-answers_json! {
-    /// A request to join, whose answer can be so large that it is written once only.
-    pub struct SendJoinRequest(send::Request) => Box<RawValue>;
-}
-
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
 /// ([spec](https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv2send_joinroomideventid))
+///
+/// The answer can be so large that it is written straight from the rows, as the other side reads it.
 pub async fn send_join_v2(
     server: &Server,
     origin: Origin,
-    SendJoinRequest(req): SendJoinRequest,
-) -> Result<Json<Box<RawValue>>> {
+    req: send::Request,
+    _: Request<Body>,
+) -> Result<Response<Body>> {
     let federation = &server.federation;
     let join =
         handshake::admit(federation, &origin.server, &req.room_id, &req.event_id, &req.pdu, MembershipState::Join)
             .await?;
-    event_lists::made(server, move |read| answer(read, &origin.server, &join, req.omit_members)).await.map(Json)
+    let make = move |read: &dyn Read, origin: &ServerName| answer(read, origin, &join, req.omit_members);
+    let Answer { head, state, chain } = event_lists::made(server, origin.server, make).await?;
+    Ok(event_lists::answer(server, head, vec![("state", state), ("auth_chain", chain)]))
 }
 
-/// What a server that joined is told ([`send::RoomState`]), written straight from the rows: the events of a large room
-/// are tens of megabytes.
-fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool) -> Result<Box<RawValue>> {
+/// What a server that joined is told ([`send::RoomState`]).
+struct Answer {
+    /// All fields but the lists of events.
+    head: String,
+    state: Vec<EventNo>,
+    chain: Vec<EventNo>,
+}
+
+fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool) -> Result<Answer> {
     let whole = state::at(read, join.state_before)?;
     let omits = omit_members && whole.keys().filter(|key| key.is_member()).count() > FEW;
     let kept = if omits { named_members(read, join)? } else { BTreeSet::new() };
@@ -71,30 +77,13 @@ fn answer(read: &dyn Read, origin: &ServerName, join: &Event, omit_members: bool
         chain.retain(|no| !told.contains(no));
     }
     let members_omitted = told.len() < whole.len();
-    let mut out = format!("{{\"members_omitted\":{members_omitted},\"event\":{}", join.pdu.json);
+    let mut head = format!("\"members_omitted\":{members_omitted},\"event\":{}", join.pdu.json);
     if omit_members {
         let servers = serde_json::to_string(&servers_before(read, origin, join)?)?;
-        out.push_str(",\"servers_in_room\":");
-        out.push_str(&servers);
+        head.push_str(",\"servers_in_room\":");
+        head.push_str(&servers);
     }
-    list(&mut out, read, "state", &told)?;
-    list(&mut out, read, "auth_chain", &chain)?;
-    out.push('}');
-    Ok(RawValue::from_string(out)?)
-}
-
-/// Writes a field that lists events.
-fn list(out: &mut String, read: &dyn Read, name: &str, events: &BTreeSet<EventNo>) -> Result<()> {
-    out.push_str(&format!(",\"{name}\":"));
-    let mut separator = '[';
-    for no in events {
-        let event = EVENTS.get(read, *no)?.ok_or_else(|| Error::corrupt(EVENTS.name, no.0.to_be_bytes()))?;
-        out.push(separator);
-        out.push_str(&event.json);
-        separator = ',';
-    }
-    out.push_str(if events.is_empty() { "[]" } else { "]" });
-    Ok(())
+    Ok(Answer { head, state: told.into_iter().collect(), chain: chain.into_iter().collect() })
 }
 
 /// The member events without which a room that has no name cannot be called anything.
