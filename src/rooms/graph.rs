@@ -28,7 +28,7 @@ use super::{
     deltas,
     event::{self, Status},
     import::filtered,
-    state, timeline,
+    servers, state, timeline,
 };
 use crate::{
     error::Result,
@@ -239,6 +239,9 @@ impl Rooms {
     /// Keeps an event that the rules refuse, though the state before it is not known.
     fn keep_refused(&self, arrival: Arrival, why: Refusal) -> Result<Outcome> {
         self.store.write(|tx| {
+            if is_strangers(tx, &arrival)? {
+                return Ok(());
+            }
             let no = event::intern(tx, &arrival.pdu.event_id)?;
             let outlier = outlier(no, arrival.room_no, arrival.pdu, &arrival.rules, Status::Rejected);
             append::store(tx, &outlier)
@@ -297,6 +300,11 @@ impl Rooms {
         verdict: Verdict,
         earlier: Option<i64>,
     ) -> Result<Outcome> {
+        if let Verdict::Rejected(why) = &verdict
+            && is_strangers(&self.store.read(), &arrival)?
+        {
+            return Ok(Outcome::Rejected(why.clone()));
+        }
         let (status, place) = match (&verdict, earlier) {
             (Verdict::Rejected(_), _) => (Status::Rejected, Place::End),
             (Verdict::SoftFailed, _) => (Status::SoftFailed, Place::End),
@@ -369,6 +377,12 @@ impl Rooms {
             append::state_after(tx, &outlier)
         })
     }
+}
+
+/// Whether an event is of a server that is not in the room. What the rules refuse of such servers is not kept, or anybody
+/// could fill the database; nobody in the room follows it.
+fn is_strangers(read: &dyn Read, arrival: &Arrival) -> Result<bool> {
+    Ok(!servers::is_in(read, arrival.room_no, arrival.pdu.sender.server_name())?)
 }
 
 /// An event whose place in the graph is not known.

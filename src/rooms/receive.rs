@@ -158,6 +158,10 @@ pub fn parse(json: &RawValue, version: &RoomVersionId) -> Result<Received, Strin
     let event_id = EventId::parse(event_id).map_err(|error| format!("its ID is none: {error}"))?;
     let pdu = Pdu::parse(event_id, kept, rules.redaction.content_field_redacts)
         .ok_or("a field that every event has is missing or wrong")?;
+    // Only where events choose their IDs.
+    if pdu.prev_events.iter().chain(&pdu.auth_events).any(|id| *id == pdu.event_id) {
+        return Err("it refers to itself".to_owned());
+    }
     let signatures = signatures_of(&pdu, signatures.as_ref(), &rules)?;
     Ok(Received { pdu, signed_text, signatures })
 }
