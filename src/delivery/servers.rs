@@ -120,12 +120,9 @@ impl Servers {
         };
         let (live, failing, slow) = GATE;
         let mut lines = Lines::new(server.store.clone(), PACE, Gate::new(live, failing, slow));
-        let now = clock::now_ms();
-        let mut earliest = now;
-        for (name, row) in unreached {
-            earliest += START_PACE;
-            let mut failures = row.failures.unwrap_or(Failures { since: now, count: 0, retry_at: now });
-            failures.retry_at = failures.retry_at.max(earliest);
+        for ((name, row), earliest) in unreached.into_iter().zip(start_times(clock::now_ms())) {
+            let failures = row.failures.unwrap_or(Failures { since: earliest, count: 0, retry_at: earliest });
+            let failures = Failures { retry_at: failures.retry_at.max(earliest), ..failures };
             lines.wake(&name, Some(failures), || Line::new(server.clone(), name.clone(), row.has, true));
         }
         Ok(Self { server, lines, read: Position(read), untrimmed: AT_ONCE })
@@ -209,6 +206,11 @@ impl Servers {
             Err(error) => tracing::error!("how far other servers are could not be noted: {error}"),
         }
     }
+}
+
+/// When servers that failed before the start, which was at `now`, are tried at the earliest, one after the other.
+fn start_times(now: u64) -> impl Iterator<Item = u64> {
+    (1..).map(move |number| now + number * START_PACE)
 }
 
 /// What is new in the log.
@@ -412,4 +414,26 @@ fn id(transaction: &Transaction) -> OwnedTransactionId {
     }
     let hash: Base64<ruma::serde::base64::UrlSafe, _> = Base64::new(hash.finish().as_ref().to_vec());
     hash.encode().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_the_start_five_servers_a_second_are_tried() {
+        let times: Vec<_> = start_times(1_000).take(100).collect();
+        assert!(times.windows(6).all(|window| window[5] - window[0] >= 1_000), "{times:?}");
+        assert!(times[0] > 1_000);
+    }
+
+    #[test]
+    fn who_fails_is_tried_each_hour_for_a_week_and_each_day_later() {
+        let wait = |days: u64| {
+            let failures = Failures { since: 0, count: u32::MAX, retry_at: 0 };
+            PACE.wait(&failures, days * 24 * 3_600_000).as_secs()
+        };
+        assert_eq!([0, 1, 6].map(wait), [3_600; 3]);
+        assert_eq!([7, 100].map(wait), [24 * 3_600; 2]);
+    }
 }

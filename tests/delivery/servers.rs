@@ -12,12 +12,14 @@ use std::{
 
 use bytes::Bytes;
 use conduit::{
+    clock,
     error::Result,
     rooms,
     server::Server,
+    start,
     store::{
         Direction, Tx,
-        records::Outgoing,
+        records::{Failures, Outgoing, UnreachedServer},
         trees::{OUTGOING, ROOM_SERVERS, ROOMS, TO_SERVERS_WAITING, UNREACHED_SERVERS},
     },
     users::to_servers,
@@ -224,6 +226,43 @@ async fn a_server_that_was_down_gets_what_it_missed() {
     c.until_texts(&texts).await;
     until_unreached(&a, 0).await;
     set_present(a.handle.server(), &room, &present, false);
+    a.stop().await;
+}
+
+/// A server that is not to be tried for an hour is told at once what waits when a request of it comes.
+#[tokio::test]
+async fn who_is_heard_of_is_told_what_waits() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    set_present(a.handle.server(), &room, &[b.name()], true);
+    b.go_down(true);
+    let texts = numbers(0..3);
+    send_all(&alice, &room, &texts).await;
+    b.until_refused().await;
+    until_unreached(&a, 1).await;
+    let config = a.handle.server().config.clone();
+    let directory = a.stop_unchecked().await;
+    let store = start::open_store(&config).unwrap();
+    let now = clock::now_ms();
+    store
+        .write(|tx| {
+            let row = UNREACHED_SERVERS.get(tx, &b.name())?.unwrap();
+            let failures = Some(Failures { since: now - 3 * 24 * 3_600_000, count: 50, retry_at: now + 3_600_000 });
+            UNREACHED_SERVERS.put(tx, &b.name(), &UnreachedServer { failures, ..row });
+            Ok(())
+        })
+        .unwrap();
+    drop(store);
+    b.go_down(false);
+    let a = net.start_in("a", directory, |_| {}).await;
+    // Whatever it asks, if it signs it.
+    b.peer.ask(&a, Method::GET, "/_matrix/federation/v1/media/download/nothing", None).await;
+    b.until_texts(&texts).await;
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
     a.stop().await;
 }
 
