@@ -1,6 +1,6 @@
 //! `server`: the server itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -32,6 +32,8 @@ pub enum Command {
     OpenRegistration,
     /// Show how many rows each kind of data has, and their size; this reads the whole database
     Trees,
+    /// Show in which rooms state was resolved since the start, and how long that took, those that took longest first
+    Resolutions,
 }
 
 pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
@@ -71,6 +73,7 @@ pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
             rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
             Ok(Answer::Table(vec!["tree", "rows", "bytes"], rows.into_iter().map(|(_, row)| row).collect()))
         }
+        Command::Resolutions => resolutions(server),
     }
 }
 
@@ -107,6 +110,20 @@ fn memory(server: &Server) -> Result<Answer> {
     rows.push(vec![json!("the whole process"), json!(resident_bytes())]);
     rows.push(vec![json!("memory_budget"), json!(server.config.memory_budget())]);
     Ok(Answer::Table(vec!["part", "bytes"], rows))
+}
+
+fn resolutions(server: &Server) -> Result<Answer> {
+    let read = server.store.read();
+    let mut times = server.rooms.resolution_times();
+    times.sort_by_key(|(_, times)| std::cmp::Reverse(times.total));
+    let milliseconds = |time: Duration| json!(u64::try_from(time.as_millis()).ok());
+    let mut rows = Vec::with_capacity(times.len());
+    for (room, times) in times {
+        // A room can be gone by now.
+        let id = trees::ROOMS.get(&read, room)?.map(|room| room.id);
+        rows.push(vec![json!(id), json!(times.count), milliseconds(times.total), milliseconds(times.longest)]);
+    }
+    Ok(Answer::Table(vec!["room", "resolutions", "milliseconds", "longest"], rows))
 }
 
 /// How much memory this process takes, where the system says it.

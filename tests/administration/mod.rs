@@ -217,6 +217,7 @@ async fn commands_reach_the_running_server_through_its_socket() {
         "server status",
         "server disk",
         "server trees",
+        "server resolutions",
         "server memory",
         "server compact",
         "rooms list",
