@@ -198,7 +198,7 @@ async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Re
     // What needs nothing is taken in however long the others took; only a state that takes long to resolve is given up.
     let taken = timeout(LONGEST, take(fetch, &event, None)).await;
     let outcome = match taken.map(|taken| taken.map_err(Unfetched::Ours)) {
-        Ok(Ok(Outcome::Missing { prev, auth })) => timeout_at(until, complete(fetch, event, prev, auth)).await,
+        Ok(Ok(Outcome::Missing { prev, .. })) => timeout_at(until, complete(fetch, event, !prev.is_empty())).await,
         outcome => outcome,
     };
     match outcome {
@@ -211,18 +211,13 @@ async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Re
     }
 }
 
-/// Takes in an event after those that it follows (`prev`) or that allow it (`auth`), which are not here.
-async fn complete(
-    fetch: Fetch<'_>,
-    event: Signed,
-    prev: Vec<OwnedEventId>,
-    auth: Vec<OwnedEventId>,
-) -> Result<Outcome, Unfetched> {
-    if prev.is_empty() {
-        fetch.auth_chain(&event.pdu().event_id, auth).await?;
-    }
+/// Takes in an event that refers to what is not here; after those before it, if these are what is missing.
+async fn complete(fetch: Fetch<'_>, event: Signed, prev_is_missing: bool) -> Result<Outcome, Unfetched> {
     let mut states = STATES;
-    let (earlier, is_told) = between(fetch, &event).await?;
+    let (earlier, is_told) = match prev_is_missing {
+        true => between(fetch, &event).await?,
+        false => (Vec::new(), false),
+    };
     for earlier in earlier {
         let earlier = policy::looked_at(fetch.federation, fetch.room, earlier).await?;
         place(fetch, &earlier, &mut states).await?;
