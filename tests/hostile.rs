@@ -42,7 +42,8 @@ fn word(ids: &[String]) -> impl Strategy<Value = String> + use<> {
     ]
 }
 
-fn json(ids: &[String]) -> impl Strategy<Value = Value> + use<> {
+/// JSON of any shape, in which `ids` are more likely than other words.
+pub fn json(ids: &[String]) -> impl Strategy<Value = Value> + use<> {
     let leaf = prop_oneof![
         4 => word(ids).prop_map(Value::from),
         1 => any::<i64>().prop_map(Value::from),

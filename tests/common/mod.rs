@@ -16,6 +16,7 @@ pub mod net;
 pub mod peer;
 pub mod process;
 pub mod smtp;
+pub mod synthetic;
 
 use std::{
     error::Error,

@@ -9,10 +9,16 @@ use conduit::{
     signing::{self, SigningKeys},
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use parking_lot::Mutex;
 use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::{
     TestServer,
@@ -43,13 +49,26 @@ pub fn event_id(event: &Value) -> String {
     canonical::event_id(&text, rules.event_id_format)
 }
 
+/// A path or a part of one without its percent-encoding.
+pub fn decode(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'%' => {
+                let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+            }
+            byte => bytes.push(byte),
+        }
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
 impl Peer {
     /// A peer named `short` + ".test" that publishes its keys, delegates to nobody, and knows nothing else.
     pub async fn new(net: &TestNet, short: &str) -> Self {
-        let (version, pkcs8) = signing::generate().unwrap();
-        let server_name = ServerName::parse(name(short)).unwrap();
-        let keys = SigningKeys::new(server_name, &version, &pkcs8, Vec::new()).unwrap();
-        let peer = Self::with_keys(name(short), keys);
+        let peer = Self::named(name(short));
         let answering = peer.clone();
         net.peer(short, move |request| answering.clone().answer(request)).await;
         peer
@@ -60,13 +79,45 @@ impl Peer {
         Self { name, keys: Arc::new(keys), handlers: Arc::default() }
     }
 
-    /// Answers requests whose path begins with `path` by `handler`, before all that was said earlier.
-    pub fn on<F>(&self, path: &'static str, handler: impl Fn(Request<Bytes>) -> F + Send + Sync + 'static)
+    /// A peer that is named by its address, where anybody finds it who trusts the certificates of the net.
+    pub async fn at_an_address(net: &TestNet) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = Self::named(listener.local_addr().unwrap().to_string());
+        let (acceptor, answering) = (net.acceptor("127.0.0.1"), peer.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, peer) = (acceptor.clone(), answering.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let peer = peer.clone();
+                        async move {
+                            let (parts, body) = request.into_parts();
+                            let body = body.collect().await?.to_bytes();
+                            Ok::<_, hyper::Error>(peer.answer(Request::from_parts(parts, body)).await)
+                        }
+                    });
+                    auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+                });
+            }
+        });
+        peer
+    }
+
+    fn named(name: String) -> Self {
+        let (version, pkcs8) = signing::generate().unwrap();
+        let keys = SigningKeys::new(ServerName::parse(&*name).unwrap(), &version, &pkcs8, Vec::new()).unwrap();
+        Self::with_keys(name, keys)
+    }
+
+    /// Answers requests whose path, decoded, begins with `path` by `handler`, before all that was said earlier.
+    pub fn on<F>(&self, path: impl Into<String>, handler: impl Fn(Request<Bytes>) -> F + Send + Sync + 'static)
     where
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
+        let path = path.into();
         let handler: Handler = Arc::new(move |request| {
-            let fits = request.uri().path().starts_with(path);
+            let fits = decode(request.uri().path()).starts_with(&path);
             let answer = fits.then(|| handler(request));
             Box::pin(async move {
                 match answer {

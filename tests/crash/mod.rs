@@ -4,6 +4,7 @@
 //! The environment variable `CONDUIT_CRASH_ROUNDS` makes it crash more often than the few times of a usual test run.
 
 mod delivery;
+mod joins;
 mod kill;
 mod power;
 

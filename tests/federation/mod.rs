@@ -3,6 +3,7 @@
 mod connections;
 mod crowd;
 mod faster_joins;
+mod hostile;
 mod identity;
 mod invites;
 pub mod joins;

@@ -224,6 +224,58 @@ async fn what_lies_is_dropped_or_redacted() {
     assert_eq!(got.pdu.content.get(), "{}");
 }
 
+/// Where events choose their IDs, as in room versions 1 and 2, they can refer to each other in circles, and to themselves.
+/// Such events get no place by themselves; with a state given, as another server may, they do, and everything still ends.
+#[tokio::test]
+async fn circles_lead_nowhere() {
+    for number in [1, 2] {
+        let net = Federation::new(number, 2).await;
+        let (alice, bob) = (of(0, "alice"), of(1, "bob"));
+        let reference = |id: &str| json!([id, {"sha256": "x"}]);
+        let make = |id: &str, prev: &str, auth: Option<&str>| {
+            let event = match auth {
+                Some(_) => json!({"type": "m.room.topic", "state_key": "", "content": {"topic": id}}),
+                None => json!({"type": "m.room.message", "content": {"body": id}}),
+            };
+            net.make(0, &bob, event, |event| {
+                event["event_id"] = json!(id);
+                event["prev_events"] = json!([reference(prev)]);
+                event["auth_events"].as_array_mut().unwrap().extend(auth.map(reference));
+            })
+        };
+        for own in [make("$own:b.test", "$own:b.test", None), make("$own:b.test", "$x:b.test", Some("$own:b.test"))] {
+            assert!(net.parse(&own).unwrap_err().contains("itself"));
+        }
+        let [one, two] = [("$one:b.test", "$two:b.test"), ("$two:b.test", "$one:b.test")]
+            .map(|(id, prev)| net.note(make(id, prev, None)));
+        for id in [&one, &two] {
+            assert!(matches!(net.give(0, id).await, Outcome::Missing { .. }));
+        }
+        let allowed = [("$a:b.test", "$b:b.test"), ("$b:b.test", "$a:b.test")]
+            .map(|(id, auth)| net.note(make(id, auth, Some(auth))));
+        let rooms = &net.servers[0];
+        let guard = rooms.lock(&net.room).await;
+        let outliers = allowed.iter().map(|id| net.signed(&net.json(id))).collect();
+        for (id, outcome) in rooms.add_outliers(&guard, outliers).await.unwrap() {
+            assert!(matches!(outcome, Outcome::Missing { .. }), "{id}: {outcome:?}");
+        }
+        let state: Vec<_> = net.state(0).into_values().collect();
+        accepted(rooms.receive_at(&guard, net.signed(&net.json(&one)), &state).await.unwrap());
+        drop(guard);
+        accepted(net.give(0, &two).await);
+        let sent = net.send(0, &alice, text("out of the circle")).await.unwrap();
+        let guard = rooms.lock(&net.room).await;
+        let circle = [&one, &two].map(|id| net.signed(&net.json(id))).into();
+        for (_, outcome) in rooms.backfill(&guard, circle, &BTreeMap::new()).await.unwrap() {
+            assert!(matches!(outcome, Outcome::Known | Outcome::Missing { .. }), "{outcome:?}");
+        }
+        let read = rooms.store.read();
+        let (no, _) = conduit::rooms::require(&read, &net.room).unwrap();
+        assert_eq!(timeline::before(&read, no, i64::MAX).next().unwrap().unwrap().1, sent.no);
+        assert!(backfill::edges(&read, no).unwrap().is_empty());
+    }
+}
+
 /// An answer that came before what it answers, and a redaction that came before what it redacts.
 #[tokio::test]
 async fn a_late_event_finds_its_relations() {

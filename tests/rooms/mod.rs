@@ -9,6 +9,7 @@ mod relations;
 mod resolve;
 mod servers;
 mod visibility;
+mod worked_examples;
 
 use std::sync::Arc;
 

@@ -22,14 +22,14 @@ use super::{World, member, state, user, version, world};
 type Whole = BTreeMap<StateKeyNo, EventNo>;
 
 /// A room whose line of events is taken apart into states that conflict.
-struct Forks {
-    world: World,
-    room: OwnedRoomId,
+pub struct Forks {
+    pub world: World,
+    pub room: OwnedRoomId,
     version: RoomVersionId,
 }
 
 impl Forks {
-    async fn new(number: u8) -> Self {
+    pub async fn new(number: u8) -> Self {
         let world = world();
         let room = world.room(number);
         let forks = Self { world, room, version: version(number) };
@@ -37,7 +37,7 @@ impl Forks {
         forks
     }
 
-    async fn send(&self, sender: &str, draft: conduit::rooms::Draft) -> Event {
+    pub async fn send(&self, sender: &str, draft: conduit::rooms::Draft) -> Event {
         self.world.send(&self.room, &user(sender), draft).await.unwrap()
     }
 
@@ -50,7 +50,7 @@ impl Forks {
     }
 
     /// `base` with these events set in it.
-    fn with(&self, base: StateNo, events: &[&Event]) -> StateNo {
+    pub fn with(&self, base: StateNo, events: &[&Event]) -> StateNo {
         self.world
             .rooms
             .store
@@ -67,7 +67,7 @@ impl Forks {
             .unwrap()
     }
 
-    fn resolve(&self, states: &[StateNo]) -> Whole {
+    pub fn resolve(&self, states: &[StateNo]) -> Whole {
         let read = self.world.rooms.store.read();
         let resolved = resolve::resolve(&read, &self.version, states, &AtomicBool::new(false)).unwrap();
         resolved.whole(&read).unwrap()
