@@ -2,7 +2,7 @@
 //!
 //! `cargo bench` runs all; `cargo bench -- sync` those whose name contains "sync". Each line says what was done, how often,
 //! and the median and 99th percentile of one. `FIGURES_EVENTS` sets the size of the large database (default 100,000; the
-//! documented figure uses 1,000,000).
+//! documented figure uses 1,000,000), `FIGURES_MEMBERS` that of the large room (10,000).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a benchmark ends in a panic when it fails, and prints
 
 #[path = "../tests/common/mod.rs"]
@@ -11,19 +11,37 @@ mod family;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, TestServer, encode, net::TestNet};
-use conduit::rooms::build::Draft;
-use ruma::{OwnedRoomId, UserId, events::StateEventType};
-use serde_json::{
-    json,
-    value::{RawValue, to_raw_value},
+use common::{
+    Client, TestServer, encode,
+    net::TestNet,
+    peer::{Peer, answer},
+    synthetic::{Crowd, Size, SyntheticRoom},
 };
+use conduit::rooms::build::Draft;
+use ruma::{UserId, events::StateEventType};
+use serde_json::{json, value::RawValue};
 
 /// Resident memory in MB of the process `id`; of this one, which is server and client in one, as `self`.
 fn resident_mb(id: &str) -> f64 {
+    status_mb(id, "VmRSS:")
+}
+
+/// What the system says of a process under a name, in MB.
+fn status_mb(id: &str, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+/// Begins to look for the highest resident memory anew; gives what it is now.
+fn reset_peak() -> f64 {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    resident_mb("self")
+}
+
+/// A number from the environment.
+fn number(name: &str, usual: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Runs `work` `count` times one after another and prints how long one takes.
@@ -115,7 +133,7 @@ async fn sync() {
 }
 
 async fn start() {
-    let events: usize = std::env::var("FIGURES_EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let events = number("FIGURES_EVENTS", 100_000);
     let server = TestServer::start().await;
     let alice = server.register("alice").await;
     let rooms = rooms(&alice, 100).await;
@@ -146,71 +164,91 @@ async fn start() {
     server.stop().await;
 }
 
-/// A room of 10,000 members that another server joins, and what that server is sent then.
+/// A room of 10,000 members on 100 servers, with 20,000 more events in its auth chains: it is joined, written into, and
+/// forked. Then the same for 100 small rooms at once.
 async fn federation() {
     let net = TestNet::new();
-    let (a, b) = (net.server("a").await, net.server("b").await);
-    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
-    let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
-    let id: OwnedRoomId = room.as_str().try_into().unwrap();
-    let (own, other) = (a.handle.server().rooms.clone(), b.handle.server().rooms.clone());
-    for number in 0..10_000 {
-        let user = UserId::parse(format!("@user{number}:a.test")).unwrap();
-        let guard = own.lock(&id).await;
-        // Two events for each: they come in, and most change their name, which leaves the first in the auth chain.
-        for content in [json!({"membership": "join"}), json!({"membership": "join", "displayname": "U"})] {
-            let draft = Draft::state(StateEventType::RoomMember, user.as_str(), &content).unwrap();
-            own.send(&guard, &user, draft).unwrap();
-        }
-    }
-    let before = resident_mb("self");
-    let path = format!("/_matrix/client/v3/join/{}?server_name=a.test", encode(&room));
-    measure("federation: join of a room of 10,000 members", 1, |_| bob.post(&path, json!({}))).await;
-    println!("  resident memory of both servers and the benchmark grew by {:.0} MB", resident_mb("self") - before);
+    let (peer, crowd) = (Peer::new(&net, "peer").await, Crowd::new(&net, 100).await);
+    peer.on("/_matrix/federation/v1/send/", |_| async { answer(200, &json!({ "pdus": {} })) });
+    let members = number("FIGURES_MEMBERS", 10_000);
+    let mut big = SyntheticRoom::new(&peer, &crowd, Size { members, changes: 2 });
+    let server = net.server("a").await;
+    crowd.lead(&net, "a");
+    big.admit();
+    let bob = server.register("bob").await;
+    let before = reset_peak();
+    measure(&format!("federation: join of a room of {members} members"), 1, |_| enter(&bob, &big)).await;
+    println!(
+        "  memory grew by at most {:.0} MB meanwhile, to {:.0} MB",
+        status_mb("self", "VmHWM:") - before,
+        resident_mb("self")
+    );
+    let rooms = server.handle.server().rooms.clone();
+    big.take_joins();
 
-    let alice_id = UserId::parse(&alice.user_id).unwrap();
-    let version = ruma::RoomVersionId::V11;
-    let mut events = Vec::new();
-    for number in 0..1_000 {
-        let content = to_raw_value(&json!({"msgtype": "m.text", "body": number.to_string()})).unwrap();
-        let guard = own.lock(&id).await;
-        let sent = own.send(&guard, &alice_id, Draft::message("m.room.message".into(), content)).unwrap();
-        events.push(RawValue::from_string(sent.pdu.json).unwrap());
-    }
-    let verified = b.handle.server().federation.verify(&version, events.clone()).await.unwrap();
-    measure("federation: signatures of 1,000 events", 5, |_| {
-        b.handle.server().federation.verify(&version, events.clone())
-    })
-    .await;
-    let mut verified = verified.into_iter();
-    let guard = other.lock(&id).await;
-    measure("federation: an event received", 1_000, |_| other.receive(&guard, verified.next().unwrap().1.unwrap()))
-        .await;
+    let say = |room: &mut SyntheticRoom, number: usize| {
+        let sender = room.member(number % 3);
+        room.say(&sender, "one of many").1
+    };
+    let pdus: Vec<_> = (0..1_000).map(|number| say(&mut big, number)).collect();
+    receive("federation: 50 events of one room", &server, &big, &pdus).await;
 
-    // Both sides change state without hearing of each other.
-    let bob_id = UserId::parse(&bob.user_id).unwrap();
+    // What the room's admin does and what bob does do not know of each other.
+    let (bob_id, admin) = (UserId::parse(&bob.user_id).unwrap(), big.admin());
     let mut forks = Vec::new();
     for number in 0..20 {
-        let name = json!({"membership": "join", "displayname": format!("Bob {number}")});
-        let draft = Draft::state(StateEventType::RoomMember, bob_id.as_str(), &name).unwrap();
-        other.send(&guard, &bob_id, draft).unwrap();
-        let own_guard = own.lock(&id).await;
-        let levels = json!({"users": {alice_id.as_str(): 100}, "events_default": number % 2});
-        let draft = Draft::state(StateEventType::RoomPowerLevels, "", &levels).unwrap();
-        let sent = own.send(&own_guard, &alice_id, draft).unwrap();
-        forks.push(RawValue::from_string(sent.pdu.json).unwrap());
+        let guard = rooms.lock(&big.id).await;
+        let name = json!({ "membership": "join", "displayname": format!("Bob {number}") });
+        rooms.send(&guard, &bob_id, Draft::state(StateEventType::RoomMember, bob_id.as_str(), &name).unwrap()).unwrap();
+        let levels = json!({ "users": { &*admin: 100 }, "events_default": number % 2 });
+        forks.push(big.set(&admin, "m.room.power_levels", "", levels).1);
     }
-    let mut forks = b.handle.server().federation.verify(&version, forks).await.unwrap().into_iter();
-    measure("federation: an event that forks this room", 20, |_| {
-        other.receive(&guard, forks.next().unwrap().1.unwrap())
+    measure("federation: an event that forks the room", 20, |index| {
+        let (big, server, fork) = (&big, &server, vec![forks[index].clone()]);
+        async move { accepted(&big.send(server, &format!("fork {index}"), &fork, &[]).await, 1) }
     })
     .await;
-    for (_, times) in other.resolution_times() {
+    for (_, times) in rooms.resolution_times() {
         println!("  resolutions: {}, {:?} together, the longest {:?}", times.count, times.total, times.longest);
     }
-    drop(guard);
-    a.stop().await;
-    b.stop().await;
+
+    let mut small = Vec::new();
+    for _ in 0..100 {
+        let mut room = SyntheticRoom::new(&peer, &crowd, Size { members: 3, changes: 0 });
+        room.admit();
+        enter(&bob, &room).await;
+        room.take_joins();
+        small.push(room);
+    }
+    let pdus: Vec<_> = (0..1_000).map(|number| say(&mut small[number % 100], number / 100)).collect();
+    receive("federation: 50 events of 50 rooms", &server, &big, &pdus).await;
+    server.stop().await;
+}
+
+/// Joins a room through the peer that has it.
+async fn enter(client: &Client, room: &SyntheticRoom) {
+    let path = format!("/_matrix/client/v3/join/{}?via={}", encode(room.id.as_str()), room.peer.name);
+    let (status, answer) = client.post(&path, json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// Sends the events in transactions of 50.
+async fn receive(name: &str, server: &TestServer, from: &SyntheticRoom, pdus: &[Box<RawValue>]) {
+    let chunks: Vec<_> = pdus.chunks(50).collect();
+    measure(name, chunks.len(), |index| {
+        let chunk = chunks[index];
+        async move { accepted(&from.send(server, &format!("{name} {index}"), chunk, &[]).await, chunk.len()) }
+    })
+    .await;
+}
+
+/// That a transaction of so many events was taken in whole.
+fn accepted((status, answer): &(http::StatusCode, serde_json::Value), events: usize) {
+    let results = answer["pdus"].as_object().unwrap();
+    assert!(
+        *status == 200 && results.len() == events && results.values().all(|result| *result == json!({})),
+        "{answer}"
+    );
 }
 
 #[tokio::main]
