@@ -87,7 +87,7 @@ impl Graph {
             let read = self.net.servers[server].store.read();
             let event = event::by_id(&read, id).unwrap().unwrap();
             let found = room_state::at_key(&read, event.state_before, kind, "").unwrap();
-            found.map(|no| event::require(&read, no).unwrap().pdu.event_id)
+            found.map(|no| event::require(&read, no).unwrap().pdu.event_id.clone())
         };
         assert_eq!(of(0), of(1));
         of(0)
@@ -190,12 +190,12 @@ impl Forks {
         let whole = self.resolve(states);
         let read = self.world.rooms.store.read();
         let key = room_state::key_no(&read, kind, key).unwrap()?;
-        whole.get(&key).map(|no| event::require(&read, *no).unwrap().pdu.event_id)
+        whole.get(&key).map(|no| event::require(&read, *no).unwrap().pdu.event_id.clone())
     }
 
     fn current(&self, kind: &StateEventType, key: &str) -> Event {
         let read = self.world.rooms.store.read();
-        room_state::get(&read, self.world.no(&self.room), kind, key).unwrap().unwrap()
+        Event::clone(&room_state::get(&read, self.world.no(&self.room), kind, key).unwrap().unwrap())
     }
 }
 
