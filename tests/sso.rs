@@ -36,9 +36,12 @@ struct Provider {
 struct Shared {
     key: EcdsaKeyPair,
     base: String,
-    /// What each code that was given out stands for: the query of the authorization request, and who logged in.
-    codes: Mutex<HashMap<String, (HashMap<String, String>, Value)>>,
+    /// What each code that was given out stands for.
+    codes: Mutex<HashMap<String, LoggedIn>>,
 }
+
+/// The query of an authorization request, and the claims about who logged in.
+type LoggedIn = (HashMap<String, String>, Value);
 
 impl Drop for Provider {
     fn drop(&mut self) {

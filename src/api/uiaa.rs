@@ -266,7 +266,7 @@ pub fn find_account(server: &Server, identifier: &UserIdentifier) -> Result<Opti
             threepids::find(&read, "msisdn", &digits)
         }
         other => match other.as_third_party_id() {
-            Some((medium, address)) => threepids::find(&read, medium.as_str(), &threepids::canonical(&address)),
+            Some((medium, address)) => threepids::find(&read, medium.as_str(), &threepids::canonical(address)),
             None => Err(Error::bad_request(ErrorKind::Unknown, "This kind of identifier is not known here.")),
         },
     }

@@ -152,10 +152,10 @@ impl Servers {
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return, // the server holds it as long as it runs
                 },
-                name = abandoned.recv() => if let Ok(name) = name {
-                    if let Err(error) = self.give_up(&name) {
-                        tracing::error!("what waits for {name} could not be given up: {error}");
-                    }
+                name = abandoned.recv() => if let Ok(name) = name
+                    && let Err(error) = self.give_up(&name)
+                {
+                    tracing::error!("what waits for {name} could not be given up: {error}");
                 },
                 _ = settle.tick() => self.settle(),
             }

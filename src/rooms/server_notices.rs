@@ -60,7 +60,7 @@ pub async fn send(
     if accounts::require(&rooms.store.read(), user)?.deactivated {
         return Err(Error::not_found("This account was deactivated."));
     }
-    let sender = UserId::parse_with_server_name(options.user.as_str(), &*rooms.server_name)
+    let sender = UserId::parse_with_server_name(options.user.as_str(), &rooms.server_name)
         .map_err(|_| Error::internal(format_args!("server_notices.user: {} is no user name", options.user)))?;
     let no = rooms.store.write(|tx| room(tx, rooms, options, version, &sender, user))?;
     let id = super::get(&rooms.store.read(), no)?.id;

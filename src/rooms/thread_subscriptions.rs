@@ -36,12 +36,12 @@ pub fn subscribe(tx: &mut Tx<'_>, rooms: &Rooms, user: &UserId, root: &Event, ca
     let automatic = cause.is_some();
     match (&row, cause) {
         // What the user wants stands above what a client guesses.
-        (Some(row), _) if row.subscribed && (automatic || !row.automatic) => return Ok(()),
+        (Some(row), _) if row.subscribed && (automatic || !row.automatic) => Ok(()),
         (Some(row), Some(cause))
             if !row.subscribed && cause.order <= i64::try_from(row.changed.0).unwrap_or(i64::MAX) =>
         {
             let message = "The user has ceased to follow this thread since that event.";
-            return Err(Error::new(http::StatusCode::CONFLICT, ErrorKind::ConflictingUnsubscription, message));
+            Err(Error::new(http::StatusCode::CONFLICT, ErrorKind::ConflictingUnsubscription, message))
         }
         _ => {
             if trees::THREAD_SUBSCRIPTIONS.scan(tx, (user,), Direction::Forward).next().is_none() {

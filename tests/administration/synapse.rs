@@ -60,8 +60,8 @@ async fn accounts_are_listed_made_and_changed() {
         page["users"].as_array().unwrap().iter().map(|user| user["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(names(&page), ["@bob:localhost", "@alice:localhost"]);
-    assert_eq!(names(&get(&admin, "/v2/users?name=ali").await), [alice.user_id.clone()]);
-    assert_eq!(names(&get(&admin, "/v2/users?admins=true").await), [admin.user_id.clone()]);
+    assert_eq!(names(&get(&admin, "/v2/users?name=ali").await), std::slice::from_ref(&alice.user_id));
+    assert_eq!(names(&get(&admin, "/v2/users?admins=true").await), std::slice::from_ref(&admin.user_id));
 
     let path = |rest: &str| format!("{API}/v1/{rest}/{}", encode(&bob.user_id));
     post(&admin, &format!("/v1/reset_password/{}", encode(&bob.user_id)), json!({ "new_password": "other-secret" }))
@@ -84,7 +84,7 @@ async fn accounts_are_listed_made_and_changed() {
     assert_eq!(code(&admin.get(&format!("{API}/v1/username_available?username=bob")).await), (400, "M_USER_IN_USE"));
 
     post(&admin, &format!("/v1/deactivate/{}", encode(&bob.user_id)), json!({ "erase": true })).await;
-    assert_eq!(names(&get(&admin, "/v3/users?deactivated=true").await), [bob.user_id.clone()]);
+    assert_eq!(names(&get(&admin, "/v3/users?deactivated=true").await), std::slice::from_ref(&bob.user_id));
     let gone = admin.get(&user("bob")).await.1;
     assert_eq!((&gone["deactivated"], &gone["erased"]), (&json!(true), &json!(true)));
     assert_eq!(admin.put(&user("bob"), json!({ "deactivated": false })).await.0, StatusCode::BAD_REQUEST);

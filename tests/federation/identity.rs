@@ -79,7 +79,7 @@ impl Identity {
                 if std::mem::take(&mut state.rotates) {
                     state.pepper += 1;
                 }
-                if body["pepper"] != state.pepper.to_string() {
+                if body["pepper"].as_str() != Some(&state.pepper.to_string()) {
                     return (400, json!({ "errcode": "M_INVALID_PEPPER", "error": "Another one now." }));
                 }
                 let hashed = |address: &str| {

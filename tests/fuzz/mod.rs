@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use tempfile::TempDir;
 
+/// What a target does with the bytes it is given.
+type Target = fn(&[u8]);
+
 /// The targets by name, but for those that need a server.
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+const TARGETS: &[(&str, Target)] = &[
     ("key", targets::key),
     ("pdu", targets::pdu),
     ("multipart", targets::multipart),

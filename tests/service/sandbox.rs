@@ -56,6 +56,7 @@ fn folders() -> (TempDir, Command) {
 }
 
 #[tokio::test]
+#[allow(clippy::print_stdout)] // whoever looks why it was so quick
 async fn it_serves_under_the_filter_of_nixos() {
     let (folder, mut command) = folders();
     // No arguments, and an environment with bytes that are no text.

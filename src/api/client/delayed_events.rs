@@ -312,10 +312,14 @@ pub async fn run(server: &Server) {
     }
 }
 
-/// What is due in rooms that are not `busy`, by room, and how long it is until more is. What is to be forgotten is.
-fn due(server: &Server, busy: &HashSet<OwnedRoomId>) -> Result<(Vec<(OwnedRoomId, Vec<String>)>, Option<Duration>)> {
+/// A room and the delayed events that are due in it, by their IDs.
+type Due = (OwnedRoomId, Vec<String>);
+
+/// What is due in rooms that are not `busy`, and how long it is until more is. What is to be forgotten is.
+fn due(server: &Server, busy: &HashSet<OwnedRoomId>) -> Result<(Vec<Due>, Option<Duration>)> {
     let now = clock::now_ms();
-    let (mut rooms, mut old): (Vec<(OwnedRoomId, Vec<String>)>, Vec<String>) = Default::default();
+    let mut rooms: Vec<Due> = Vec::new();
+    let mut old = Vec::new();
     let mut wait = None;
     let read = server.store.read();
     for (at, id) in delayed_events::first(&read, AT_ONCE)? {
