@@ -22,9 +22,8 @@ type Threads<T> = BTreeMap<OwnedRoomId, BTreeMap<OwnedEventId, T>>;
 /// What changed.
 #[derive(Debug, Default, Serialize)]
 pub struct Changes {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    // Both are there even if empty: the matrix-sdk reads no answer of the operation without.
     subscribed: Threads<Subscribed>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unsubscribed: Threads<Unsubscribed>,
     /// Where the operation goes on backwards, if there is more: the name in sliding sync.
     #[serde(skip_serializing_if = "Option::is_none")]
