@@ -108,7 +108,7 @@ impl Provider {
             (&*asked["response_type"], &*asked["client_id"], &*asked["scope"]),
             ("code", "matrix", "openid profile")
         );
-        assert_eq!(asked["redirect_uri"], "https://localhost/_conduit/sso/callback");
+        assert_eq!(asked["redirect_uri"], "https://localhost/_matrix/conduit/sso/callback");
         assert_eq!(asked["code_challenge_method"], "S256");
         let code = conduit::clock::random_string(12).unwrap();
         let back = format!("state={}&code={code}", asked["state"]);
@@ -206,7 +206,7 @@ async fn begin(server: &TestServer) -> Browser {
 impl Browser {
     /// Comes back from the provider; gives the page.
     async fn come_back(&self, server: &TestServer, query: &str) -> (StatusCode, String) {
-        let path = format!("/_conduit/sso/callback?{query}");
+        let path = format!("/_matrix/conduit/sso/callback?{query}");
         let (status, _, body) = server.anyone().full(Method::GET, &path, &[("cookie", &self.cookie)]).await;
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
@@ -269,7 +269,7 @@ async fn whose_name_is_taken_chooses_another() {
     let key = between(&page, "name=\"key\" value=\"", "\"").to_owned();
     let choose = async |name: &str| {
         let form = format!("key={key}&username={name}").into_bytes();
-        let path = "/_conduit/sso/username";
+        let path = "/_matrix/conduit/sso/username";
         let answer = server.anyone().raw(Method::POST, path, "application/x-www-form-urlencoded", form).await;
         (answer.0, String::from_utf8(answer.1.to_vec()).unwrap())
     };

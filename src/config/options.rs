@@ -199,7 +199,7 @@ options! {
 
         /// An identity provider (OpenID Connect) such as Authelia, Authentik, Keycloak or kanidm, with which people log in
         /// instead of a password. Set issuer and client_id. The address that the provider sends people back to is
-        /// <well_known.client>/_conduit/sso/callback.
+        /// <well_known.client>/_matrix/conduit/sso/callback.
         sso: Sso = Sso::default();
 
         /// A mail server. With one, users can prove that an e-mail address is theirs, log in with it, and set a new password when

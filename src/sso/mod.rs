@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Where the provider sends browsers back to.
-pub const CALLBACK: &str = "/_conduit/sso/callback";
+pub const CALLBACK: &str = "/_matrix/conduit/sso/callback";
 
 /// The cookie by which a browser is known again.
 const COOKIE: &str = "conduit_sso";

@@ -34,7 +34,7 @@ pub fn routes() -> Vec<Route<Server>> {
         page(Method::GET, "/register", register::show_registration),
         page(Method::POST, "/register", register::submit_registration),
         page(Method::GET, crate::sso::CALLBACK, sso::return_from_provider),
-        page(Method::POST, "/_conduit/sso/username", sso::choose_name),
+        page(Method::POST, "/_matrix/conduit/sso/username", sso::choose_name),
         page(Method::GET, "/_matrix/client/v3/auth/m.login.sso/fallback/web", sso::begin_confirmation),
         page(Method::GET, validations::PAGE, confirm_email::show_confirmation),
         page(Method::POST, validations::PAGE, confirm_email::submit_confirmation),

@@ -47,7 +47,7 @@ struct Choice {
     username: String,
 }
 
-/// `GET /_conduit/sso/callback`: somebody comes back from the provider.
+/// `GET /_matrix/conduit/sso/callback`: somebody comes back from the provider.
 pub async fn return_from_provider(server: &Server, page: PageRequest) -> Result<Response<Body>> {
     let back: Return = serde_html_form::from_str(page.request.uri().query().unwrap_or_default()).unwrap_or_default();
     told(receive(server, &page, back).await)
@@ -74,7 +74,7 @@ async fn receive(server: &Server, page: &PageRequest, back: Return) -> Result<Re
     }
 }
 
-/// `POST /_conduit/sso/username`: somebody chose a user name.
+/// `POST /_matrix/conduit/sso/username`: somebody chose a user name.
 pub async fn choose_name(server: &Server, page: PageRequest) -> Result<Response<Body>> {
     told(chosen(server, &page))
 }
@@ -220,7 +220,7 @@ fn ask_for_name(choice: &Choice, error: Option<&str>) -> Response<Body> {
     let error = error.map(|text| format!("<p class=\"error\" role=\"alert\">{}</p>", escape(text))).unwrap_or_default();
     let body = format!(
         "{error}<p>Choose the name under which others find you here. It cannot be changed later.</p>\
-         <form method=\"post\" action=\"/_conduit/sso/username\"><input type=\"hidden\" name=\"key\" value=\"{}\">\
+         <form method=\"post\" action=\"/_matrix/conduit/sso/username\"><input type=\"hidden\" name=\"key\" value=\"{}\">\
          <label>User name<input name=\"username\" required autocomplete=\"username\" autocapitalize=\"none\" \
          spellcheck=\"false\" value=\"{}\"></label><button>Continue</button></form>",
         escape(&choice.key),
