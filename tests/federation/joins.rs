@@ -202,10 +202,12 @@ async fn what_came_about_through_this_server_is_noted_for_the_others_with_the_ev
 #[tokio::test]
 async fn by_alias_and_over_the_second_server_when_the_first_is_dead() {
     let net = TestNet::new();
-    let (a, b) = (net.server("a").await, net.server("b").await);
-    // The keys of a dead server are to be had from others only, and only from those that are trusted.
-    let trusted = ServerName::parse("b.test").unwrap();
-    let c = net.server_with("c", |config| config.trusted_servers = vec![trusted]).await;
+    // The keys of a dead server are to be had from others only, and only from those that are trusted: those of Alice's for
+    // Carol's, and the other way round.
+    let trusted = || vec![ServerName::parse("b.test").unwrap()];
+    let a = net.server_with("a", |config| config.trusted_servers = trusted()).await;
+    let b = net.server("b").await;
+    let c = net.server_with("c", |config| config.trusted_servers = trusted()).await;
     let (alice, bob, carol) = (a.register("alice").await, b.register("bob").await, c.register("carol").await);
     let room = alice.create_room(json!({ "preset": "public_chat", "room_alias_name": "tea" })).await;
     join(&bob, "#tea:a.test", &[]).await;
@@ -213,7 +215,6 @@ async fn by_alias_and_over_the_second_server_when_the_first_is_dead() {
     let (status, answer) = try_join(&carol, &room, &["a.test"]).await;
     assert!(status.is_server_error(), "{status}: {answer}");
     join(&carol, &room, &["a.test", "b.test"]).await;
-    // Whether Alice's server believed that already, without the keys of Carol's, does not matter.
     net.heal("c", "a");
     carol.send_text(&room, "all the way").await;
     until_membership(&alice, &room, &carol.user_id, "join").await;
