@@ -246,20 +246,29 @@ fn is_url(text: &str, schemes: &[&str]) -> bool {
         .is_ok_and(|uri| uri.host().is_some() && uri.scheme_str().is_some_and(|scheme| schemes.contains(&scheme)))
 }
 
-/// Whether `name` is what `pattern` stands for, in which each `*` is any text. Letters of either case are the same.
+/// Whether `name` is what `pattern` stands for, in which each `*` is any text and each `?` any one character. Letters of
+/// either case are the same.
 pub fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.to_ascii_lowercase(), name.to_ascii_lowercase());
-    let mut pieces = pattern.split('*');
-    let Some(mut rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let mut pieces: Vec<_> = pieces.collect();
-    let Some(last) = pieces.pop() else { return rest.is_empty() };
-    for piece in pieces {
-        match rest.split_once(piece) {
-            Some((_, after)) => rest = after,
-            None => return false,
+    let lower = |text: &str| text.to_ascii_lowercase().chars().collect::<Vec<_>>();
+    let (pattern, name) = (lower(pattern), lower(name));
+    let (mut at, mut read) = (0, 0);
+    // Where to go on when what follows the last `*` does not fit: that `*` is one character more then.
+    let mut again = None;
+    while let Some(character) = name.get(read) {
+        match pattern.get(at) {
+            Some('*') => {
+                again = Some((at + 1, read));
+                at += 1;
+            }
+            Some(wanted) if *wanted == '?' || wanted == character => (at, read) = (at + 1, read + 1),
+            _ => {
+                let Some((after, skipped)) = again else { return false };
+                again = Some((after, skipped + 1));
+                (at, read) = (after, skipped + 1);
+            }
         }
     }
-    rest.ends_with(last)
+    pattern.iter().skip(at).all(|rest| *rest == '*')
 }
 
 /// A network as in "192.168.0.0/16" or "fd00::/8", or a single address.
@@ -576,5 +585,29 @@ impl Scalar for Base64 {
 
     fn print(&self) -> String {
         quote(&self.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name) in [
+            ("example.org", "Example.org"),
+            ("*.example.org", "a.b.example.org"),
+            ("*", ""),
+            ("a*b*c", "aXbYbZc"),
+            ("@user-?*", "@user-1:hs"),
+            ("a*aab", "aaaab"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in
+            [("example.org", "example.orgs"), ("*.example.org", "example.org"), ("a?", "a"), ("a*b", "abc"), ("", "a")]
+        {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
     }
 }

@@ -23,7 +23,7 @@ pub enum Permission {
     Blocked,
 }
 
-/// The lists of MSC4155, of patterns in which `*` is any text.
+/// The lists of MSC4155, of patterns in which `*` is any text and `?` any character.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Lists {
