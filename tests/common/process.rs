@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
+    thread::JoinHandle,
 };
 
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ pub struct Process {
     /// Where it answers.
     pub base: String,
     log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// The command that serves over the configuration that [`config`](super::config) wrote into `directory`.
@@ -40,8 +42,8 @@ impl Process {
             if let Some(base) = address {
                 let later = log.clone();
                 // Whoever does not read a pipe blocks the one who writes.
-                std::thread::spawn(move || lines.for_each(|line| later.lock().push(line)));
-                return Ok(Self { child, base, log });
+                let reader = std::thread::spawn(move || lines.for_each(|line| later.lock().push(line)));
+                return Ok(Self { child, base, log, reader: Some(reader) });
             }
         }
         let said = log.lock().join("\n");
@@ -53,21 +55,24 @@ impl Process {
         self.child.id()
     }
 
-    /// What it said up to now.
-    pub fn log(&self) -> String {
-        self.log.lock().join("\n")
-    }
-
     /// Ends it at once, as a crash does.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Ends it as a service manager does; gives how that went.
-    pub fn terminate(mut self) -> ExitStatus {
+    /// Ends it as a service manager does; gives all that it said.
+    ///
+    /// # Panics
+    /// When it does not call that a success.
+    pub fn terminate(mut self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        self.child.wait().unwrap()
+        let status = self.child.wait().unwrap();
+        // What it said last may still lie in the pipe.
+        self.reader.take().unwrap().join().unwrap();
+        let log = self.log.lock().join("\n");
+        assert!(status.success(), "{status}\n{log}");
+        log
     }
 }
 
