@@ -71,7 +71,7 @@ impl From<std::io::Error> for Failure {
 pub(crate) fn main() -> ExitCode {
     let Arguments { config, command } = Arguments::parse();
     let result = match command.unwrap_or(Command::Serve) {
-        Command::Serve => load(config).and_then(serve::run),
+        Command::Serve => serve::run(Box::new(move || read_config(config.clone()))),
         Command::Admin(arguments) => load(config).and_then(|loaded| admin::run(arguments, loaded)),
         Command::Check => load(config).and_then(check::run),
         Command::RotateKey => load(config).and_then(rotate_key::run),
@@ -89,7 +89,11 @@ pub(crate) fn main() -> ExitCode {
 
 /// The configuration and what to warn of.
 fn load(file: Option<PathBuf>) -> Result<(Config, Vec<String>), Failure> {
-    Ok(Config::load(file, environment()?.into_iter())?)
+    Ok(read_config(file)?)
+}
+
+fn read_config(file: Option<PathBuf>) -> Result<(Config, Vec<String>), ConfigError> {
+    Config::load(file, environment()?.into_iter())
 }
 
 /// The variables of this process that are meant for this server. Other people's variables may hold any bytes.

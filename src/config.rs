@@ -7,13 +7,16 @@
 //! A value that is wrong stops the start with one sentence ([`ConfigError`]); a key that is unknown, or has no meaning
 //! here, is a warning. Every configuration of Conduit is understood.
 //!
-//! Deliberately absent: changing options while the server runs, includes, and options per user.
+//! The files can be read again while the server runs (`reload.rs`): most options change then, some at the next start.
+//!
+//! Deliberately absent: includes, and options per user.
 
 mod load;
 mod memory;
 mod nearest;
 mod options;
 mod print;
+mod reload;
 mod setting;
 mod values;
 
@@ -32,6 +35,7 @@ pub use self::{
         UrlPreview, WellKnown,
     },
     print::example,
+    reload::{Changes, Current},
     values::{
         ByteSize, DatabaseBackend, HttpUrl, IpAddressDetection, IpRange, MailSecurity, MediaBackend, MediaScope, Mode,
         ProxyRule, ProxyUrl, RateLimit, Retention, Secret, SocketUrl, matches,

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock,
-    config::{self, UrlPreview},
+    config::{self, Current, UrlPreview},
     error::{Error, Result},
     http::Body,
     media::{self, MediaContent, files::Files, open_graph},
@@ -49,7 +49,7 @@ const MAX_URL: usize = 2048;
 
 /// Makes previews.
 pub struct Previews {
-    options: UrlPreview,
+    config: Current,
     outgoing: Arc<Outgoing>,
     store: Arc<Store>,
     known: Cache<String, Known, Weight>,
@@ -74,10 +74,10 @@ impl Weighter<String, Known> for Weight {
 }
 
 impl Previews {
-    /// Previews as `options` want them.
-    pub fn new(options: UrlPreview, outgoing: Arc<Outgoing>, store: Arc<Store>) -> Self {
+    /// Previews as `config` wants them.
+    pub fn new(config: Current, outgoing: Arc<Outgoing>, store: Arc<Store>) -> Self {
         Self {
-            options,
+            config,
             outgoing,
             store,
             known: Cache::with_weighter(500, CACHE_BYTES, Weight),
@@ -93,7 +93,9 @@ impl Previews {
     /// 400 `M_INVALID_PARAM` for an address that is none, 504 `M_UNKNOWN` if nothing comes from there.
     pub async fn of(&self, files: &Files, server: &ServerName, url: &str) -> Result<Arc<Map<String, Value>>> {
         let uri = page_address(url)?;
-        if !self.options.enabled || !self.wants(&uri) {
+        let config = self.config.get();
+        let options = &config.url_preview;
+        if !options.enabled || !wants(options, &uri) {
             return Ok(Arc::default());
         }
         let key = uri.to_string();
@@ -179,7 +181,9 @@ impl Previews {
 
     /// The answer at an address, through redirects, and the address that it is from.
     async fn get(&self, uri: &Uri, accept: &'static str) -> Result<(Uri, Response<Body>)> {
-        let body = usize::try_from(self.options.max_size.bytes()).unwrap_or(usize::MAX);
+        let config = self.config.get();
+        let options = &config.url_preview;
+        let body = usize::try_from(options.max_size.bytes()).unwrap_or(usize::MAX);
         let limits = Limits { body, timeout: TIMEOUT, redirects: 0 };
         let mut uri = uri.clone();
         for _ in 0..=REDIRECTS {
@@ -191,21 +195,20 @@ impl Previews {
             let Some(location) = moved.and_then(|location| location.to_str().ok()) else {
                 return Ok((uri, response));
             };
-            let next = outgoing::join(&uri, location).filter(|next| self.wants(next));
+            let next = outgoing::join(&uri, location).filter(|next| wants(options, next));
             uri = next.ok_or_else(|| unreachable("it leads where nothing is fetched"))?;
         }
         Err(unreachable("it leads on and on"))
     }
+}
 
-    /// Whether the administrator wants previews of the domain.
-    fn wants(&self, uri: &Uri) -> bool {
-        let host = uri.host().unwrap_or_default().trim_end_matches('.');
-        let among = |domains: &[String]| {
-            domains.iter().any(|domain| config::matches(domain, host) || config::matches(&format!("*.{domain}"), host))
-        };
-        let UrlPreview { allow_domains, deny_domains, .. } = &self.options;
-        (allow_domains.is_empty() || among(allow_domains)) && !among(deny_domains)
-    }
+/// Whether the administrator wants previews of the domain.
+fn wants(options: &UrlPreview, uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_end_matches('.');
+    let among = |domains: &[String]| {
+        domains.iter().any(|domain| config::matches(domain, host) || config::matches(&format!("*.{domain}"), host))
+    };
+    (options.allow_domains.is_empty() || among(&options.allow_domains)) && !among(&options.deny_domains)
 }
 
 fn page_address(url: &str) -> Result<Uri> {

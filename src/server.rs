@@ -1,7 +1,9 @@
 //! The state that all handlers share.
 //!
 //! Plain data with public fields: a handler takes from it what it needs and hands that down; nothing below this layer
-//! knows the whole. Made and ended by `start.rs`.
+//! knows the whole. Made and ended by `start.rs`; another configuration takes effect by `server/reload.rs`.
+
+mod reload;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,15 +12,17 @@ use std::{
 };
 
 use http::HeaderName;
+use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Notify, Semaphore, watch};
 
+pub use self::reload::{Reloaded, allowances, reload};
 use crate::{
     appservice::Appservices,
-    config::{Config, IpAddressDetection},
+    config::{Config, ConfigError, Current, IpAddressDetection},
     error::Result,
     federation::Federation,
-    http::{Info, State, limits::Limits},
+    http::{Info, State, limits::Limits, listen::Tls},
     media::files::Files,
     outgoing::{Turns, mail::Mailer},
     previews::Previews,
@@ -36,12 +40,25 @@ use crate::{
 /// Makes a filter, in the form of the option `log`, the one of the log; says what is wrong with it, if something is.
 pub type SetLog = Box<dyn Fn(&str) -> std::result::Result<(), String> + Send + Sync>;
 
+/// Reads the configuration as at the start; gives what to warn of as well.
+pub type ReadConfig = Box<dyn Fn() -> std::result::Result<(Config, Vec<String>), ConfigError> + Send + Sync>;
+
+/// What the program around a server can do for it.
+pub struct Program {
+    /// Changes what is logged.
+    pub set_log: SetLog,
+    /// Reads the configuration again.
+    pub read_config: ReadConfig,
+}
+
 /// The state of a running server.
 pub struct Server {
-    /// What the administrator chose.
-    pub config: Config,
+    /// What the administrator chose; see [`Server::config`].
+    pub config: Current,
     /// The TCP addresses it listens on.
     pub addresses: Vec<SocketAddr>,
+    /// The certificate with which it listens, if it has one.
+    pub tls: Option<Arc<Tls>>,
     /// The database.
     pub store: Arc<Store>,
     /// The keys that sign in the server's name.
@@ -88,8 +105,10 @@ pub struct Server {
     pub limits: Limits,
     /// When it started.
     pub started: Instant,
-    /// Changes what is logged, if whoever started the log can.
-    pub log: OnceLock<SetLog>,
+    /// The program that it runs in, if there is one that can do something for it.
+    pub program: OnceLock<Program>,
+    /// Held by whoever puts another configuration into effect.
+    pub reloading: Mutex<()>,
     /// Holds `true` once the server is stopping: background work ends, long polls answer.
     pub stopping: watch::Receiver<bool>,
 }
@@ -99,28 +118,34 @@ impl Server {
     /// server on trial at `localhost` the first of the addresses it listens on.
     pub fn homeserver_url(&self) -> String {
         let trial = self.addresses.first().filter(|_| self.name() == "localhost");
-        match (&self.config.well_known.client, trial) {
+        let config = self.config();
+        match (&config.well_known.client, trial) {
             (None, Some(address)) if address.ip().is_loopback() => format!("http://localhost:{}", address.port()),
             (None, Some(address)) => format!("http://{address}"),
-            _ => self.config.well_known_client(),
+            _ => config.well_known_client(),
         }
     }
 
     /// The server's name.
     pub fn name(&self) -> &ServerName {
-        &self.config.server_name
+        &self.rooms.server_name
+    }
+
+    /// The options as they are now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.get()
     }
 }
 
 impl State for Server {
     fn max_request_size(&self) -> usize {
-        usize::try_from(self.config.max_request_size.bytes()).unwrap_or(usize::MAX)
+        usize::try_from(self.config().max_request_size.bytes()).unwrap_or(usize::MAX)
     }
 
-    fn address_header(&self) -> Option<&HeaderName> {
-        match &self.config.ip_address_detection {
+    fn address_header(&self) -> Option<HeaderName> {
+        match &self.config().ip_address_detection {
             IpAddressDetection::SocketAddress => None,
-            IpAddressDetection::Header(name) => Some(name),
+            IpAddressDetection::Header(name) => Some(name.clone()),
         }
     }
 

@@ -5,12 +5,14 @@
 //! ones finish (for 10 seconds at most), and the database is written out, so that the next start replays nothing.
 
 use std::{
+    io::{IsTerminal, stderr},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, Semaphore, watch},
@@ -20,22 +22,25 @@ use tokio::{
 use crate::{
     admin,
     api::{client::delayed_events, routes},
-    appservice::Appservices,
+    appservice::{Appservices, Registered},
     clock,
-    config::{Config, RateLimit, RateLimits},
+    config::{Config, Current},
     delivery,
     error::{Error, Result},
     federation::{Federation, chores, devices, loose_ends, missing_members, newcomers},
     http::{
         Router,
-        limits::{Allowance, Allowances, Limits},
-        listen::{self, ListenOptions, TlsFiles, UnixSocket},
+        limits::Limits,
+        listen::{self, ListenOptions, Tls, TlsFiles, UnixSocket},
     },
     media::{files::Files, removal, retention},
-    outgoing::{Network, Outgoing, Turns, mail::Mailer},
+    outgoing::{
+        Network, Outgoing, Turns, Ways,
+        mail::{Mailer, Outlet},
+    },
     previews::Previews,
     rooms::{Rooms, deletion, purge, typing::Typing},
-    server::{Server, SetLog},
+    server::{self, Program, Reloaded, Server, allowances},
     sso::Sso,
     store::Store,
     sync::sliding::connections::Connections,
@@ -120,7 +125,8 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     let addresses = listeners.addresses();
     let router = router()?;
     let (stop, stopping) = watch::channel(false);
-    let server = Arc::new(open(config, network, addresses.clone(), stopping.clone())?);
+    let tls = listeners.tls();
+    let server = Arc::new(open(config, network, (addresses.clone(), tls), stopping.clone())?);
     if let Some(token) = registration_tokens::first_start(&server.store)? {
         let homeserver = server.homeserver_url();
         // A warning, so that it is seen wherever logs are.
@@ -176,7 +182,7 @@ async fn background(server: Arc<Server>) {
         () = delivery::departures::run(&server.federation) => {}
         () = admin::socket::serve(&server) => {}
         () = admin::welcome::run(&server) => {}
-        () = admin::room::attend(&server), if server.config.admin_room => {}
+        () = admin::room::attend(&server), if server.config().admin_room => {}
         () = work => {}
     }
 }
@@ -199,7 +205,7 @@ async fn delete_rooms(server: &Arc<Server>) {
             _ = ticks.tick() => {}
             () = server.deletions.notified() => {}
         }
-        if let Some(kept) = server.config.left_rooms_kept
+        if let Some(kept) = server.config().left_rooms_kept
             && tokio::time::Instant::now() >= look
         {
             look += EVERY_DAY;
@@ -234,7 +240,8 @@ async fn sweep_media(server: &Arc<Server>) {
     tokio::time::sleep(AFTER_START).await;
     loop {
         let of = server.clone();
-        let swept = tokio::task::spawn_blocking(move || retention::sweep(&of.store, &of.media, &of.config.media)).await;
+        let swept =
+            tokio::task::spawn_blocking(move || retention::sweep(&of.store, &of.media, &of.config().media)).await;
         match swept.map_err(Error::internal).flatten() {
             Ok((0, _)) => {}
             Ok((files, bytes)) => tracing::info!("{files} files were deleted as media.retention says ({bytes} bytes)"),
@@ -244,31 +251,57 @@ async fn sweep_media(server: &Arc<Server>) {
     }
 }
 
-/// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT). `log` changes what is logged.
+/// Starts a server and runs it until the process is told to end (SIGTERM, SIGINT). At SIGHUP the configuration is read
+/// again, unless the process has a terminal, of whose end that signal tells then.
 ///
 /// # Errors
 /// As [`start`], or when stopping failed.
-pub async fn run(config: Config, log: SetLog) -> Result<()> {
+pub async fn run(config: Config, program: Program) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = if stderr().is_terminal() { None } else { Some(signal(SignalKind::hangup())?) };
     let handle = start(config).await?;
-    let _ = handle.server.log.set(log); // it was not set before
+    let _ = handle.server.program.set(program); // it was not set before
     let addresses: Vec<_> = handle.addresses().iter().map(ToString::to_string).collect();
     tracing::info!("{} is ready on {}", handle.server.name(), addresses.join(", "));
     tracing::info!("to connect, enter {} as the homeserver in a Matrix client", handle.server.homeserver_url());
+    let reloads = async {
+        match &mut hangup {
+            Some(hangup) => {
+                while hangup.recv().await.is_some() {
+                    reload(&handle.server);
+                }
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = reloads => {}
     }
     tracing::info!("stopping");
     handle.stop().await
+}
+
+/// Has the configuration read again; the log says what came of it.
+fn reload(server: &Server) {
+    match server::reload(server) {
+        Ok(Reloaded { changes, warnings }) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!("the configuration was read again: {changes}");
+        }
+        Err(error) => tracing::error!("the configuration was read again, and nothing is changed: {error}"),
+    }
 }
 
 /// The server's state over its database.
 fn open(
     config: Config,
     network: Network,
-    addresses: Vec<SocketAddr>,
+    (addresses, tls): (Vec<SocketAddr>, Option<Arc<Tls>>),
     stopping: watch::Receiver<bool>,
 ) -> Result<Server> {
     let store = Arc::new(open_store(&config)?);
@@ -277,13 +310,16 @@ fn open(
     let mut rooms = Rooms::new(store.clone(), keys.clone());
     rooms.redaction_retention = config.redaction_retention;
     let rooms = Arc::new(rooms);
-    let outgoing = Arc::new(Outgoing::new(&config, network)?);
-    let previews = Previews::new(config.url_preview.clone(), outgoing.clone(), store.clone());
-    let federation = Arc::new(Federation::new(&config, rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
-    let limits = Limits::new(config.rate_limits.enabled.then(|| allowances(&config.rate_limits)));
+    let outgoing = Arc::new(Outgoing::new(Ways::new(&config)?, network));
+    let current = Current::new(config);
+    let config = current.get();
+    let previews = Previews::new(current.clone(), outgoing.clone(), store.clone());
+    let federation =
+        Arc::new(Federation::new(current.clone(), rooms.clone(), outgoing, appservices.clone(), stopping.clone()));
     Ok(Server {
         addresses,
-        mailer: Mailer::new(&config)?,
+        tls,
+        mailer: Mailer::new(Outlet::new(&config)?),
         appservices,
         passwords: Passwords::default(),
         auth_sessions: AuthSessions::default(),
@@ -299,26 +335,27 @@ fn open(
         event_lists: (Turns::default(), Semaphore::new(2)),
         deletions: Notify::new(),
         started: clock::instant(),
-        log: OnceLock::new(),
+        program: OnceLock::new(),
+        reloading: Mutex::default(),
         delayed_events: Notify::new(),
         sliding: Connections::new(usize::try_from(config.memory_budget() / 16).unwrap_or(usize::MAX)),
-        config,
+        limits: Limits::new(allowances(&config.rate_limits)),
+        config: current,
         store,
         keys,
         rooms,
         federation,
-        limits,
         stopping,
     })
 }
 
 /// The application services; those whose registration is wrong are reported and left out.
 fn open_appservices(config: &Config, store: &Store) -> Result<Appservices> {
-    let (appservices, problems) = Appservices::load(&config.appservice_registrations, store, &config.server_name)?;
+    let (registered, problems) = Registered::read(&config.appservice_registrations, store, &config.server_name)?;
     for problem in problems {
         tracing::error!("{problem}");
     }
-    Ok(appservices)
+    Ok(Appservices::new(registered, &config.server_name))
 }
 
 /// Opens the database below `database_path`, which must not hold the database of another program.
@@ -347,18 +384,6 @@ fn refuse_foreign_database(path: &Path) -> Result<()> {
          empty folder; nothing was changed.",
         path.display(),
     )))
-}
-
-fn allowances(limits: &RateLimits) -> Allowances {
-    let of = |limit: &RateLimit| Allowance { per_second: limit.per_second, burst: limit.burst };
-    Allowances {
-        login: of(&limits.login),
-        registration: of(&limits.registration),
-        mail: of(&limits.mail),
-        send: of(&limits.send),
-        join: of(&limits.join),
-        other: of(&limits.other),
-    }
 }
 
 fn listen_options(config: &Config) -> ListenOptions {

@@ -212,6 +212,7 @@ fn keys_of_conduit() {
         "cleanup_second_interval",
         "conduit_cache_capacity_modifier",
         "db_cache_capacity_mb",
+        "max_fetch_prev_events",
         "media.directory_structure",
         "pdu_cache_capacity",
         "rate_limiting",

@@ -46,9 +46,8 @@ impl State for Toy {
         1 << 20
     }
 
-    fn address_header(&self) -> Option<&HeaderName> {
-        static HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
-        Some(&HEADER)
+    fn address_header(&self) -> Option<HeaderName> {
+        Some(HeaderName::from_static("x-forwarded-for"))
     }
 
     fn limit(&self, _: &Info, _: Option<&str>, _: IpAddr) -> Result<()> {

@@ -75,10 +75,11 @@ pub enum Format {
     Json,
 }
 
-/// A value as people read it: nothing for `null`, text without quotation marks, lists without brackets.
+/// A value as people read it: a dash for `null` and for an empty list, text without quotation marks, lists without brackets.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
+        Value::Array(values) if values.is_empty() => "-".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
         Value::String(text) => text.clone(),

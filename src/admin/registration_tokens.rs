@@ -67,7 +67,7 @@ fn create(server: &Server, token: Option<String>, row: RegistrationToken, days: 
     let now = clock::now_ms();
     let row = RegistrationToken { expires_ts: days.map(|days| now + u64::from(days) * DAY_MS), created_ts: now, ..row };
     let token = server.store.write(|tx| registration_tokens::create(tx, token, &row))?;
-    let closed = if server.config.allow_registration {
+    let closed = if server.config().allow_registration {
         ""
     } else {
         " Registration is closed, though: set allow_registration for it to be of use."

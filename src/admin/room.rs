@@ -100,7 +100,7 @@ fn make(server: &Server, tx: &mut Tx<'_>, bot: &UserId) -> Result<OwnedRoomId> {
     let taken = alias.as_deref().map(|alias| aliases::get(tx, alias)).transpose()?.flatten().is_some();
     let creation = Creation {
         creator: bot.to_owned(),
-        version: server.config.default_room_version.clone(),
+        version: server.config().default_room_version.clone(),
         content: [("m.federate".to_owned(), json!(false))].into_iter().collect(),
         preset: RoomPreset::PrivateChat,
         published: false,
@@ -151,7 +151,7 @@ async fn tell_closed(server: &Server, room: &RoomId, bot: &UserId) -> Result<()>
     };
     match closed {
         Some(closed) if told != Some(closed) => {
-            let text = sign_ups::closing_words(&server.config);
+            let text = sign_ups::closing_words(&server.config());
             say(server, room, bot, &text, |tx| COUNTERS.put(tx, TOLD_CLOSED, &closed)).await
         }
         _ => Ok(()),

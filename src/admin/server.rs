@@ -9,7 +9,7 @@ use super::Answer;
 use crate::{
     config::Registration,
     error::{Error, Result},
-    server::Server,
+    server::{self, Reloaded, Server},
     store::{Direction, trees},
     users::sign_ups,
 };
@@ -26,7 +26,9 @@ pub enum Command {
     /// Write the database anew, so that what was deleted gives its space back at once; this takes long, and much of the
     /// disk's time
     Compact,
-    /// Log something else until the server stops, as the option log says it: "warn,conduit=debug"
+    /// Read the configuration again, and put into effect what can change while the server runs
+    Reload,
+    /// Log something else until the server stops or reads its configuration again, as the option log says it: "warn,conduit=debug"
     Log { filter: String },
     /// Let people register without a token again, after registration closed by itself
     OpenRegistration,
@@ -46,11 +48,19 @@ pub(super) async fn run(server: &Server, command: Command) -> Result<Answer> {
             Ok(Answer::Sentence("The database is written anew.".to_owned()))
         }
         Command::Log { filter } => {
-            let Some(set) = server.log.get() else {
+            let Some(program) = server.program.get() else {
                 return Err(Error::not_found("This server does not keep its log itself."));
             };
-            set(&filter).map_err(Error::invalid_param)?;
-            Ok(Answer::Sentence(format!("What is logged until the server stops: {filter}")))
+            (program.set_log)(&filter).map_err(Error::invalid_param)?;
+            Ok(Answer::Sentence(format!("What is logged from now on: {filter}")))
+        }
+        Command::Reload => {
+            let Reloaded { changes, warnings } = server::reload(server)?;
+            Ok(Answer::Fields(vec![
+                ("changed", json!(changes.at_once)),
+                ("changes_at_restart", json!(changes.at_restart)),
+                ("warnings", json!(warnings)),
+            ]))
         }
         Command::Disk => {
             let rows = server.store.disk_usage()?;
@@ -83,7 +93,7 @@ fn status(server: &Server) -> Result<Answer> {
     let in_use = accounts.filter(|(_, account)| !account.deactivated && !account.guest).count();
     let rooms = trees::ROOMS.scan(&read, (), Direction::Forward).filter_map(Result::ok);
     let joined = rooms.filter(|(_, room)| room.local_joined > 0).count();
-    let registration = match (server.config.registration(), sign_ups::registration(&read, &server.config)?) {
+    let registration = match (server.config().registration(), sign_ups::registration(&read, &server.config())?) {
         (_, Registration::Open) => "open",
         (Registration::Open, _) => "closed by itself but for those who have a token",
         (_, Registration::Token) => "with a token",
@@ -98,7 +108,7 @@ fn status(server: &Server) -> Result<Answer> {
         ("registration", json!(registration)),
         ("waiting_clients", json!(server.store.hub().len())),
         ("memory_bytes", json!(resident_bytes())),
-        ("memory_budget_bytes", json!(server.config.memory_budget())),
+        ("memory_budget_bytes", json!(server.config().memory_budget())),
     ]))
 }
 
@@ -108,7 +118,7 @@ fn memory(server: &Server) -> Result<Answer> {
     rows.push(("sliding sync: what clients have", server.sliding.bytes()));
     let mut rows: Vec<_> = rows.into_iter().map(|(part, bytes)| vec![json!(part), json!(bytes)]).collect();
     rows.push(vec![json!("the whole process"), json!(resident_bytes())]);
-    rows.push(vec![json!("memory_budget"), json!(server.config.memory_budget())]);
+    rows.push(vec![json!("memory_budget"), json!(server.config().memory_budget())]);
     Ok(Answer::Table(vec!["part", "bytes"], rows))
 }
 

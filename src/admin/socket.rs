@@ -50,7 +50,7 @@ pub fn path(database_path: &Path) -> PathBuf {
 
 /// Takes commands, one after the other, until dropped. Returns at once where there can be no such socket.
 pub async fn serve(server: &Arc<Server>) {
-    let path = path(&server.config.database_path);
+    let path = path(&server.config().database_path);
     let listener = match bind(&path) {
         Ok(listener) => listener,
         Err(error) => {

@@ -263,7 +263,7 @@ async fn leave(server: &Server, name: &str, room: &OwnedRoomOrAliasId) -> Result
 fn or_made_up(server: &Server, password: Option<String>) -> Result<(String, String)> {
     match password {
         Some(password) => {
-            passwords::check_new(&password, server.config.password_min_length)?;
+            passwords::check_new(&password, server.config().password_min_length)?;
             Ok((password, String::new()))
         }
         None => {
@@ -284,10 +284,10 @@ async fn create(server: &Server, name: &str, password: Option<String>, admin: bo
         created_ts: clock::now_ms(),
         ..Account::default()
     };
-    let display_name = accounts::initial_display_name(&server.config, &user);
+    let display_name = accounts::initial_display_name(&server.config(), &user);
     server.store.write(|tx| {
         accounts::create(tx, &user, &account, Some(&display_name))?;
-        accounts::welcome(tx, &server.config, &user, Vec::new())
+        accounts::welcome(tx, &server.config(), &user, Vec::new())
     })?;
     Ok(Answer::Sentence(format!("{user} is registered.{told}")))
 }
@@ -341,7 +341,7 @@ fn log_out(server: &Server, name: &str, device: Option<OwnedDeviceId>) -> Result
 fn link(server: &Server, name: &str, subject: String) -> Result<Answer> {
     let issuer = server.sso.issuer().ok_or_else(|| Error::not_found("No identity provider is configured (sso)."))?;
     let (user, _) = find(&server.store.read(), server, name)?;
-    let identity = ProviderIdentity { issuer: issuer.to_owned(), subject };
+    let identity = ProviderIdentity { issuer, subject };
     server.store.write(|tx| accounts::add_identity(tx, &user, identity.clone()))?;
     Ok(Answer::Sentence(format!("{} of {} can log in as {user} now.", identity.subject, identity.issuer)))
 }
@@ -357,7 +357,7 @@ async fn notify(server: &Server, name: &str, message: &str) -> Result<Answer> {
     let content = json!({ "msgtype": "m.text", "body": message });
     let content = content.as_object().cloned().unwrap_or_default();
     let notice = Notice { kind: "m.room.message", state_key: None, content: &content };
-    let config = &server.config;
+    let config = server.config();
     let version = &config.default_room_version;
     server_notices::send(&server.rooms, &config.server_notices, version, &user, &notice, |_, _| Ok(())).await?;
     Ok(Answer::Sentence(format!("{user} is told.")))

@@ -50,7 +50,7 @@ pub async fn run(server: &Arc<Server>) {
 }
 
 async fn run_once(server: &Arc<Server>, bot: &UserId) -> Result<()> {
-    if server.config.support_room {
+    if server.config().support_room {
         support_room(server, bot).await?;
     }
     let now = clock::now_ms();
@@ -103,7 +103,7 @@ async fn support_room(server: &Arc<Server>, bot: &UserId) -> Result<()> {
             accounts::ensure_server_user(tx, bot, "Server")?;
             let creation = Creation {
                 creator: bot.to_owned(),
-                version: server.config.default_room_version.clone(),
+                version: server.config().default_room_version.clone(),
                 content: [("m.federate".to_owned(), json!(false))].into_iter().collect(),
                 preset: RoomPreset::PublicChat,
                 published: false,

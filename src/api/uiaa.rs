@@ -107,7 +107,7 @@ pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&
 /// How a user can prove who they are.
 fn ways_of(server: &Server, user: &UserId) -> Result<&'static [Flow]> {
     let account = accounts::require(&server.store.read(), user)?;
-    let linked = account.identities.iter().any(|identity| Some(&*identity.issuer) == server.sso.issuer());
+    let linked = account.identities.iter().any(|identity| Some(&identity.issuer) == server.sso.issuer().as_ref());
     Ok(match (linked, account.password_hash) {
         (true, None) => &[SSO],
         (true, Some(_)) => &[PASSWORD, SSO],
@@ -168,7 +168,7 @@ impl Proof<'_> {
             AuthData::RegistrationToken(data) => {
                 let pending = self.server.auth_sessions.pending(&data.token, self.id.as_deref());
                 let read = self.server.store.read();
-                if registration_tokens::is_valid(&read, &self.server.config, &data.token, pending)? {
+                if registration_tokens::is_valid(&read, &self.server.config(), &data.token, pending)? {
                     self.session.registration_token = Some(data.token.clone());
                     Ok(())
                 } else {

@@ -49,7 +49,7 @@ pub async fn request_token(server: &Server, asked: &Asked<'_>) -> Result<OwnedSe
     let address = threepids::parse_email(asked.email)?;
     asked.next_link.map_or(Ok(()), check_next_link)?;
     let owner = threepids::find(&server.store.read(), threepids::EMAIL, &address)?.map(|(user, _)| user);
-    if server.config.email.tell_known_addresses {
+    if server.config().email.tell_known_addresses {
         match (asked.purpose, &owner) {
             (Purpose::Register | Purpose::Add, Some(_)) => return Err(threepids::in_use()),
             (Purpose::ResetPassword, None) => {

@@ -46,29 +46,15 @@ pub struct Registered {
 }
 
 impl Appservices {
-    /// Those of the files at `paths` (a folder stands for the files in it) and of the database. Gives a sentence for each
-    /// that is left out as well.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn load(paths: &[PathBuf], store: &Store, server_name: &ServerName) -> Result<(Self, Vec<String>)> {
-        let (mut registered, mut problems) = (Registered::default(), Vec::new());
-        let mut add = |source: String, yaml: Result<String, String>| {
-            let added = yaml.and_then(|yaml| Registration::parse(&yaml, server_name));
-            if let Err(problem) = added.and_then(|registration| registered.add(registration)) {
-                problems.push(format!("the application service of {source} is left out: {problem}"));
-            }
-        };
-        for file in paths.iter().flat_map(|path| files(path)) {
-            add(file.display().to_string(), read_file(&file));
-        }
-        let read = store.read();
-        for row in APPSERVICES.scan(&read, (), Direction::Forward) {
-            let (id, yaml) = row?;
-            add(format!("the database, called {id},"), Ok(yaml));
-        }
+    /// These, of the server of that name.
+    pub fn new(registered: Registered, server_name: &ServerName) -> Self {
         let registered = watch::Sender::new(Arc::new(registered));
-        Ok((Self { server_name: server_name.to_owned(), registered }, problems))
+        Self { server_name: server_name.to_owned(), registered }
+    }
+
+    /// Goes on with these.
+    pub fn set(&self, registered: Registered) {
+        self.registered.send_replace(Arc::new(registered));
     }
 
     /// Who is registered now.
@@ -173,6 +159,30 @@ impl Appservices {
 }
 
 impl Registered {
+    /// Those of the files at `paths` (a folder stands for the files in it) and of the database. Gives a sentence for each
+    /// that is left out as well.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn read(paths: &[PathBuf], store: &Store, server_name: &ServerName) -> Result<(Self, Vec<String>)> {
+        let (mut registered, mut problems) = (Self::default(), Vec::new());
+        let mut add = |source: String, yaml: Result<String, String>| {
+            let added = yaml.and_then(|yaml| Registration::parse(&yaml, server_name));
+            if let Err(problem) = added.and_then(|registration| registered.add(registration)) {
+                problems.push(format!("the application service of {source} cannot be used: {problem}"));
+            }
+        };
+        for file in paths.iter().flat_map(|path| files(path)) {
+            add(file.display().to_string(), read_file(&file));
+        }
+        let read = store.read();
+        for row in APPSERVICES.scan(&read, (), Direction::Forward) {
+            let (id, yaml) = row?;
+            add(format!("the database, called {id},"), Ok(yaml));
+        }
+        Ok((registered, problems))
+    }
+
     /// Everyone, in the order in which they were found.
     pub fn all(&self) -> &[Arc<Registration>] {
         &self.all

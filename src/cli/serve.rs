@@ -6,8 +6,8 @@
 use std::io::{IsTerminal, stderr};
 
 use conduit::{
-    config::{Config, ConfigError},
-    server::SetLog,
+    config::ConfigError,
+    server::{Program, ReadConfig, SetLog},
     start,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,14 +16,15 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::Subscrib
 use super::Failure;
 
 /// Serves until the process is told to stop.
-pub(super) fn run((config, warnings): (Config, Vec<String>)) -> Result<(), Failure> {
-    let log = start_log(&config.log)?;
+pub(super) fn run(read_config: ReadConfig) -> Result<(), Failure> {
+    let (config, warnings) = read_config()?;
+    let set_log = start_log(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(Box::pin(start::run(config, log)))?)
+    Ok(runtime.block_on(Box::pin(start::run(config, Program { set_log, read_config })))?)
 }
 
 /// Logs to standard error: with time and colours for a person, without for a service manager, which adds the time.

@@ -220,7 +220,7 @@ fn find<'a>(table: &'a mut dyn Table, prefix: &str, key: &str) -> Option<Found<'
 }
 
 /// All keys of a table and of those below it.
-fn names(table: &mut dyn Table, prefix: &str, separator: &str) -> Vec<String> {
+pub(super) fn names(table: &mut dyn Table, prefix: &str, separator: &str) -> Vec<String> {
     let mut all = Vec::new();
     for Entry { name, setting, .. } in table.options() {
         let path = format!("{prefix}{name}");

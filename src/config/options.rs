@@ -183,9 +183,6 @@ options! {
         /// How many requests to other servers run at the same time.
         max_concurrent_requests: u16 = 100;
 
-        /// How many missing events are fetched from other servers to understand one new event.
-        max_fetch_prev_events: u16 = 100;
-
         /// Whether users can have people found and invited by their e-mail address. The identity server that their client
         /// names is then asked by this server.
         allow_identity_servers: bool = true;
@@ -479,6 +476,27 @@ pub(crate) fn unused_for_30_days(scope: MediaScope) -> Retention {
     Retention { scope: Some(scope), accessed: Some(Duration::from_secs(30 * 86_400)), ..Retention::default() }
 }
 
+/// The options, and tables of options, that take effect with the next start: all others do when the configuration is read
+/// again while the server runs.
+pub(crate) const RESTART: [&str; 16] = [
+    "server_name",
+    "database_path",
+    "database_backend",
+    "address",
+    "port",
+    "unix_socket_path",
+    "unix_socket_perms",
+    "memory_budget",
+    "admin_room",
+    "allow_presence",
+    "allow_outgoing_presence",
+    "max_concurrent_requests",
+    "tls",
+    "redaction_retention",
+    "media.backend",
+    "media.path",
+];
+
 /// A key of another configuration that means nothing here.
 pub(crate) struct Inert {
     /// The key, with its table.
@@ -494,13 +512,18 @@ const fn inert(key: &'static str, harmless: Option<bool>, why: &'static str) -> 
 }
 
 /// The keys that mean nothing here.
-pub(crate) const INERT: [Inert; 20] = [
+pub(crate) const INERT: [Inert; 21] = [
     inert("conduit_cache_capacity_modifier", None, "memory_budget sizes all caches"),
     inert("cache_capacity_modifier", None, "memory_budget sizes all caches"),
     inert("cache_capacity", None, "memory_budget sizes all caches"),
     inert("db_cache_capacity_mb", None, "memory_budget sizes all caches"),
     inert("pdu_cache_capacity", None, "memory_budget sizes all caches"),
     inert("rocksdb_max_open_files", None, "the database opens as many files as it needs"),
+    inert(
+        "max_fetch_prev_events",
+        None,
+        "as many missing events are fetched as are needed, within limits of this server",
+    ),
     inert("cleanup_second_interval", None, "the database cleans up by itself"),
     inert("allow_unstable_room_versions", Some(false), "this server has the stable room versions only"),
     inert("allow_check_for_updates", Some(false), "this server never asks for updates"),

@@ -2,6 +2,7 @@
 
 use super::{
     Config,
+    options::RESTART,
     setting::{Entry, Table},
 };
 
@@ -18,47 +19,49 @@ const INTRODUCTION: &str = "\
 # A secret can be kept in a file of its own. Write, for example, registration_token_file with the path of the file
 # instead of registration_token.
 #
-# `conduit config` shows what is in effect and what was not understood.
+# `conduit config` shows what is in effect and what was not understood. `conduit admin server reload`, or the signal
+# SIGHUP, has a running server read this file again; what needs a restart for it says so here.
 
 ";
 
 /// The text of `conduit-example.toml`.
 pub fn example() -> String {
     let mut text = INTRODUCTION.to_owned();
-    print(&mut Config::default(), "global", true, &mut text);
+    print(&mut Config::default(), "", true, &mut text);
     text
 }
 
 /// What is in effect, without secrets. Options that are not set are left out.
 pub(super) fn effective(config: &Config) -> String {
     let mut text = String::new();
-    print(&mut config.clone(), "global", false, &mut text);
+    print(&mut config.clone(), "", false, &mut text);
     text
 }
 
-/// Writes a table: its own options, then the tables in it.
+/// Writes a table: its own options, then the tables in it. Its path is empty, or ends in a dot.
 fn print(table: &mut dyn Table, path: &str, documented: bool, text: &mut String) {
-    text.push_str(&format!("[{path}]\n"));
+    text.push_str(&format!("[{}]\n", format!("global.{path}").trim_end_matches('.')));
     let mut tables = Vec::new();
     for option in table.options() {
         if option.setting.table().is_some() {
             tables.push(option);
         } else {
-            print_option(&option, documented, text);
+            print_option(&option, path, documented, text);
         }
     }
     for Entry { name, doc, setting, .. } in tables {
         text.push('\n');
         if documented {
             text.push_str(&comment(doc));
+            text.push_str(remark(&format!("{path}{name}")));
         }
         if let Some(table) = setting.table() {
-            print(table, &format!("{path}.{name}"), documented, text);
+            print(table, &format!("{path}{name}."), documented, text);
         }
     }
 }
 
-fn print_option(option: &Entry<'_>, documented: bool, text: &mut String) {
+fn print_option(option: &Entry<'_>, path: &str, documented: bool, text: &mut String) {
     let Entry { name, doc, example, setting } = option;
     let value = setting.write();
     if !documented {
@@ -67,12 +70,18 @@ fn print_option(option: &Entry<'_>, documented: bool, text: &mut String) {
     }
     text.push('\n');
     text.push_str(&comment(doc));
+    text.push_str(remark(&format!("{path}{name}")));
     match (value, example) {
         (Some(value), _) => text.push_str(&format!("#{name} = {value}\n")),
         (None, example) => {
             text.push_str(&format!("# Not set. For example:\n#{name} = {}\n", example.unwrap_or("\"\"")))
         }
     }
+}
+
+/// What is to be known of a change of the option or table at `path`, besides its documentation.
+fn remark(path: &str) -> &'static str {
+    if RESTART.contains(&path) { "# A change of it needs a restart.\n" } else { "" }
 }
 
 /// The lines of a documentation as comments.

@@ -12,6 +12,8 @@ use ruma::{
 };
 use toml::Value;
 
+use super::reload::{Changes, needs_restart};
+
 /// A field of a table of options.
 pub(crate) trait Setting {
     /// Takes the given value, or says in the words after "key: " why it cannot be taken.
@@ -28,6 +30,21 @@ pub(crate) trait Setting {
     /// Whether the value must not be shown, and may also be read from a file with the key `<name>_file`.
     fn is_secret(&self) -> bool {
         false
+    }
+
+    /// Notes if the value of the option at `path` differs from the one in effect, which it then keeps if it cannot change
+    /// while the server runs.
+    fn succeed(&mut self, running: &Self, path: &str, changes: &mut Changes)
+    where
+        Self: Clone + PartialEq,
+    {
+        if self == running {
+        } else if needs_restart(path) {
+            self.clone_from(running);
+            changes.at_restart.push(path.to_owned());
+        } else {
+            changes.at_once.push(path.to_owned());
+        }
     }
 }
 
@@ -60,7 +77,7 @@ macro_rules! options {
         )+}
     )+) => {$(
         $(#[doc = $head])+
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, PartialEq)]
         pub struct $table {$(
             $(#[doc = $doc])+
             pub $field: $type,
@@ -94,6 +111,16 @@ macro_rules! options {
 
             fn table(&mut self) -> Option<&mut dyn $crate::config::setting::Table> {
                 Some(self)
+            }
+
+            fn succeed(&mut self, running: &Self, path: &str, changes: &mut $crate::config::reload::Changes) {
+                let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
+                $($crate::config::setting::Setting::succeed(
+                    &mut self.$field,
+                    &running.$field,
+                    &format!("{prefix}{}", stringify!($field)),
+                    changes,
+                );)+
             }
         }
     )+};

@@ -265,7 +265,7 @@ impl<'a> Draft<'a> {
 
     /// Says of the device that the update is about what others may know.
     fn describe_device(&self, update: &mut DeviceListUpdateContent) -> Result<()> {
-        let is_named = self.server.config.allow_device_name_federation;
+        let is_named = self.server.config().allow_device_name_federation;
         let (user, device) = (&update.user_id, &update.device_id);
         let keys = device_keys::published(self.read, user, device, is_named)?;
         let name = if is_named { device_keys::name(self.read, user, device)? } else { None };

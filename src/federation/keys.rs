@@ -32,7 +32,7 @@ pub(super) use self::notaries::Vouched;
 use super::{Federation, Limits};
 use crate::{
     clock,
-    config::Config,
+    config::Current,
     error::{Error, Result},
     outgoing::{Gate, Turns},
     signing::SigningKeys,
@@ -75,8 +75,7 @@ pub type Needed = BTreeMap<OwnedServerName, BTreeMap<OwnedServerSigningKeyId, u6
 pub struct ServerKeys {
     store: Arc<Store>,
     ours: Arc<SigningKeys>,
-    notaries: Vec<OwnedServerName>,
-    ignored: Vec<Base64>,
+    config: Current,
     /// Who gave no usable keys lately.
     failed: Cache<OwnedServerName, Failed>,
     asking: Turns<OwnedServerName>,
@@ -120,13 +119,11 @@ impl KnownKeys {
 
 impl ServerKeys {
     /// No keys but those in the database and the server's own.
-    pub fn new(config: &Config, store: Arc<Store>, ours: Arc<SigningKeys>) -> Self {
-        let notaries = config.trusted_servers.iter().filter(|server| **server != config.server_name).cloned().collect();
+    pub fn new(config: Current, store: Arc<Store>, ours: Arc<SigningKeys>) -> Self {
         Self {
             store,
             ours,
-            notaries,
-            ignored: config.ignored_keys.clone(),
+            config,
             failed: Cache::new(FAILURES),
             asking: Turns::default(),
             gate: Gate::new(GATE.0, GATE.1, GATE.2),
@@ -240,7 +237,7 @@ impl ServerKeys {
 
     /// What the database has of the keys in `needed`.
     fn known(&self, needed: &Needed) -> Result<KnownKeys> {
-        let read = self.store.read();
+        let (read, config) = (self.store.read(), self.config.get());
         let mut known = KnownKeys::default();
         for (server, ids) in needed {
             let mut keys = BTreeMap::new();
@@ -249,7 +246,7 @@ impl ServerKeys {
                     keys.extend(self.our_key(id.as_str()).map(|key| (id.to_string(), key)));
                 } else if let Some(row) = trees::SERVER_KEYS.get(&read, (server, id.as_str()))? {
                     let key = Base64::parse(&row.key).map_err(|_| Error::corrupt(trees::SERVER_KEYS.name, row.key))?;
-                    if !self.ignored.contains(&key) {
+                    if !config.ignored_keys.contains(&key) {
                         keys.insert(id.to_string(), (key, row.valid_until_ts));
                     }
                 }

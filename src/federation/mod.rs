@@ -61,7 +61,7 @@ use self::{
 };
 use crate::{
     appservice::Appservices,
-    config::{self, Config},
+    config::{self, Current},
     error::{Error, Result},
     outgoing::{Outgoing, Turns},
     rooms::Rooms,
@@ -98,22 +98,20 @@ pub struct Federation {
     delegations: Delegations,
     files: Turns<(OwnedServerName, String)>,
     requests: Semaphore,
-    enabled: bool,
-    allowed: Vec<String>,
-    denied: Vec<String>,
+    config: Current,
 }
 
 impl Federation {
     /// Federation as `config` wants it.
     pub fn new(
-        config: &Config,
+        config: Current,
         rooms: Arc<Rooms>,
         outgoing: Arc<Outgoing>,
         appservices: Arc<Appservices>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
-            keys: ServerKeys::new(config, rooms.store.clone(), rooms.keys.clone()),
+            keys: ServerKeys::new(config.clone(), rooms.store.clone(), rooms.keys.clone()),
             heard: broadcast::Sender::new(HEARD),
             abandoned: broadcast::Sender::new(HEARD),
             devices: Devices::default(),
@@ -125,10 +123,8 @@ impl Federation {
             backfills: Backfills::default(),
             delegations: Delegations::default(),
             files: Turns::default(),
-            requests: Semaphore::new(usize::from(config.max_concurrent_requests.max(1))),
-            enabled: config.allow_federation,
-            allowed: config.allowed_servers.clone(),
-            denied: config.denied_servers.clone(),
+            requests: Semaphore::new(usize::from(config.get().max_concurrent_requests.max(1))),
+            config,
             rooms,
             outgoing,
             appservices,
@@ -147,7 +143,9 @@ impl Federation {
                 .iter()
                 .any(|pattern| [server.host(), server.as_str()].iter().any(|name| config::matches(pattern, name)))
         };
-        self.enabled && (self.allowed.is_empty() || among(&self.allowed)) && !among(&self.denied)
+        let config = self.config.get();
+        let allowed = config.allowed_servers.is_empty() || among(&config.allowed_servers);
+        config.allow_federation && allowed && !among(&config.denied_servers)
     }
 
     /// Refuses to deal with a server that the administrator does not want to.

@@ -189,7 +189,7 @@ async fn answer<S: State>(connection: Arc<Connection<S>>, request: Request<Incom
 }
 
 /// The address that stands for the client; see the head of this file.
-fn client_address(peer: IpAddr, headers: &HeaderMap, header: Option<&HeaderName>) -> IpAddr {
+fn client_address(peer: IpAddr, headers: &HeaderMap, header: Option<HeaderName>) -> IpAddr {
     let Some(header) = header.filter(|_| may_be_a_proxy(peer)) else {
         return peer;
     };

@@ -31,7 +31,7 @@ pub trait State: Send + Sync + 'static {
     fn max_request_size(&self) -> usize;
 
     /// The header in which a reverse proxy tells the address of the client, if there is a proxy.
-    fn address_header(&self) -> Option<&HeaderName>;
+    fn address_header(&self) -> Option<HeaderName>;
 
     /// Counts one request to a rate-limited route by `caller` (see [`Caller::name`]) from `address`.
     ///

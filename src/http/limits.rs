@@ -15,7 +15,7 @@ use std::{
 };
 
 use http::Method;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::Info;
 use crate::{
@@ -112,7 +112,7 @@ impl Allowance {
 
 /// The allowances of all callers.
 pub struct Limits {
-    allowances: Option<Allowances>,
+    allowances: RwLock<Option<Allowances>>,
     started: Instant,
     hasher: RandomState,
     /// Hash of class and caller -> when the allowance is full again. The hash is keyed at random, so nobody can choose
@@ -123,7 +123,17 @@ pub struct Limits {
 impl Limits {
     /// Full allowances for everyone; `None` is without end.
     pub fn new(allowances: Option<Allowances>) -> Self {
-        Self { allowances, started: clock::instant(), hasher: RandomState::new(), full_at: Mutex::default() }
+        Self {
+            allowances: RwLock::new(allowances),
+            started: clock::instant(),
+            hasher: RandomState::new(),
+            full_at: Mutex::default(),
+        }
+    }
+
+    /// Sets other allowances; what callers have used up of theirs stays so.
+    pub fn set(&self, allowances: Option<Allowances>) {
+        *self.allowances.write() = allowances;
     }
 
     /// Counts a request to `route` by the caller of that name, or from `address` if there is no name.
@@ -155,7 +165,7 @@ impl Limits {
     }
 
     fn take_at(&self, now: Duration, class: Class, key: u64) -> Result<()> {
-        let Some(allowances) = &self.allowances else { return Ok(()) };
+        let Some(allowances) = *self.allowances.read() else { return Ok(()) };
         let allowance = allowances.of(class);
         let interval = allowance.interval();
         let mut full_at = self.full_at.lock();

@@ -39,9 +39,12 @@ use super::{
     Router, State,
     connection::{App, Connection, serve, stopped},
     peers::{Counted, Peers},
-    tls::{RELOAD_INTERVAL, Tls},
+    tls::RELOAD_INTERVAL,
 };
-pub use super::{connection::Timeouts, tls::TlsFiles};
+pub use super::{
+    connection::Timeouts,
+    tls::{Tls, TlsFiles},
+};
 use crate::error::{Error, Result};
 
 /// How long connections that were told to end may take.
@@ -211,6 +214,11 @@ impl Listeners {
             .collect()
     }
 
+    /// The certificate, if they have one.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
+    }
+
     /// Answers requests until `stop` holds `true` or its sender is gone; then accepts no more, lets running requests
     /// finish, and returns after 10 seconds at the latest. Tells systemd when it begins and ends. Who stops the server
     /// ends long polls at the same time, or they last for those 10 seconds.
@@ -236,7 +244,7 @@ impl Listeners {
         };
         tokio::select! {
             _ = join(join_all(accept.map(Acceptor::run)), told) => {}
-            () = reload(self.tls.as_deref()) => {}
+            () = follow(self.tls.as_deref()) => {}
         }
     }
 }
@@ -261,11 +269,11 @@ fn notify(state: NotifyState<'_>) {
 }
 
 /// Follows the certificate, for ever.
-async fn reload(tls: Option<&Tls>) {
+async fn follow(tls: Option<&Tls>) {
     loop {
         sleep(RELOAD_INTERVAL).await;
         if let Some(tls) = tls {
-            tls.reload();
+            tls.follow();
         }
     }
 }

@@ -37,7 +37,7 @@ impl State for Toy {
         1000
     }
 
-    fn address_header(&self) -> Option<&HeaderName> {
+    fn address_header(&self) -> Option<HeaderName> {
         None
     }
 

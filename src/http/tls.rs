@@ -33,10 +33,16 @@ pub struct TlsFiles {
 }
 
 /// The current certificate, and how to get the next.
-pub(super) struct Tls {
+pub struct Tls {
     files: TlsFiles,
-    current: RwLock<Arc<ServerConfig>>,
-    modified: RwLock<Modified>,
+    current: RwLock<Certificate>,
+}
+
+/// A certificate with its key, ready for use, and when the files were written.
+#[derive(Debug)]
+pub struct Certificate {
+    config: Arc<ServerConfig>,
+    modified: Modified,
 }
 
 type Modified = [Option<SystemTime>; 2];
@@ -47,29 +53,43 @@ impl Tls {
     /// # Errors
     /// When a file cannot be read, or they do not fit together.
     pub(super) fn load(files: TlsFiles) -> Result<Self> {
-        let modified = modified(&files);
-        let current = load(&files)?;
-        Ok(Self { files, current: RwLock::new(current), modified: RwLock::new(modified) })
+        let current = RwLock::new(load(&files)?);
+        Ok(Self { files, current })
     }
 
     /// What the next handshake uses.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.read())
+        Arc::clone(&self.current.read().config)
+    }
+
+    /// Loads the files again; [`set`](Self::set) puts them to use.
+    ///
+    /// # Errors
+    /// As at the start.
+    pub fn load_again(&self) -> Result<Certificate> {
+        load(&self.files)
+    }
+
+    /// Uses another certificate for the next handshakes.
+    pub fn set(&self, certificate: Certificate) {
+        *self.current.write() = certificate;
     }
 
     /// Loads the files again if one of them changed since the last look.
-    pub(super) fn reload(&self) {
+    pub(super) fn follow(&self) {
         let modified = modified(&self.files);
-        if modified == *self.modified.read() {
+        if modified == self.current.read().modified {
             return;
         }
-        *self.modified.write() = modified;
-        match load(&self.files) {
-            Ok(config) => {
-                *self.current.write() = config;
+        match self.load_again() {
+            Ok(certificate) => {
+                self.set(certificate);
                 info!(certs = %self.files.certs.display(), "the TLS certificate was renewed");
             }
-            Err(error) => warn!(%error, "the changed TLS certificate is not usable; the old one stays"),
+            Err(error) => {
+                self.current.write().modified = modified;
+                warn!(%error, "the changed TLS certificate is not usable; the old one stays");
+            }
         }
     }
 }
@@ -78,7 +98,8 @@ fn modified(files: &TlsFiles) -> Modified {
     [&files.certs, &files.key].map(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
 }
 
-fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
+fn load(files: &TlsFiles) -> Result<Certificate> {
+    let modified = modified(files);
     let certs = CertificateDer::pem_file_iter(&files.certs)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(&files.certs, error))?;
@@ -90,7 +111,7 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
         .with_single_cert(certs, key)
         .map_err(|error| unusable(&files.certs, error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Certificate { config: Arc::new(config), modified })
 }
 
 fn unusable(path: &Path, error: impl std::fmt::Display) -> Error {
@@ -118,13 +139,13 @@ mod tests {
         write(good, 1);
         let tls = Tls::load(files.clone()).unwrap();
         let first = tls.current();
-        tls.reload();
+        tls.follow();
         assert!(Arc::ptr_eq(&first, &tls.current()), "nothing changed");
         write([good[1], "broken"], 2);
-        tls.reload();
+        tls.follow();
         assert!(Arc::ptr_eq(&first, &tls.current()), "a broken file changes nothing");
         write(good, 3);
-        tls.reload();
+        tls.follow();
         assert!(!Arc::ptr_eq(&first, &tls.current()));
     }
 }

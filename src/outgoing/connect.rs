@@ -20,6 +20,7 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
+use parking_lot::RwLock;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring::default_provider,
@@ -54,18 +55,24 @@ const MATRIX_PORT: u16 = 8448;
 /// What all connectors share.
 pub(super) struct Shared {
     pub(super) names: Names,
+    ways: RwLock<Arc<Ways>>,
+}
+
+/// Whom connections are made to, and how: what the administrator chose of it.
+pub struct Ways {
     tls: TlsConnector,
     denied: Vec<IpRange>,
     allowed: Vec<IpRange>,
     proxies: Proxies,
 }
 
-impl Shared {
+impl Ways {
+    /// Those of the configuration.
+    ///
     /// # Errors
     /// When a configured certificate cannot be read.
-    pub(super) fn new(config: &Config, names: Names) -> Result<Self> {
+    pub fn new(config: &Config) -> Result<Self> {
         Ok(Self {
-            names,
             tls: tls(config)?,
             denied: config.ip_range_denylist.clone(),
             allowed: config.ip_range_allowlist.clone(),
@@ -78,11 +85,25 @@ impl Shared {
         let within = |ranges: &[IpRange]| ranges.iter().any(|range| range.contains(address));
         reach == Reach::Anywhere || within(&self.allowed) || !within(&self.denied)
     }
+}
+
+impl Shared {
+    pub(super) fn new(ways: Ways, names: Names) -> Self {
+        Self { names, ways: RwLock::new(Arc::new(ways)) }
+    }
+
+    pub(super) fn set(&self, ways: Ways) {
+        *self.ways.write() = Arc::new(ways);
+    }
+
+    fn ways(&self) -> Arc<Ways> {
+        Arc::clone(&self.ways.read())
+    }
 
     /// TLS over a connection, with a certificate for `host`.
     pub(super) async fn secure<T: Io>(&self, host: &str, stream: T) -> io::Result<TlsStream<T>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        timeout(CONNECT_TIMEOUT, self.tls.connect(name, stream)).await?
+        timeout(CONNECT_TIMEOUT, self.ways().tls.connect(name, stream)).await?
     }
 
     /// A connection to one of the addresses of `host` at `port`.
@@ -95,7 +116,8 @@ impl Shared {
             }
             let all = self.names.addresses(host, port).await.map_err(io::Error::other)?;
             let count = all.len();
-            let admitted: Vec<_> = all.into_iter().filter(|address| self.admits(reach, address.ip())).collect();
+            let ways = self.ways();
+            let admitted: Vec<_> = all.into_iter().filter(|address| ways.admits(reach, address.ip())).collect();
             if admitted.is_empty() && count > 0 {
                 return Err(io::Error::other(format!("{host} is in a network that this server does not reach into")));
             }
@@ -217,7 +239,8 @@ impl Connector {
             _ => 443,
         };
         let port = uri.port_u16().unwrap_or(default);
-        if let Some(proxy) = shared.proxies.of(host).filter(|_| *reach != Reach::Anywhere) {
+        let ways = shared.ways();
+        if let Some(proxy) = ways.proxies.of(host).filter(|_| *reach != Reach::Anywhere) {
             // No SRV lookup: who uses a proxy may not want the name to be looked up around it.
             let address = if proxy.resolves_names() { None } else { Some(self.first_address(host, port).await?) };
             return timeout(CONNECT_TIMEOUT, proxy.connect(shared, host, port, address)).await?;
@@ -239,7 +262,8 @@ impl Connector {
 
     async fn first_address(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
         let addresses = self.shared.names.addresses(host, port).await.map_err(io::Error::other)?;
-        let admitted = addresses.into_iter().find(|address| self.shared.admits(self.reach, address.ip()));
+        let ways = self.shared.ways();
+        let admitted = addresses.into_iter().find(|address| ways.admits(self.reach, address.ip()));
         admitted.ok_or_else(|| io::Error::other(format!("{host} has no address that this server reaches into")))
     }
 }

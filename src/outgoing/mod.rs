@@ -32,12 +32,12 @@ use tokio::time::{Instant, timeout_at};
 
 use self::{connect::Connector, names::Names};
 pub use self::{
+    connect::Ways,
     gate::{Gate, Place},
     names::{NameMap, Network},
     turns::{Turn, Turns},
 };
 use crate::{
-    config::Config,
     error::{Error, Result},
     http::Body,
 };
@@ -97,15 +97,13 @@ pub struct Outgoing {
     anywhere: Client<Connector, Full<Bytes>>,
     servers: Client<Connector, Full<Bytes>>,
     user_agent: HeaderValue,
+    shared: Arc<connect::Shared>,
 }
 
 impl Outgoing {
-    /// The client with the certificates, proxies and networks of `config`, which finds names as `network` says.
-    ///
-    /// # Errors
-    /// When a configured certificate cannot be read.
-    pub fn new(config: &Config, network: Network) -> Result<Self> {
-        let shared = Arc::new(connect::Shared::new(config, Names::new(network))?);
+    /// The client that goes these ways, and finds names as `network` says.
+    pub fn new(ways: Ways, network: Network) -> Self {
+        let shared = Arc::new(connect::Shared::new(ways, Names::new(network)));
         let client = |reach| {
             Client::builder(TokioExecutor::new())
                 .pool_idle_timeout(IDLE)
@@ -115,12 +113,18 @@ impl Outgoing {
                 .http2_max_header_list_size(BUFFER as u32)
                 .build(Connector::new(shared.clone(), reach))
         };
-        Ok(Self {
+        Self {
             public: client(Reach::Public),
             anywhere: client(Reach::Anywhere),
             servers: client(Reach::Servers),
             user_agent: HeaderValue::from_static(concat!("conduit/", env!("CARGO_PKG_VERSION"))),
-        })
+            shared,
+        }
+    }
+
+    /// Goes other ways from now on, but for connections that stand.
+    pub fn set(&self, ways: Ways) {
+        self.shared.set(ways);
     }
 
     /// Sends a request to an absolute `http` or `https` URL; gives the whole answer, whatever its status.

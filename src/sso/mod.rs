@@ -12,9 +12,10 @@
 mod id_token;
 mod provider;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header};
+use parking_lot::RwLock;
 use ring::digest;
 use ruma::serde::{Base64, base64::UrlSafe};
 
@@ -87,8 +88,7 @@ pub type Newcomer = (Identity, String);
 
 /// The identity provider, and who is on the way.
 pub struct Sso {
-    provider: Option<Provider>,
-    over_tls: bool,
+    provider: RwLock<Option<Arc<Provider>>>,
     attempts: Passing<Attempt>,
     newcomers: Passing<Newcomer>,
 }
@@ -96,27 +96,30 @@ pub struct Sso {
 impl Sso {
     /// As `config` says; `base` is the address at which browsers reach this server.
     pub fn new(config: &config::Sso, base: &str) -> Self {
-        let callback = format!("{}{CALLBACK}", base.trim_end_matches('/'));
         Self {
-            over_tls: callback.starts_with("https:"),
-            provider: Provider::new(config, callback),
+            provider: RwLock::new(provider(config, base)),
             attempts: Passing::new(PATIENCE, MAX_ATTEMPTS),
             newcomers: Passing::new(PATIENCE, MAX_ATTEMPTS),
         }
     }
 
+    /// Goes on with another provider, or none. Who is on the way to the one before has to begin again.
+    pub fn set(&self, config: &config::Sso, base: &str) {
+        *self.provider.write() = provider(config, base);
+    }
+
     /// Whether there is a provider.
     pub fn is_enabled(&self) -> bool {
-        self.provider.is_some()
+        self.provider.read().is_some()
     }
 
     /// The provider's address, by which links to its people are kept; none without a provider.
-    pub fn issuer(&self) -> Option<&str> {
-        self.provider.as_ref().map(Provider::issuer)
+    pub fn issuer(&self) -> Option<String> {
+        self.provider.read().as_ref().map(|provider| provider.issuer().to_owned())
     }
 
-    fn provider(&self) -> Result<&Provider> {
-        self.provider.as_ref().ok_or_else(|| Error::not_found("There is no single sign-on on this server."))
+    fn provider(&self) -> Result<Arc<Provider>> {
+        self.provider.read().clone().ok_or_else(|| Error::not_found("There is no single sign-on on this server."))
     }
 
     /// Sends a browser to the provider.
@@ -132,7 +135,7 @@ impl Sso {
         let again = matches!(purpose, Purpose::Confirm { .. });
         let state = clock::random_string(24)?;
         let location = provider.authorization_url(outgoing, &state, &nonce, &challenge.encode(), again).await?;
-        let secure = if self.over_tls { "; Secure" } else { "" };
+        let secure = if provider.is_called_back_over_tls() { "; Secure" } else { "" };
         let age = PATIENCE.as_secs();
         // Lax, since the browser comes back from another site.
         let cookie = format!("{COOKIE}={state}; Path={CALLBACK}; Max-Age={age}; HttpOnly; SameSite=Lax{secure}");
@@ -183,6 +186,10 @@ impl Sso {
     pub fn forget(&self, key: &str) {
         self.newcomers.take(key);
     }
+}
+
+fn provider(config: &config::Sso, base: &str) -> Option<Arc<Provider>> {
+    Provider::new(config, format!("{}{CALLBACK}", base.trim_end_matches('/'))).map(Arc::new)
 }
 
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {

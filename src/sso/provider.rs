@@ -84,6 +84,10 @@ impl Provider {
         &self.issuer
     }
 
+    pub(super) fn is_called_back_over_tls(&self) -> bool {
+        self.callback.starts_with("https:")
+    }
+
     /// Where a browser goes; `again` if the person is to log in there even if they are.
     pub(super) async fn authorization_url(
         &self,

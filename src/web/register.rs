@@ -61,10 +61,10 @@ pub async fn submit_registration(server: &Server, page: PageRequest) -> Result<R
 fn door(server: &Server) -> Result<Door> {
     let read = server.store.read();
     let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
-    Ok(match sign_ups::registration(&read, &server.config)? {
+    Ok(match sign_ups::registration(&read, &server.config())? {
         // The first account is the administrator's, who has the token of the first start.
         _ if awaits_administrator => Door::Token,
-        Registration::Open | Registration::Token if server.config.email.required_to_register => Door::Clients,
+        Registration::Open | Registration::Token if server.config().email.required_to_register => Door::Clients,
         Registration::Open => Door::Open,
         Registration::Token => Door::Token,
         Registration::Closed => Door::Closed,
@@ -79,16 +79,16 @@ async fn register(server: &Server, door: &Door, form: &Form, address: IpAddr) ->
     if form.password != form.again {
         return Err(Error::invalid_param("The two passwords are not the same."));
     }
-    passwords::check_new(&form.password, server.config.password_min_length)?;
+    passwords::check_new(&form.password, server.config().password_min_length)?;
     let token = matches!(door, Door::Token).then(|| form.token.trim());
     let with = token.map_or(With::Nothing, With::Token);
     // Before the expensive hash; it is all checked again in the transaction.
     check(server, &user, token)?;
-    sign_ups::check(&server.store.read(), &server.config, address, with)?;
+    sign_ups::check(&server.store.read(), &server.config(), address, with)?;
     let password_hash = server.passwords.hash(form.password.clone()).await?;
     server.store.write(|tx| {
-        sign_ups::note(tx, &server.config, &user, address, with)?;
-        let token = token.map(|token| registration_tokens::redeem(tx, &server.config, token)).transpose()?;
+        sign_ups::note(tx, &server.config(), &user, address, with)?;
+        let token = token.map(|token| registration_tokens::redeem(tx, &server.config(), token)).transpose()?;
         let token = token.unwrap_or_default();
         let account = Account {
             password_hash: Some(password_hash),
@@ -96,9 +96,9 @@ async fn register(server: &Server, door: &Door, form: &Form, address: IpAddr) ->
             created_ts: clock::now_ms(),
             ..Account::default()
         };
-        let name = accounts::initial_display_name(&server.config, &user);
+        let name = accounts::initial_display_name(&server.config(), &user);
         accounts::create(tx, &user, &account, Some(&name))?;
-        accounts::welcome(tx, &server.config, &user, token.rooms)
+        accounts::welcome(tx, &server.config(), &user, token.rooms)
     })?;
     Ok(user)
 }
@@ -108,7 +108,7 @@ fn check(server: &Server, user: &OwnedUserId, token: Option<&str>) -> Result<()>
     let snapshot = server.store.read();
     accounts::require_free(&snapshot, user)?;
     match token {
-        Some(token) if !registration_tokens::is_valid(&snapshot, &server.config, token, 0)? => {
+        Some(token) if !registration_tokens::is_valid(&snapshot, &server.config(), token, 0)? => {
             Err(Error::forbidden("This registration token is not valid, or it was used up."))
         }
         _ => Ok(()),
@@ -149,10 +149,10 @@ fn welcome(server: &Server, user: &OwnedUserId, page: &PageRequest) -> Response<
     // A server on trial at localhost is reached the way the page was.
     let host = page.request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let homeserver = match host {
-        Some(host) if server.name() == "localhost" && server.config.well_known.client.is_none() => {
+        Some(host) if server.name() == "localhost" && server.config().well_known.client.is_none() => {
             format!("http://{host}")
         }
-        _ => server.config.well_known_client(),
+        _ => server.config().well_known_client(),
     };
     let body = format!(
         "<p>Your account is <strong>{}</strong>.</p><p>To use it, open a Matrix client such as Element, choose \

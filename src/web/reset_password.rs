@@ -57,7 +57,7 @@ async fn set(server: &Server, form: &Form) -> Result<()> {
     if form.password != form.again {
         return Err(Error::invalid_param("The two passwords are not the same."));
     }
-    passwords::check_new(&form.password, server.config.password_min_length)?;
+    passwords::check_new(&form.password, server.config().password_min_length)?;
     let hash = server.passwords.hash(form.password.clone()).await?;
     server.store.write(|tx| {
         let user = password_resets::user_of(tx, &form.token)?;

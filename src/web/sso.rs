@@ -63,7 +63,7 @@ async fn receive(server: &Server, page: &PageRequest, back: Return) -> Result<Re
     match purpose {
         Purpose::Login { redirect_url } => match account_of(server, &identity)? {
             Some(user) => let_in(server, &user, &redirect_url),
-            None if server.config.sso.register => {
+            None if server.config().sso.register => {
                 let suggestion = identity.localpart.as_deref().map(localpart).unwrap_or_default();
                 let key = server.sso.keep((identity, redirect_url))?;
                 Ok(ask_for_name(&Choice { key, username: suggestion }, None))
@@ -127,14 +127,14 @@ fn account_of(server: &Server, identity: &Identity) -> Result<Option<OwnedUserId
     }
     let Some(name) = identity.localpart.as_deref().map(localpart) else { return Ok(None) };
     match accounts::find(&read, server.name(), &name)? {
-        Some((user, account)) if server.config.sso.link_existing => {
+        Some((user, account)) if server.config().sso.link_existing => {
             drop(read);
             usable(&account)?;
             server.store.write(|tx| accounts::add_identity(tx, &user, identity.id.clone()))?;
             Ok(Some(user))
         }
         Some(_) => Ok(None),
-        None if server.config.sso.register => {
+        None if server.config().sso.register => {
             drop(read);
             // A name that cannot be one here is chosen by the person.
             Ok(register(server, identity, &name).ok())
@@ -159,11 +159,11 @@ fn localpart(claim: &str) -> String {
 fn register(server: &Server, identity: &Identity, name: &str) -> Result<OwnedUserId> {
     let user = accounts::parse_new(server.name(), &server.appservices, name)?;
     let display_name = identity.display_name.clone();
-    let display_name = display_name.unwrap_or_else(|| accounts::initial_display_name(&server.config, &user));
+    let display_name = display_name.unwrap_or_else(|| accounts::initial_display_name(&server.config(), &user));
     server.store.write(|tx| {
         let account = Account { created_ts: clock::now_ms(), ..Account::default() };
         accounts::create(tx, &user, &account, Some(&display_name))?;
-        accounts::welcome(tx, &server.config, &user, Vec::new())?;
+        accounts::welcome(tx, &server.config(), &user, Vec::new())?;
         accounts::add_identity(tx, &user, identity.id.clone())
     })?;
     Ok(user)

@@ -3,6 +3,7 @@
 mod destinations;
 mod documentation;
 mod files;
+mod reload;
 mod rooms;
 mod synapse;
 mod users;
@@ -197,7 +198,7 @@ async fn administrators_give_commands_in_their_room() {
 #[tokio::test]
 async fn commands_reach_the_running_server_through_its_socket() {
     let (server, _, alice) = start().await;
-    let folder = server.handle.server().config.database_path.clone();
+    let folder = server.handle.server().config().database_path.clone();
     let ask = async |line: &str, format| {
         let (folder, command) = (folder.clone(), Command::parse(line).unwrap());
         tokio::task::spawn_blocking(move || socket::ask(&folder, command, format)).await.unwrap()

@@ -1,6 +1,6 @@
 //! Who is registered.
 
-use conduit::{admin::Command, appservice::Appservices, config::Config};
+use conduit::{admin::Command, appservice::Registered, config::Config};
 use http::{Method, StatusCode};
 use ruma::server_name;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn registration(id: &str, token: &str) -> String {
 fn load(config: &Config, server: &TestServer) -> (Vec<String>, Vec<String>) {
     let store = &server.handle.server().store;
     let (found, problems) =
-        Appservices::load(&config.appservice_registrations, store, server_name!("localhost")).unwrap();
+        Registered::read(&config.appservice_registrations, store, server_name!("localhost")).unwrap();
     (found.all().iter().map(|service| service.id.clone()).collect(), problems)
 }
 

@@ -6,6 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -53,6 +54,18 @@ impl Process {
     /// Its number.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns when it has said something with these words.
+    ///
+    /// # Panics
+    /// When it does not within a minute.
+    pub fn wait_for_log(&self, words: &str) {
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !self.log.lock().iter().any(|line| line.contains(words)) {
+            assert!(Instant::now() < patience, "it does not say {words:?}:\n{}", self.log.lock().join("\n"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it at once, as a crash does.

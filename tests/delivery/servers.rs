@@ -243,7 +243,7 @@ async fn who_is_heard_of_is_told_what_waits() {
     send_all(&alice, &room, &texts).await;
     b.until_refused().await;
     until_unreached(&a, 1).await;
-    let config = a.handle.server().config.clone();
+    let config = a.handle.server().config().clone();
     let directory = a.stop_unchecked().await;
     let store = start::open_store(&config).unwrap();
     let now = clock::now_ms();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use conduit::{
     config::{Config, ProxyUrl},
-    outgoing::{Limits, Network, Outgoing, Reach, Unreachable},
+    outgoing::{Limits, Network, Outgoing, Reach, Unreachable, Ways},
 };
 use http::Request;
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ fn client(network: Network, change: impl FnOnce(&mut Config)) -> Outgoing {
     let mut config =
         Config { database_path: folder.path().to_owned(), ip_range_denylist: Vec::new(), ..Config::default() };
     change(&mut config);
-    Outgoing::new(&config, network).unwrap()
+    Outgoing::new(Ways::new(&config).unwrap(), network)
 }
 
 async fn get(client: &Outgoing, url: &str, timeout: Duration) -> Result<String, Unreachable> {

@@ -130,7 +130,7 @@ async fn files_over_their_limit_go_and_can_be_fetched_again() {
         space: Some(conduit::config::ByteSize(0)),
         ..Default::default()
     };
-    let mut limits = server.config.media.clone();
+    let mut limits = server.config().media.clone();
     limits.retention = vec![nothing];
     // What was written just now stays, over its limit or not.
     assert_eq!(retention::sweep(&server.store, &server.media, &limits).unwrap(), (0, 0));

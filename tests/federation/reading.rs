@@ -1,6 +1,7 @@
 //! What a server that asks gets to read: events, states, histories, room lists, profiles.
 
-use conduit::rooms::Draft;
+use conduit::config::Config;
+use conduit::{config::Config, rooms::Draft};
 use http::{Method, StatusCode};
 use ruma::{RoomId, UserId, events::StateEventType};
 use serde_json::{Value, json};
@@ -230,6 +231,13 @@ async fn the_room_directory() {
     let search = |term: &str| json!({ "filter": { "generic_search_term": term } });
     assert_eq!(asked.post("publicRooms", search("tea")).await["chunk"].as_array().unwrap().len(), 1);
     assert_eq!(asked.post("publicRooms", search("coffee")).await["chunk"], json!([]));
+    // The administrator may keep it from other servers, while the server runs as well.
+    let server = asked.a.handle.server();
+    let hidden = Config { allow_public_room_directory_over_federation: false, ..Config::clone(&server.config()) };
+    server.config.set(hidden);
+    assert_eq!(asked.get("publicRooms").await.0, StatusCode::FORBIDDEN);
+    let post = asked.peer.ask(&asked.a, Method::POST, "/_matrix/federation/v1/publicRooms", Some(search("tea"))).await;
+    assert_eq!(post.0, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

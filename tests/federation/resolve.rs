@@ -6,7 +6,7 @@ use bytes::Bytes;
 use conduit::{
     config::Config,
     federation::{Failure, Limits},
-    outgoing::{self, Network, Outgoing, Reach},
+    outgoing::{self, Network, Outgoing, Reach, Ways},
 };
 use hickory_resolver::proto::rr::RecordType;
 use http::Request;
@@ -165,7 +165,7 @@ async fn a_resolver_that_drops_what_comes_too_fast_is_asked_more_slowly() {
     let dns = Dns::start().await;
     let folder = TempDir::new().unwrap();
     let config = Config { database_path: folder.path().to_owned(), ip_range_denylist: Vec::new(), ..Config::default() };
-    let outgoing = Arc::new(Outgoing::new(&config, Network::Resolver(dns.address)).unwrap());
+    let outgoing = Arc::new(Outgoing::new(Ways::new(&config).unwrap(), Network::Resolver(dns.address)));
     let names: Vec<_> = (0..150).map(|index| format!("host{index}.test")).collect();
     names.iter().for_each(|name| dns.here(name));
     dns.limit(10);

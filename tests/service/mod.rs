@@ -1,6 +1,8 @@
 //! The real program as service managers run it: what it is given and tells (`systemd.rs`), what it may not do
-//! (`sandbox.rs`), and what it logs (`log.rs`).
+//! (`sandbox.rs`), what it logs (`log.rs`), and how it reads its configuration again
+//! (`reload.rs`).
 
 mod log;
+mod reload;
 mod sandbox;
 mod systemd;

@@ -112,7 +112,7 @@ async fn bind(
 /// # Errors
 /// 403 `M_THREEPID_DENIED`; 400 `M_INVALID_PARAM`.
 pub fn identity_server(server: &Server, name: &str, token: &str) -> Result<IdentityServer> {
-    if !server.config.allow_identity_servers {
+    if !server.config().allow_identity_servers {
         let message = "This server asks no identity servers. Invite people by their Matrix IDs.";
         return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, message));
     }

@@ -106,7 +106,7 @@ pub async fn get_url_preview_authed(
 
 /// The largest upload, in bytes.
 pub(super) fn max_upload_size(server: &Server) -> UInt {
-    UInt::new_saturating(server.config.max_upload_size())
+    UInt::new_saturating(server.config().max_upload_size())
 }
 
 /// The file that a request is about.
@@ -189,7 +189,7 @@ async fn find_stored(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
     loop {
         let file = trees::MEDIA.get(&server.store.read(), (&wanted.server, &wanted.id))?;
         if file.is_none() && wanted.server != server.name() {
-            let (wait, max) = (wanted.wait.min(MAX_WAIT), server.config.max_upload_size().max(MAX_REMOTE));
+            let (wait, max) = (wanted.wait.min(MAX_WAIT), server.config().max_upload_size().max(MAX_REMOTE));
             return server.federation.file(&server.media, &wanted.server, &wanted.id, wait, max).await;
         }
         let file = file.ok_or_else(|| Error::not_found("This server does not have the file."))?;

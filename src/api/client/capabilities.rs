@@ -27,7 +27,7 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
     let mut answer = json!({
         "capabilities": {
             "m.change_password": { "enabled": has_password },
-            "m.room_versions": { "default": server.config.default_room_version, "available": room_versions },
+            "m.room_versions": { "default": server.config().default_room_version, "available": room_versions },
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": !user.guest },
             "m.3pid_changes": { "enabled": server.mailer.is_configured() },
@@ -35,7 +35,7 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,
             // MSC4140, a proposal.
-            "org.matrix.msc4140.delayed_events": { "max_delay_ms": server.config.delayed_events.max_delay.as_millis() },
+            "org.matrix.msc4140.delayed_events": { "max_delay_ms": server.config().delayed_events.max_delay.as_millis() },
         }
     });
     if account.admin {

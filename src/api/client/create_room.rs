@@ -61,7 +61,7 @@ pub async fn create_room(server: &Server, user: User, req: Request) -> Result<Re
     };
     let bad = |field: &'static str| move |_| Error::bad_json(format!("{field} is not of the right form."));
     let creation = Creation {
-        version: version(&server.config, req.room_version)?,
+        version: version(&server.config(), req.room_version)?,
         content: create_content(req.creation_content.map(|raw| raw.into_json()).as_deref())?,
         preset,
         published: req.visibility == Visibility::Public,
@@ -112,7 +112,7 @@ async fn invite_addresses(server: &Server, creator: &UserId, room: &RoomId, addr
 }
 
 fn may_create(server: &Server, user: &User) -> Result<()> {
-    if !server.config.allow_room_creation && !accounts::require(&server.store.read(), &user.id)?.admin {
+    if !server.config().allow_room_creation && !accounts::require(&server.store.read(), &user.id)?.admin {
         return Err(Error::forbidden("Room creation is disabled on this server."));
     }
     Ok(())

@@ -117,7 +117,7 @@ pub(super) fn schedule(
     delay: u64,
     transaction: Option<(String, &TransactionId)>,
 ) -> Result<String> {
-    let longest = server.config.delayed_events.max_delay.as_millis();
+    let longest = server.config().delayed_events.max_delay.as_millis();
     if u128::from(delay) > longest {
         let message = format!("An event can be delayed by {longest} milliseconds at most.");
         return Err(Error::forbidden(message));
@@ -150,7 +150,7 @@ pub(super) fn schedule(
         };
         let no = member.ok_or_else(|| Error::forbidden("You are not in this room."))?;
         build::check(&rooms::get(tx, no)?, &user.id, &draft)?;
-        let answer = delayed_events::schedule(tx, no, &event, server.config.delayed_events.max_per_user)?;
+        let answer = delayed_events::schedule(tx, no, &event, server.config().delayed_events.max_per_user)?;
         if let Some((operation, id)) = transaction {
             transactions::remember(tx, &user.id, &user.device, operation, id, &answer)?;
         }

@@ -52,7 +52,7 @@ pub async fn get_public_rooms(
     user: Option<User>,
     ListRequest(req): ListRequest,
 ) -> Result<Json<Page>> {
-    if user.is_none() && !server.config.allow_public_room_directory_without_auth {
+    if user.is_none() && !server.config().allow_public_room_directory_without_auth {
         let message = "Log in to see the rooms of this server.";
         return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
     }

@@ -97,12 +97,12 @@ pub async fn get_login_flows(
         LoginType::ApplicationService(ApplicationServiceLoginType::new()),
     ];
     if server.sso.is_enabled() {
-        let provider = IdentityProvider::new(sso_login_redirect::PROVIDER.to_owned(), server.config.sso.name.clone());
+        let provider = IdentityProvider::new(sso_login_redirect::PROVIDER.to_owned(), server.config().sso.name.clone());
         let mut sso = SsoLoginType::new();
         sso.identity_providers = vec![provider];
         flows.push(LoginType::Sso(sso));
     }
-    if server.config.jwt_secret.is_some() {
+    if server.config().jwt_secret.is_some() {
         flows.push(LoginType::new("org.matrix.login.jwt", JsonObject::new())?);
     }
     Ok(get_login_types::Response::new(flows))
@@ -114,7 +114,7 @@ pub async fn login(server: &Server, newcomer: Newcomer, mut req: LoginRequest) -
     let login = Login {
         device: req.device_id.take(),
         display_name: req.initial_device_display_name.take(),
-        lifetimes: req.refresh_token.then(|| lifetimes(&server.config)),
+        lifetimes: req.refresh_token.then(|| lifetimes(&server.config())),
     };
     login.check()?;
     let user = match req.kind.as_deref() {
@@ -135,11 +135,11 @@ fn response(server: &Server, user: OwnedUserId, device: OwnedDeviceId, issued: I
     response.expires_in = issued.expires_in;
     // Clients go on at this address: only where the administrator says which it is.
     response.well_known = server
-        .config
+        .config()
         .well_known
         .client
         .as_ref()
-        .map(|_| DiscoveryInfo::new(HomeserverInfo::new(server.config.well_known_client())));
+        .map(|_| DiscoveryInfo::new(HomeserverInfo::new(server.config().well_known_client())));
     response
 }
 
@@ -153,7 +153,7 @@ async fn by_password(server: &Server, req: LoginRequest) -> Result<OwnedUserId> 
     };
     let password = req.password.ok_or_else(|| Error::missing_param("password is missing."))?;
     if let UserIdentifier::Matrix(id) = &identifier
-        && let Some(secret) = &server.config.emergency_password
+        && let Some(secret) = &server.config().emergency_password
         && [accounts::EMERGENCY_USER, &format!("@{}:{}", accounts::EMERGENCY_USER, server.name())]
             .contains(&id.user.as_str())
     {
@@ -201,7 +201,7 @@ fn by_appservice(server: &Server, service: &Registration, req: LoginRequest) -> 
 fn by_token(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
     let token = req.token.ok_or_else(|| Error::missing_param("token is missing."))?;
     // Conduit took JSON Web Tokens under this name.
-    if server.config.jwt_secret.is_some() && token.split('.').count() == 3 {
+    if server.config().jwt_secret.is_some() && token.split('.').count() == 3 {
         return by_jwt(server, LoginRequest { token: Some(token), ..req });
     }
     let user = server.store.write(|tx| {
@@ -230,7 +230,7 @@ struct JwtHeader {
 
 fn by_jwt(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
     let refused = || Error::forbidden("This JSON Web Token is not valid.");
-    let Some(secret) = &server.config.jwt_secret else {
+    let Some(secret) = &server.config().jwt_secret else {
         return Err(Error::bad_request(ErrorKind::Unknown, "This server takes no JSON Web Tokens."));
     };
     let token = req.token.ok_or_else(|| Error::missing_param("token is missing."))?;
@@ -250,7 +250,7 @@ fn by_jwt(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
             let account = Account { created_ts: clock::now_ms(), ..Account::default() };
             server.store.write(|tx| {
                 accounts::create(tx, &user, &account, Some(user.localpart()))?;
-                accounts::welcome(tx, &server.config, &user, Vec::new())
+                accounts::welcome(tx, &server.config(), &user, Vec::new())
             })?;
             Ok(user)
         }

@@ -25,7 +25,7 @@ use crate::{
 ///
 /// Without an access token the old password alone shows whose it is, or a confirmed e-mail address.
 pub async fn change_password(server: &Server, user: Option<User>, req: Request) -> Result<Response> {
-    passwords::check_new(&req.new_password, server.config.password_min_length)?;
+    passwords::check_new(&req.new_password, server.config().password_min_length)?;
     let (id, validation) = match &user {
         Some(user) => {
             uiaa::check(server, user, "change the password", req.auth.as_ref()).await?;

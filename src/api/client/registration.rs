@@ -100,7 +100,7 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
     let login = Login {
         device: req.device_id.clone(),
         display_name: req.initial_device_display_name.clone(),
-        lifetimes: req.refresh_token.then(|| lifetimes(&server.config)),
+        lifetimes: req.refresh_token.then(|| lifetimes(&server.config())),
     };
     login.check()?;
     if let Some(answer) = repeated(server, &req, &login)? {
@@ -118,12 +118,12 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
         (None, None) => accounts::random_name(server.name())?,
     };
     if let Some(password) = &req.password {
-        passwords::check_new(password, server.config.password_min_length)?;
+        passwords::check_new(password, server.config().password_min_length)?;
     }
     let demand = Demand { operation: OPERATION, flows: &flows, purpose: Purpose::Register, ..Demand::default() };
     let passed = uiaa::run(server, &demand, req.auth.as_ref()).await?;
     let password = req.password.ok_or_else(|| Error::missing_param("password is missing."))?;
-    sign_ups::check(&server.store.read(), &server.config, newcomer.address, passed.with())?;
+    sign_ups::check(&server.store.read(), &server.config(), newcomer.address, passed.with())?;
     let account = Account {
         password_hash: Some(server.passwords.hash(password).await?),
         created_ts: clock::now_ms(),
@@ -144,8 +144,8 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
 fn flows(server: &Server) -> Result<Vec<Flow>> {
     let read = server.store.read();
     let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
-    let (mails, required) = (server.mailer.is_configured(), server.config.email.required_to_register);
-    let mut flows = match sign_ups::registration(&read, &server.config)? {
+    let (mails, required) = (server.mailer.is_configured(), server.config().email.required_to_register);
+    let mut flows = match sign_ups::registration(&read, &server.config())? {
         Registration::Open => match (mails, required) {
             (true, true) => vec![uiaa::EMAIL],
             (true, false) => vec![uiaa::DUMMY, uiaa::EMAIL],
@@ -178,17 +178,17 @@ fn make(
     (passed, address): (&Passed, IpAddr),
     upgrade: bool,
 ) -> Result<()> {
-    sign_ups::note(tx, &server.config, user, address, passed.with())?;
+    sign_ups::note(tx, &server.config(), user, address, passed.with())?;
     let token = match &passed.registration_token {
-        Some(token) => registration_tokens::redeem(tx, &server.config, token)?,
+        Some(token) => registration_tokens::redeem(tx, &server.config(), token)?,
         None => RegistrationToken::default(),
     };
     let account = Account { admin: token.admin, ..account };
-    accounts::welcome(tx, &server.config, user, token.rooms)?;
+    accounts::welcome(tx, &server.config(), user, token.rooms)?;
     if upgrade {
         ACCOUNTS.put(tx, user, &account);
     } else {
-        accounts::create(tx, user, &account, Some(&accounts::initial_display_name(&server.config, user)))?;
+        accounts::create(tx, user, &account, Some(&accounts::initial_display_name(&server.config(), user)))?;
     }
     if let Some(sid) = &passed.validation {
         let threepid = validations::redeem(tx, sid)?;
@@ -232,7 +232,7 @@ fn register_ghost(server: &Server, service: &Appservice, req: &Request) -> Resul
     let login = Login {
         device: req.device_id.clone(),
         display_name: req.initial_device_display_name.clone(),
-        lifetimes: req.refresh_token.then(|| lifetimes(&server.config)),
+        lifetimes: req.refresh_token.then(|| lifetimes(&server.config())),
     };
     login.check()?;
     let issued = server.store.write(|tx| {
@@ -243,7 +243,7 @@ fn register_ghost(server: &Server, service: &Appservice, req: &Request) -> Resul
 }
 
 fn register_guest(server: &Server, address: IpAddr, req: &Request) -> Result<Registered> {
-    if !server.config.allow_guest_registration {
+    if !server.config().allow_guest_registration {
         return Err(Error::new(
             StatusCode::FORBIDDEN,
             ErrorKind::GuestAccessForbidden,
@@ -256,7 +256,7 @@ fn register_guest(server: &Server, address: IpAddr, req: &Request) -> Result<Reg
     let user = accounts::random_name(server.name())?;
     let account = Account { guest: true, created_ts: clock::now_ms(), ..Account::default() };
     let issued = server.store.write(|tx| {
-        sign_ups::note(tx, &server.config, &user, address, With::Guest)?;
+        sign_ups::note(tx, &server.config(), &user, address, With::Guest)?;
         accounts::create(tx, &user, &account, None)?;
         devices::log_in(tx, &user, &login)
     })?;

@@ -9,5 +9,5 @@ use crate::{api::auth::Anyone, error::Result, server::Server, users::registratio
 pub async fn registration_token_validity(server: &Server, _: Anyone, req: Request) -> Result<Response> {
     let pending = server.auth_sessions.pending(&req.token, None);
     let read = server.store.read();
-    Ok(Response::new(registration_tokens::is_valid(&read, &server.config, &req.token, pending)?))
+    Ok(Response::new(registration_tokens::is_valid(&read, &server.config(), &req.token, pending)?))
 }

@@ -72,7 +72,7 @@ pub async fn delete_rendezvous_session(server: &Server, _: Anyone, req: delete::
 /// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4108))
 pub async fn create_rendezvous(server: &Server, request: PageRequest) -> Result<Response<Body>> {
     let (id, session) = server.rendezvous.create(text(request.request.into_body())?)?;
-    let url = format!("{}{SESSIONS}/{id}", server.config.well_known_client().trim_end_matches('/'));
+    let url = format!("{}{SESSIONS}/{id}", server.config().well_known_client().trim_end_matches('/'));
     let mut response = Response::new(Body::full(json!({ "url": url }).to_string()));
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

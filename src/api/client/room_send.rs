@@ -115,7 +115,7 @@ async fn send_locked(
 /// # Errors
 /// 403 `M_FORBIDDEN`.
 pub(super) fn check_encryption(server: &Server, kind: &str) -> Result<()> {
-    if !server.config.allow_encryption && matches!(kind, "m.room.encrypted" | "m.room.encryption") {
+    if !server.config().allow_encryption && matches!(kind, "m.room.encrypted" | "m.room.encryption") {
         return Err(Error::forbidden("Encryption is disabled on this server."));
     }
     Ok(())

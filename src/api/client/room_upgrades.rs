@@ -16,7 +16,7 @@ use crate::{
 /// `POST /_matrix/client/v3/rooms/{roomId}/upgrade`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidupgrade))
 pub async fn upgrade_room(server: &Server, user: User, req: Request) -> Result<Response> {
-    let version = create_room::version(&server.config, Some(req.new_version))?;
+    let version = create_room::version(&server.config(), Some(req.new_version))?;
     let upgrade = Upgrade { user: user.id, version, additional_creators: req.additional_creators };
     let _guard = server.rooms.lock(&req.room_id).await;
     let replacement = server.store.write(|tx| {

@@ -106,7 +106,7 @@ fn before_redaction(server: &Server, read: &dyn Read, user: &User, event: Arc<Ev
         return Err(Error::forbidden("You do not have the power to look at redacted events."));
     }
     redaction::original(read, &event)?.map(Arc::new).ok_or_else(|| {
-        let kept_for = server.config.redaction_retention.as_secs();
+        let kept_for = server.config().redaction_retention.as_secs();
         let message = format!("What was redacted is gone: this server keeps it for {kept_for} seconds.");
         Error::custom(StatusCode::NOT_FOUND, "FI.MAU.MSC2815_UNREDACTED_CONTENT_DELETED", message)
     })

@@ -58,7 +58,7 @@ pub struct Transports {
 /// The call widgets of some clients ask without a token, and fail with `MISSING_MATRIX_RTC_TRANSPORT` if they get no
 /// answer. The same is in the well-known file for everybody to read, so it is told to all.
 pub async fn get_rtc_transports(server: &Server, _: Anyone, _: TransportsRequest) -> Result<Json<Transports>> {
-    Ok(Json(Transports { rtc_transports: foci(&server.config) }))
+    Ok(Json(Transports { rtc_transports: foci(&server.config()) }))
 }
 
 /// The ways for calls that this server knows, as the well-known file and [`get_rtc_transports`] tell them.
@@ -138,7 +138,8 @@ pub async fn get_livekit_token(server: &Server, _: Anyone, req: SlotTokenRequest
 }
 
 async fn grant(server: &Server, user: &UserId, room: &OwnedRoomId, slot: &str, identity: &str) -> Result<Granted> {
-    let livekit = LiveKit::of(&server.config.matrix_rtc)
+    let config = server.config();
+    let livekit = LiveKit::of(&config.matrix_rtc)
         .ok_or_else(|| Error::not_found("This server gives out no tokens for calls."))?;
     let is_member = {
         let read = server.store.read();

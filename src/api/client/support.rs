@@ -14,7 +14,8 @@ use crate::{
 /// `GET /.well-known/matrix/support`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#getwell-knownmatrixsupport))
 pub async fn get_wellknown_support(server: &Server, _: Anyone, _: Request) -> Result<Response> {
-    let support = &server.config.well_known.support;
+    let config = server.config();
+    let support = &config.well_known.support;
     let role = ContactRole::from(support.role.as_str());
     let matrix_id = support.mxid.as_deref().and_then(|id| UserId::parse(id).ok());
     let contact = match (&support.email, matrix_id) {

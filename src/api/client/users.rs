@@ -17,7 +17,7 @@ const MAX_LIMIT: u64 = 100;
 pub async fn search_user_directory(server: &Server, user: User, req: Request) -> Result<Response> {
     let limit = usize::try_from(u64::from(req.limit).min(MAX_LIMIT)).unwrap_or_default();
     let (store, name) = (server.store.clone(), server.name().to_owned());
-    let all_local = server.config.user_directory_all_users;
+    let all_local = server.config().user_directory_all_users;
     // It reads many rows: not where other requests wait.
     let search = move || user_search::search(&store.read(), &name, &user.id, &req.search_term, limit, all_local);
     let (found, limited) = tokio::task::spawn_blocking(search).await.map_err(Error::internal)??;

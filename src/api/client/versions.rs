@@ -64,7 +64,7 @@ pub async fn get_versions(
     _: get_supported_versions::Request,
 ) -> Result<get_supported_versions::Response> {
     let mut response = get_supported_versions::Response::new(VERSIONS.iter().map(|&version| version.into()).collect());
-    let features = FEATURES.iter().map(|&(name, what)| (name.to_owned(), is_enabled(&server.config, name, what)));
+    let features = FEATURES.iter().map(|&(name, what)| (name.to_owned(), is_enabled(&server.config(), name, what)));
     response.unstable_features = features.collect();
     Ok(response)
 }

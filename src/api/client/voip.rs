@@ -16,7 +16,8 @@ use crate::{
 /// `GET /_matrix/client/v3/voip/turnServer`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3voipturnserver))
 pub async fn get_turn_server(server: &Server, user: User, _: Request) -> Result<Response> {
-    let turn = &server.config.turn;
+    let config = server.config();
+    let turn = &config.turn;
     let none = || Error::not_found("This server has no TURN server.");
     if turn.uris.is_empty() {
         return Err(none());

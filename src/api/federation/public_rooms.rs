@@ -7,7 +7,7 @@ use ruma::directory::Filter;
 use crate::{
     answers_json,
     api::{auth::Origin, own::Json},
-    error::Result,
+    error::{Error, Result},
     rooms::directory::{self, Page},
     server::Server,
 };
@@ -24,6 +24,7 @@ answers_json! {
 /// `GET /_matrix/federation/v1/publicRooms`
 /// ([spec](https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1publicrooms))
 pub async fn get_public_rooms(server: &Server, _: Origin, ListRequest(req): ListRequest) -> Result<Json<Page>> {
+    require_shown(server)?;
     let limit = req.limit.map(u64::from).filter(|limit| *limit > 0);
     directory::page(&server.store.read(), &req.room_network, &Filter::new(), req.since.as_deref(), limit).map(Json)
 }
@@ -31,6 +32,15 @@ pub async fn get_public_rooms(server: &Server, _: Origin, ListRequest(req): List
 /// `POST /_matrix/federation/v1/publicRooms`
 /// ([spec](https://spec.matrix.org/latest/server-server-api/#post_matrixfederationv1publicrooms))
 pub async fn query_public_rooms(server: &Server, _: Origin, QueryRequest(req): QueryRequest) -> Result<Json<Page>> {
+    require_shown(server)?;
     let limit = req.limit.map(u64::from).filter(|limit| *limit > 0);
     directory::page(&server.store.read(), &req.room_network, &req.filter, req.since.as_deref(), limit).map(Json)
+}
+
+/// The administrator may keep the directory from other servers.
+fn require_shown(server: &Server) -> Result<()> {
+    match server.config().allow_public_room_directory_over_federation {
+        true => Ok(()),
+        false => Err(Error::forbidden("This server does not show its room directory to other servers.")),
+    }
 }

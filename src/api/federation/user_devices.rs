@@ -27,7 +27,7 @@ pub async fn get_user_devices(server: &Server, _: Origin, req: Request) -> Resul
     let stream_id = UInt::new_saturating(device_keys::stream_id(&read, &user)?.0);
     let mut response = Response::new(user.clone(), stream_id);
     for device in device_keys::devices_with_keys(&read, &user)? {
-        let is_named = server.config.allow_device_name_federation;
+        let is_named = server.config().allow_device_name_federation;
         let name = if is_named { device_keys::name(&read, &user, &device)? } else { None };
         if let Some(keys) = device_keys::published(&read, &user, &device, is_named)? {
             let mut device = UserDevice::new(device, Raw::from_json(keys));

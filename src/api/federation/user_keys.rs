@@ -19,7 +19,7 @@ use crate::{
 /// `POST /_matrix/federation/v1/user/keys/query`
 /// ([spec](https://spec.matrix.org/latest/server-server-api/#post_matrixfederationv1userkeysquery))
 pub async fn query_user_encryption_keys(server: &Server, _: Origin, req: get::Request) -> Result<get::Response> {
-    let (read, is_named) = (server.store.read(), server.config.allow_device_name_federation);
+    let (read, is_named) = (server.store.read(), server.config().allow_device_name_federation);
     let mut response = get::Response::default();
     for (user, devices) in req.device_keys {
         if !trees::ACCOUNTS.contains(&read, &user)? {

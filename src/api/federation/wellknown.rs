@@ -13,8 +13,8 @@ use crate::{
 ///
 /// 404 on a server that does not federate.
 pub async fn get_well_known(server: &Server, _: Anyone, _: Request) -> Result<Response> {
-    if !server.config.allow_federation {
+    if !server.config().allow_federation {
         return Err(Error::not_found("This server does not exchange messages with others."));
     }
-    Ok(Response::new(server.config.well_known_server()))
+    Ok(Response::new(server.config().well_known_server()))
 }

@@ -85,10 +85,10 @@ impl IncomingRequest for RegisterRequest {
     }
 }
 
-fn secret(server: &Server) -> Result<&Secret> {
+fn secret(server: &Server) -> Result<Secret> {
     let off =
         || Error::bad_request(ErrorKind::Unknown, "Registration with a shared secret is not enabled on this server.");
-    server.config.registration_shared_secret.as_ref().ok_or_else(off)
+    server.config().registration_shared_secret.clone().ok_or_else(off)
 }
 
 /// `GET /_synapse/admin/v1/register`: a nonce.
@@ -103,7 +103,7 @@ pub async fn register_with_secret(server: &Server, _: Anyone, req: RegisterReque
     if !server.auth_sessions.end(&req.nonce, OPERATION) {
         return Err(Error::bad_request(ErrorKind::Unknown, "This nonce is not known. Ask for a new one."));
     }
-    if !is_authentic(secret, &req) {
+    if !is_authentic(&secret, &req) {
         return Err(Error::forbidden("The code does not fit: is the shared secret the same?"));
     }
     let user = accounts::parse_new(server.name(), &server.appservices, &req.username)?;
@@ -117,7 +117,7 @@ pub async fn register_with_secret(server: &Server, _: Anyone, req: RegisterReque
     };
     let login = server.store.write(|tx| {
         accounts::create(tx, &user, &account, req.displayname.as_deref().or(Some(user.localpart())))?;
-        accounts::welcome(tx, &server.config, &user, Vec::new())?;
+        accounts::welcome(tx, &server.config(), &user, Vec::new())?;
         if req.inhibit_login { Ok(None) } else { devices::log_in(tx, &user, &Login::default()).map(Some) }
     })?;
     Ok(Json(Registered::new(user, login)))

@@ -63,7 +63,7 @@ async fn send(
         state_key: body.state_key.as_deref(),
         content: &body.content,
     };
-    let config = &server.config;
+    let config = server.config();
     let version = &config.default_room_version;
     server_notices::send(&server.rooms, &config.server_notices, version, &body.user_id, &notice, also).await
 }

@@ -279,8 +279,8 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
     server.store.write(|tx| {
         if known.is_none() {
             let account = Account { created_ts: clock::now_ms(), ..Account::default() };
-            accounts::create(tx, &user, &account, Some(&accounts::initial_display_name(&server.config, &user)))?;
-            accounts::welcome(tx, &server.config, &user, Vec::new())?;
+            accounts::create(tx, &user, &account, Some(&accounts::initial_display_name(&server.config(), &user)))?;
+            accounts::welcome(tx, &server.config(), &user, Vec::new())?;
         }
         apply(tx, &user, &change, hash)
     })?;

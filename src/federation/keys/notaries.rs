@@ -45,7 +45,8 @@ impl<'a> Vouched<'a> {
 
 impl ServerKeys {
     pub(super) async fn ask_notaries(&self, federation: &Federation, missing: &Needed) -> Result<()> {
-        for notary in &self.notaries {
+        let config = self.config.get();
+        for notary in config.trusted_servers.iter().filter(|server| **server != config.server_name) {
             if self.has_failed(notary) {
                 continue;
             }
@@ -147,7 +148,8 @@ impl ServerKeys {
         if !known.is_empty() && is_signed(&document.object, &document.server, &known).is_err() {
             return Ok(());
         }
-        let keys = document.keys(clock::now_ms()).filter(|(_, key, _)| !self.ignored.contains(key));
+        let config = self.config.get();
+        let keys = document.keys(clock::now_ms()).filter(|(_, key, _)| !config.ignored_keys.contains(key));
         let keys = keys.map(|(id, key, until)| (id.to_owned(), (key, until)));
         vouched.keys.0.entry(document.server.clone()).or_default().extend(keys);
         Ok(())

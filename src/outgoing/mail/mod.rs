@@ -7,7 +7,7 @@
 
 mod letters;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
@@ -21,6 +21,7 @@ use lettre::{
         extension::ClientId,
     },
 };
+use parking_lot::RwLock;
 use ruma::api::error::ErrorKind;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -41,13 +42,13 @@ const AT_ONCE: usize = 4;
 
 /// Sends mails.
 pub struct Mailer {
-    outlet: Option<Outlet>,
+    outlet: RwLock<Option<Arc<Outlet>>>,
     turns: Turns<String>,
     at_once: Semaphore,
 }
 
 /// The mail server, and in whose name it is given mails.
-struct Outlet {
+pub struct Outlet {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     host: String,
     sender: Mailbox,
@@ -55,17 +56,20 @@ struct Outlet {
 }
 
 impl Mailer {
-    /// What sends mails as `config` says; without a mail server, none.
-    ///
-    /// # Errors
-    /// When a configured certificate cannot be read.
-    pub fn new(config: &Config) -> Result<Self> {
-        Ok(Self { outlet: outlet(config)?, turns: Turns::default(), at_once: Semaphore::new(AT_ONCE) })
+    /// What sends mails through `outlet`; without one, none.
+    pub fn new(outlet: Option<Outlet>) -> Self {
+        let outlet = RwLock::new(outlet.map(Arc::new));
+        Self { outlet, turns: Turns::default(), at_once: Semaphore::new(AT_ONCE) }
+    }
+
+    /// Sends mails through another outlet from now on.
+    pub fn set(&self, outlet: Option<Outlet>) {
+        *self.outlet.write() = outlet.map(Arc::new);
     }
 
     /// Whether there is a mail server.
     pub fn is_configured(&self) -> bool {
-        self.outlet.is_some()
+        self.outlet.read().is_some()
     }
 
     /// Waits for the turn to send what `key` names: a request that is repeated meanwhile finds it sent.
@@ -78,7 +82,7 @@ impl Mailer {
     /// # Errors
     /// 502 `M_UNKNOWN` when the mail server does not take it; the log says why.
     pub async fn send(&self, address: &str, letter: &Letter) -> Result<()> {
-        let Some(outlet) = &self.outlet else { return Err(not_sent("This server sends no mails.")) };
+        let Some(outlet) = self.outlet.read().clone() else { return Err(not_sent("This server sends no mails.")) };
         let mail = outlet.message(address, letter)?;
         let _permit = self.at_once.acquire().await.map_err(Error::internal)?;
         let failed = |why: &dyn fmt::Display| {
@@ -99,6 +103,29 @@ fn not_sent(message: &str) -> Error {
 }
 
 impl Outlet {
+    /// The mail server of the configuration, if it names one.
+    ///
+    /// # Errors
+    /// When a configured certificate cannot be read.
+    pub fn new(config: &Config) -> Result<Option<Self>> {
+        let (Some(host), Some(sender)) = (&config.email.host, &config.email.from) else { return Ok(None) };
+        let (default_port, tls) = match config.email.security {
+            MailSecurity::StartTls => (587, Tls::Required(tls(config, host)?)),
+            MailSecurity::Tls => (465, Tls::Wrapper(tls(config, host)?)),
+            MailSecurity::None => (25, Tls::None),
+        };
+        let server_name = config.server_name.host().to_owned();
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
+            .port(config.email.port.unwrap_or(default_port))
+            .tls(tls)
+            .hello_name(ClientId::Domain(server_name.clone()))
+            .timeout(Some(COMMAND));
+        if let (Some(username), Some(password)) = (&config.email.username, &config.email.password) {
+            builder = builder.credentials(Credentials::new(username.clone(), password.expose().to_owned()));
+        }
+        Ok(Some(Self { transport: builder.build(), host: host.clone(), sender: sender.clone(), server_name }))
+    }
+
     fn message(&self, address: &str, letter: &Letter) -> Result<Message> {
         let recipient: lettre::Address =
             address.parse().map_err(|_| Error::invalid_param("This is no e-mail address."))?;
@@ -122,25 +149,6 @@ impl Outlet {
         }
         Ok(message)
     }
-}
-
-fn outlet(config: &Config) -> Result<Option<Outlet>> {
-    let (Some(host), Some(sender)) = (&config.email.host, &config.email.from) else { return Ok(None) };
-    let (default_port, tls) = match config.email.security {
-        MailSecurity::StartTls => (587, Tls::Required(tls(config, host)?)),
-        MailSecurity::Tls => (465, Tls::Wrapper(tls(config, host)?)),
-        MailSecurity::None => (25, Tls::None),
-    };
-    let server_name = config.server_name.host().to_owned();
-    let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-        .port(config.email.port.unwrap_or(default_port))
-        .tls(tls)
-        .hello_name(ClientId::Domain(server_name.clone()))
-        .timeout(Some(COMMAND));
-    if let (Some(username), Some(password)) = (&config.email.username, &config.email.password) {
-        builder = builder.credentials(Credentials::new(username.clone(), password.expose().to_owned()));
-    }
-    Ok(Some(Outlet { transport: builder.build(), host: host.clone(), sender: sender.clone(), server_name }))
 }
 
 /// Trusts the authorities of the system and those of the configuration, as every other connection does.
