@@ -13,6 +13,7 @@
 pub mod dns;
 pub mod generated;
 pub mod net;
+pub mod newcomer;
 pub mod peer;
 pub mod process;
 pub mod smtp;

@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 
 use super::{
     TestServer, encode,
-    net::TestNet,
+    net::{Gate, TestNet},
     peer::{Peer, answer, decode},
 };
 
@@ -298,6 +298,53 @@ impl SyntheticRoom {
             let whole = whole.clone();
             async move { json_answer(whole) }
         });
+    }
+
+    /// The peer lets everybody in from now on, into the room as it is now, and tells the members behind the gate only.
+    pub fn admit_without_members(&self) -> Gate {
+        self.admit();
+        let is_member = |kind: &str, key: &str| kind == "m.room.member" && key != self.admin();
+        let known: Vec<_> = self.state.iter().filter(|((kind, key), _)| !is_member(kind, key)).collect();
+        let list = |made: Vec<&Made>| made.into_iter().map(|(_, json)| json.clone()).collect::<Vec<_>>();
+        let known = list(known.into_iter().map(|(_, made)| made).collect());
+        let (state, chain) = (list(self.state.values().collect()), list(self.chain()));
+        let admin = list(vec![&self.state[&("m.room.member".to_owned(), self.admin())]]);
+        let (joins, few) = (
+            self.joins.clone(),
+            json!({
+                "origin": self.peer.name, "members_omitted": true, "servers_in_room": [self.peer.name],
+                "state": known, "auth_chain": admin,
+            }),
+        );
+        self.peer.on(format!("/_matrix/federation/v2/send_join/{}/", self.id), move |request: Request<Bytes>| {
+            joins.lock().push(serde_json::from_slice(request.body()).unwrap());
+            let few = answer(200, &few);
+            async move { few }
+        });
+        let ids = |made: Vec<&Made>| made.into_iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+        let all = [&state[..], &chain].concat();
+        let gate = Gate::closed();
+        for (path, told, gate) in [
+            ("state", json!({ "pdus": state, "auth_chain": chain }), Some(gate.clone())),
+            (
+                "state_ids",
+                json!({ "pdu_ids": ids(self.state.values().collect()), "auth_chain_ids": ids(self.chain()) }),
+                Some(gate.clone()),
+            ),
+            ("event_auth", json!({ "auth_chain": all }), None),
+        ] {
+            let told = Bytes::from(told.to_string());
+            self.peer.on(format!("/_matrix/federation/v1/{path}/{}", self.id), move |_| {
+                let (told, gate) = (told.clone(), gate.clone());
+                async move {
+                    if let Some(gate) = gate {
+                        gate.passed().await;
+                    }
+                    json_answer(told)
+                }
+            });
+        }
+        gate
     }
 
     /// Who joined through the peer since is in the room as the peer has it, too.

@@ -1,18 +1,22 @@
 //! Rooms that are joined before their members are known: what works until they are, and what is so then.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use conduit::{
     federation::policy,
     rooms::{
-        Room,
+        Room, Signed,
         membership::{self, Content},
+        partial,
     },
     store::Read,
 };
 use http::{Method, StatusCode};
 use ruma::{
-    EventId, RoomId, ServerName, UserId,
+    EventId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::event::{get_room_state, get_room_state_ids},
 };
 use serde_json::{Value, json};
@@ -335,7 +339,7 @@ async fn other_servers_are_sent_elsewhere() {
 
 #[tokio::test]
 async fn keys_that_change_meanwhile_are_told_of_when_the_members_are_known() {
-    let Held { a: _a, b: _b, net: _net, alice, bob, room, gate } = Held::new().await;
+    let Held { a: _a, b: _b, net, alice, bob, room, gate } = Held::new().await;
     let since = bob.sync("").await["next_batch"].as_str().unwrap().to_owned();
     let query = async || {
         let body = json!({ "device_keys": { &*alice.user_id: [] } });
@@ -355,6 +359,11 @@ async fn keys_that_change_meanwhile_are_told_of_when_the_members_are_known() {
     let answer = bob.sync(&format!("since={since}&filter={}", lazy())).await;
     assert!(answer["device_lists"]["changed"].as_array().unwrap().contains(&json!(alice.user_id)), "{answer}");
     assert!(query().await.get(&*alice.device_id).is_some());
+    // From then on it is.
+    let asked = || net.wire("b", "a").passed().iter().filter(|request| request.contains("/user/keys/query")).count();
+    let before = asked();
+    assert!(query().await.get(&*alice.device_id).is_some());
+    assert_eq!(asked(), before);
 }
 
 /// A peer that is in the room sends what it likes; gives its events' results by ID.
@@ -463,6 +472,82 @@ async fn what_was_said_at_the_same_time_is_shown_at_once() {
     .await;
     let topic = bob.ok(Method::GET, &path(&room, "state/m.room.topic"), Value::Null).await;
     assert_eq!(topic["topic"], "alone");
+}
+
+/// Where it is dropped, a crash would have left it; all of it can be done once more from there.
+#[tokio::test]
+async fn taking_the_members_in_can_be_cut_off_anywhere() {
+    let net = TestNet::new();
+    let (a, b, c) = (net.server("a").await, net.server("b").await, net.server("c").await);
+    let (alice, bob, carol) = (a.register("alice").await, b.register("bob").await, c.register("carol").await);
+    let room = crowded(&a, &alice).await;
+    join(&carol, &room, &["a.test"]).await;
+    let levels = json!({ "users": { &*carol.user_id: 50 } });
+    alice.set_state(&room, "m.room.power_levels", "", levels).await;
+    until("carol's power", async || {
+        let levels = carol.get(&path(&room, "state/m.room.power_levels")).await.1;
+        (levels["users"][&*carol.user_id] == 50).then_some(())
+    })
+    .await;
+    net.cut("a", "c");
+    carol.set_state(&room, "m.room.topic", "", json!({ "topic": "alone" })).await;
+    let (gate, other) = (hold(&net, "b", "a"), hold(&net, "b", "c"));
+    join(&bob, &room, &["a.test"]).await;
+    net.heal("a", "c");
+    until_membership(&carol, &room, &bob.user_id, "join").await;
+    for number in 0..5 {
+        let text = number.to_string();
+        alice.send_text(&room, &text).await;
+        carol.send_text(&room, &text).await;
+        bob.send_text(&room, &text).await;
+    }
+    let filter = json!({ "room": { "state": { "lazy_load_members": true }, "timeline": { "limit": 50 } } });
+    let filter = encode(&filter.to_string());
+    until("what was said", async || {
+        let answer = bob.sync(&format!("filter={filter}")).await;
+        (bodies(&answer["rooms"]["join"][&room]).len() == 15).then_some(())
+    })
+    .await;
+
+    // The state as it would be fetched.
+    let (rooms, federation) = (&b.handle.server().rooms, &b.handle.server().federation);
+    let id = RoomId::parse(&*room).unwrap();
+    let join = {
+        let read = rooms.store.read();
+        partial::waiting(&read).next().unwrap().unwrap().1.join
+    };
+    let request = get_room_state::v1::Request::new(join.clone(), id.clone());
+    let state = c.handle.server().federation.send(&ServerName::parse("a.test").unwrap(), request).await.unwrap();
+    let verified = async |pdus| -> Vec<Signed> {
+        let verified = federation.verify(&RoomVersionId::V12, pdus).await.unwrap();
+        verified.into_iter().map(|(_, event)| event.unwrap()).collect()
+    };
+    let (chain, state) = (verified(state.auth_chain).await, verified(state.pdus).await);
+    let ids: Vec<_> = state.iter().map(|event| event.pdu().event_id.clone()).collect();
+    rooms.add_outliers(&rooms.lock(&id).await, [chain, state].concat()).await.unwrap();
+    let guessed = BTreeMap::new();
+    for turns in 1.. {
+        let mut work = Box::pin(rooms.complete(&id, &join, &ids, &guessed));
+        let mut is_done = false;
+        for _ in 0..turns {
+            is_done = is_done || futures_util::poll!(&mut work).is_ready();
+            tokio::task::yield_now().await;
+        }
+        drop(work);
+        b.check();
+        if is_done {
+            break;
+        }
+    }
+    gate.open();
+    other.open();
+    until("the same state everywhere", async || {
+        let (one, two, three) =
+            tokio::join!(whole_state(&alice, &room), whole_state(&bob, &room), whole_state(&carol, &room));
+        (one == two && two == three).then_some(())
+    })
+    .await;
+    assert_eq!(member_events(&bob, &room).await, member_events(&alice, &room).await);
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use conduit::{
+    federation::keys::Needed,
     rooms::canonical::is_canonical,
+    signing::{self, SigningKeys},
     store::{Direction, trees},
 };
 use http::{Method, Request, StatusCode};
@@ -20,7 +22,9 @@ use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
 };
-use ruma::{ServerName, api::federation::membership::create_join_event::v2 as send_join};
+use ruma::{
+    CanonicalJsonObject, OwnedServerName, ServerName, api::federation::membership::create_join_event::v2 as send_join,
+};
 use serde_json::{Value, json, value::RawValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -348,51 +352,74 @@ async fn a_lying_answer_to_a_join_changes_nothing_else() {
     assert_eq!(try_join(&bob, other.id.as_str(), &["peer.test"]).await.0, StatusCode::OK);
 }
 
-/// Thousands of users join at once. What the server holds in memory does not grow with them, and who else says something is
-/// heard meanwhile.
+/// Who lets somebody into a room may tell the keys of servers that are gone; those of others it cannot make up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_joins_drowns_nobody() {
-    let mut stage = Stage::new().await;
-    let joins = std::env::var("CONDUIT_FLOOD").map_or(1_000, |number| number.parse().unwrap());
-    let own = stage.bob.create_room(json!({})).await;
-    let other = Peer::new(&stage.net, "other").await;
-    let mut quiet = SyntheticRoom::new(&other, &stage.room.crowd, Size { members: 1, changes: 0 });
-    quiet.admit();
-    let (status, answer) = try_join(&stage.bob, quiet.id.as_str(), &["other.test"]).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    quiet.take_joins();
+async fn a_resident_that_makes_up_keys_is_not_believed() {
+    let net = TestNet::new();
+    let (peer, crowd) = (Peer::new(&net, "peer").await, Crowd::new(&net, 1).await);
+    let a = net.server("a").await;
+    crowd.lead(&net, "a");
+    let bob = a.register("bob").await;
+    let federation = &a.handle.server().federation;
 
-    let mut pdus = Vec::new();
-    for number in 0..joins {
-        let user = format!("@flood{number}:peer.test");
-        pdus.push(stage.room.set(&user, "m.room.member", &user, json!({ "membership": "join" })).1);
-    }
-    let flood = async {
-        for (number, chunk) in pdus.chunks(50).enumerate() {
-            let (status, answer) = stage.room.send(&stage.server, &format!("flood {number}"), chunk, &[]).await;
-            assert_eq!(status, StatusCode::OK, "{answer}");
+    // One is there, one was there once, one did not sign what is said to be its own, and one nobody knows.
+    let (_present, known) = (Peer::new(&net, "present").await, Peer::new(&net, "known").await);
+    let name = OwnedServerName::try_from(&*known.name).unwrap();
+    let needed = Needed::from([(name, [(known.keys.id().try_into().unwrap(), 0)].into())]);
+    federation.keys.fetch(federation, &needed).await.unwrap();
+    net.cut("a", "known");
+    let forged: Vec<SigningKeys> = ["present", "known", "unsigned", "gone"]
+        .into_iter()
+        .map(|short| {
+            let (_, pkcs8) = signing::generate().unwrap();
+            let name = ServerName::parse(format!("{short}.test")).unwrap();
+            SigningKeys::new(name, "forged", &pkcs8, Vec::new()).unwrap()
+        })
+        .collect();
+    let mut room = SyntheticRoom::new(&peer, &crowd, Size { members: 1, changes: 0 });
+    let mut documents = Vec::new();
+    for keys in &forged {
+        let user = format!("@user:{}", keys.server_name());
+        let content = json!({ "membership": "join" });
+        let made = room.make_by(keys, &user, "m.room.member", Some(&user), content, |_| {});
+        room.last.clone_from(&made.0);
+        room.state.insert(("m.room.member".to_owned(), user), made);
+        let document = json!({
+            "server_name": keys.server_name(),
+            "verify_keys": { keys.id(): { "key": keys.public_key() } },
+            "valid_until_ts": conduit::clock::now_ms() + 3_600_000,
+        });
+        let mut document: CanonicalJsonObject = serde_json::from_value(document).unwrap();
+        if keys.server_name() != "unsigned.test" {
+            keys.sign_json(&mut document).unwrap();
         }
-    };
-    let served = Cell::new(0);
-    let serve = async {
-        let member = quiet.member(0);
-        loop {
-            stage.bob.send_text(&own, "to myself").await;
-            let (id, json) = quiet.say(&member, "to the quiet room");
-            let (_, answer) = quiet.send(&stage.server, &format!("quiet {}", served.get()), &[json], &[]).await;
-            assert_eq!(answer["pdus"][&id], json!({}), "{answer}");
-            served.set(served.get() + 1);
-        }
-    };
-    tokio::select! {
-        () = flood => {}
-        () = serve => {}
+        peer.keys.sign_json(&mut document).unwrap();
+        documents.push(document);
     }
-    assert!(served.get() > 0, "nobody else was served");
-    let path = format!("/_matrix/client/v3/rooms/{}/joined_members", encode(stage.room.id.as_str()));
-    let members = stage.bob.ok(Method::GET, &path, Value::Null).await;
-    assert_eq!(members["joined"].as_object().unwrap().len(), joins + 5);
-    stage.is_well().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    peer.on("/_matrix/key/v2/query", move |_| {
+        count.fetch_add(1, SeqCst);
+        let told = answer(200, &json!({ "server_keys": documents }));
+        async move { told }
+    });
+    room.admit();
+    let (status, error) = try_join(&bob, room.id.as_str(), &["peer.test"]).await;
+    assert_eq!(status, StatusCode::OK, "{error}");
+    room.take_joins();
+    assert!(asked.load(SeqCst) > 0);
+    let path = format!("/_matrix/client/v3/rooms/{}/joined_members", encode(room.id.as_str()));
+    let members = bob.ok(Method::GET, &path, Value::Null).await["joined"].as_object().unwrap().clone();
+    let is_in: Vec<_> =
+        forged.iter().map(|keys| members.contains_key(&format!("@user:{}", keys.server_name()))).collect();
+    assert_eq!(is_in, [false, false, false, true]);
+    // Beyond the state at the join, nobody's word is taken.
+    for keys in &forged {
+        let user = format!("@user:{}", keys.server_name());
+        let (id, json) = room.make_by(keys, &user, "m.room.message", None, json!({ "body": "hello" }), |_| {});
+        let (_, answer) = room.send(&a, &user, &[json], &[]).await;
+        assert!(answer["pdus"][&id]["error"].as_str().unwrap().contains("no key"), "{answer}");
+    }
 }
 
 /// A value with one of the values in it replaced, or taken out: the one at `place`, which is none once that is done.

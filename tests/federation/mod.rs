@@ -3,6 +3,7 @@
 mod connections;
 mod crowd;
 mod faster_joins;
+mod flood;
 mod hostile;
 mod identity;
 mod invites;
