@@ -121,6 +121,15 @@ impl Fetch<'_> {
         self.keep(chain).await
     }
 
+    /// Whether the other server shows all of these events, rightly signed.
+    pub(super) async fn shows(&self, ids: Vec<OwnedEventId>) -> Result<bool> {
+        let mut ids: BTreeSet<_> = ids.into_iter().collect();
+        for event in self.verified(self.events(ids.iter().cloned().collect()).await).await? {
+            ids.remove(&event.pdu().event_id);
+        }
+        Ok(ids.is_empty())
+    }
+
     /// The state before an event, as the other server has it; stores what of it and of its auth chain is not here.
     pub(super) async fn state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Unfetched> {
         self.state(event, false).await

@@ -15,7 +15,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -23,7 +23,7 @@ use quick_cache::sync::Cache;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::{
     Federation,
@@ -31,6 +31,7 @@ use super::{
     policy,
 };
 use crate::{
+    clock,
     error::{Error, Result},
     outgoing::{Gate, Turns},
     rooms::{self, Outcome, Signed, acl, outside, receive},
@@ -162,7 +163,7 @@ async fn of_room(
     }
     let fetch = Fetch { federation, server: origin, room: &room, version: &version };
     let mut results = Results::new();
-    let until = Instant::now() + LONGEST;
+    let until = clock::instant() + LONGEST;
     for (id, event) in federation.verify(&version, pdus).await? {
         let result = match event {
             Ok(event) if is_resident => one_until(fetch, event, until).await?,
@@ -190,7 +191,7 @@ async fn from_outside(fetch: Fetch<'_>, event: &Signed) -> Result<Result<(), Str
 /// # Errors
 /// When the database fails.
 pub(super) async fn one(fetch: Fetch<'_>, event: Signed) -> Result<Result<(), String>> {
-    one_until(fetch, event, Instant::now() + LONGEST).await
+    one_until(fetch, event, clock::instant() + LONGEST).await
 }
 
 async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Result<(), String>> {
@@ -198,7 +199,9 @@ async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Re
     // What needs nothing is taken in however long the others took; only a state that takes long to resolve is given up.
     let taken = timeout(LONGEST, take(fetch, &event, None)).await;
     let outcome = match taken.map(|taken| taken.map_err(Unfetched::Ours)) {
-        Ok(Ok(Outcome::Missing { prev, .. })) => timeout_at(until, complete(fetch, event, !prev.is_empty())).await,
+        Ok(Ok(Outcome::Missing { prev, .. })) => {
+            timeout_at(until.into(), complete(fetch, event, !prev.is_empty())).await
+        }
         outcome => outcome,
     };
     match outcome {
@@ -214,27 +217,44 @@ async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Re
 /// Takes in an event that refers to what is not here; after those before it, if these are what is missing.
 async fn complete(fetch: Fetch<'_>, event: Signed, prev_is_missing: bool) -> Result<Outcome, Unfetched> {
     let mut states = STATES;
-    let (earlier, is_told) = match prev_is_missing {
+    let Between { events, history, is_told } = match prev_is_missing {
         true => between(fetch, &event).await?,
-        false => (Vec::new(), false),
+        false => Between::default(),
     };
-    for earlier in earlier {
+    for earlier in events {
         let earlier = policy::looked_at(fetch.federation, fetch.room, earlier).await?;
         place(fetch, &earlier, &mut states).await?;
     }
-    // Who tells what came before the event, but not what it follows, is not asked for the state there: it could make up one
-    // in which whatever it likes is allowed.
-    states = if is_told { 0 } else { states };
+    // Who tells what came before the event, but does not show what it follows, is not asked for the state there: it could
+    // make up one in which whatever it likes is allowed.
+    if is_told {
+        let follows = event.pdu().prev_events.iter().filter(|id| !history.contains(*id)).cloned().collect();
+        let hidden = fetch.federation.rooms.unplaced(follows)?;
+        states = if fetch.shows(hidden).await? { states } else { 0 };
+    }
     place(fetch, &event, &mut states).await
 }
 
-/// The events between an event and those that are here, the earliest first, as far as the other server gives them; and
-/// whether it gives any at all. Who does not answer this may yet know the state.
-async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<(Vec<Signed>, bool), Unfetched> {
+/// What another server tells of what lies between an event and those that are here.
+#[derive(Default)]
+struct Between {
+    /// The events, the earliest first.
+    events: Vec<Signed>,
+    /// What is too early to be among them.
+    history: BTreeSet<OwnedEventId>,
+    /// Whether it tells anything. Who does not may yet know the state.
+    is_told: bool,
+}
+
+/// The events between an event and those that are here, as far as the other server gives them.
+///
+/// Somebody may have written while this server came into the room, without having seen that. What such an event follows
+/// goes back to before; that is history, and not put among what is new.
+async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<Between, Unfetched> {
     let mut found: BTreeMap<OwnedEventId, Signed> = BTreeMap::new();
     let mut latest = vec![event.pdu().event_id.clone()];
     let first = fetch.federation.rooms.first_depth(fetch.room)?;
-    let mut is_told = false;
+    let (mut history, mut is_told) = (BTreeSet::new(), false);
     for _ in 0..ROUNDS {
         let earliest = fetch.federation.rooms.extremities(fetch.room)?;
         let answer = fetch.before(earliest, std::mem::take(&mut latest), first, EACH_ROUND).await;
@@ -243,9 +263,15 @@ async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<(Vec<Signed>, bool)
         };
         is_told = true;
         let (before, is_short) = (found.len(), events.len() < SHORT);
-        found.extend(events.into_iter().map(|event| (event.pdu().event_id.clone(), event)));
+        for event in events {
+            let id = event.pdu().event_id.clone();
+            match event.pdu().depth < first {
+                true => drop(history.insert(id)),
+                false => drop(found.insert(id, event)),
+            }
+        }
         let named: BTreeSet<_> = found.values().flat_map(|event| event.pdu().prev_events.iter().cloned()).collect();
-        let named = named.into_iter().filter(|id| !found.contains_key(id)).collect();
+        let named = named.into_iter().filter(|id| !found.contains_key(id) && !history.contains(id)).collect();
         let unplaced: BTreeSet<_> = fetch.federation.rooms.unplaced(named)?.into_iter().collect();
         if unplaced.is_empty() || found.len() == before || is_short {
             break;
@@ -254,9 +280,9 @@ async fn between(fetch: Fetch<'_>, event: &Signed) -> Result<(Vec<Signed>, bool)
         latest = found.values().filter(leads_on).map(|event| event.pdu().event_id.clone()).take(20).collect();
     }
     found.remove(&event.pdu().event_id);
-    let mut found: Vec<_> = found.into_values().collect();
-    found.sort_by(|a, b| (a.pdu().depth, &a.pdu().event_id).cmp(&(b.pdu().depth, &b.pdu().event_id)));
-    Ok((found, is_told))
+    let mut events: Vec<_> = found.into_values().collect();
+    events.sort_by(|a, b| (a.pdu().depth, &a.pdu().event_id).cmp(&(b.pdu().depth, &b.pdu().event_id)));
+    Ok(Between { events, history, is_told })
 }
 
 /// Takes in an event whose predecessors were taken in as far as they were to be had: fetches its auth chain if that is not

@@ -16,11 +16,13 @@ use ruma::OwnedEventId;
 use super::{
     Event,
     event::{self, Status},
+    pdu::Pdu,
+    receive::MAX_PREV_EVENTS,
     timeline,
 };
 use crate::{
     error::Result,
-    ids::{EventNo, RoomNo},
+    ids::{EventNo, RoomNo, StateNo},
     store::{Direction, Read, Tx, trees},
 };
 
@@ -72,6 +74,44 @@ pub fn edges(read: &dyn Read, room: RoomNo) -> Result<Vec<Edge>> {
 /// As [`edges`].
 pub(super) fn is_followed(read: &dyn Read, room: RoomNo, event: EventNo) -> Result<bool> {
     Ok(under(read, room, event)?.is_some())
+}
+
+/// The states after those of an event's predecessors that are `missing`, as far as they are known without them: it is the
+/// state before an earlier event that follows the same ones, or one of them alone. Gives them, and those of the missing that
+/// they say nothing of.
+///
+/// # Errors
+/// As [`edges`].
+pub(super) fn states_after(
+    read: &dyn Read,
+    room: RoomNo,
+    pdu: &Pdu,
+    missing: &[OwnedEventId],
+) -> Result<(BTreeSet<StateNo>, Vec<OwnedEventId>)> {
+    let (mut states, mut unknown) = (BTreeSet::new(), Vec::new());
+    if missing.is_empty() {
+        return Ok((states, unknown));
+    }
+    let own = event::by_id(read, &pdu.event_id)?.filter(|event| event.is_placed()).map(|event| event.order);
+    let prev_events: BTreeSet<&OwnedEventId> = pdu.prev_events.iter().collect();
+    for id in missing {
+        let mut known = None;
+        let no = event::no_of(read, id)?.unwrap_or_default();
+        for row in trees::GAPS.scan(read, (room, no), Direction::Forward).take(MAX_PREV_EVENTS) {
+            let follower = event::require(read, row?.0.2)?;
+            let follows: BTreeSet<&OwnedEventId> = follower.pdu.prev_events.iter().collect();
+            let is_earlier = follower.status == Status::Accepted && own.is_none_or(|own| follower.order < own);
+            if is_earlier && (follows.len() == 1 || follows == prev_events) {
+                known = Some(follower.state_before);
+                break;
+            }
+        }
+        match known {
+            Some(state) => drop(states.insert(state)),
+            None => unknown.push(id.clone()),
+        }
+    }
+    Ok((states, unknown))
 }
 
 /// The place before which a missing event belongs, if one that is here follows it.

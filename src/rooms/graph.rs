@@ -16,7 +16,7 @@ use std::{
 
 use ruma::{
     EventId, OwnedEventId, RoomId,
-    events::{StateEventType, TimelineEventType},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
 
@@ -45,10 +45,12 @@ pub(super) struct Arrival {
     pub(super) room: Room,
     rules: RoomVersionRules,
     pub(super) pdu: Pdu,
-    /// The states after those of its predecessors that have their place in the graph.
+    /// The states after its predecessors, as far as they are known.
     pub(super) states: BTreeSet<StateNo>,
-    /// Its predecessors that have not.
+    /// Its predecessors that have no place in the graph.
     pub(super) missing: Vec<OwnedEventId>,
+    /// Those of them after which the state is not known.
+    pub(super) unknown: Vec<OwnedEventId>,
     /// The extremities that it follows, among others.
     pub(super) follows: Vec<EventNo>,
     /// Whether an event follows it that came before it.
@@ -177,13 +179,24 @@ impl Rooms {
         extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id.clone())).collect()
     }
 
-    /// The depth of the event with which the room begins here, but for earlier history: what is less deep happened before.
+    /// The depth of the event by which this server last came into the room, or else with which the room begins here: what
+    /// is less deep is history, which is fetched when somebody reads it.
     ///
     /// # Errors
     /// As [`extremities`](Self::extremities).
     pub fn first_depth(&self, room: &RoomId) -> Result<u64> {
         let snapshot = self.store.read();
         let (no, _) = super::require(&snapshot, room)?;
+        // The latest come first.
+        for edge in backfill::edges(&snapshot, no)? {
+            let follower = event::by_id(&snapshot, &edge.event)?;
+            let comes_in = |pdu: &Pdu| {
+                pdu.membership() == Some(MembershipState::Join) && pdu.sender.server_name() == self.server_name
+            };
+            if let Some(join) = follower.filter(|follower| comes_in(&follower.pdu)) {
+                return Ok(join.pdu.depth);
+            }
+        }
         let first = timeline::after(&snapshot, no, 0).next().transpose()?;
         first.map_or(Ok(0), |(_, first)| Ok(event::require(&snapshot, first)?.pdu.depth))
     }
@@ -202,7 +215,7 @@ impl Rooms {
             Look::Refused(arrival, why) => return self.keep_refused(arrival, why),
             Look::Arrived(arrival) => arrival,
         };
-        if !arrival.missing.is_empty() {
+        if !arrival.unknown.is_empty() {
             let state = match given {
                 Given::State(given) => self.given_state(&arrival, given)?,
                 _ => Ok(arrival.room.partial.as_ref().map_or(deltas::EMPTY, |partial| partial.known)),
@@ -267,7 +280,7 @@ impl Rooms {
         }
         let has_create = wanted.contains_key(&("m.room.create".to_owned(), String::new()));
         if !missing.is_empty() || !has_create {
-            let prev = if missing.is_empty() { arrival.missing.clone() } else { Vec::new() };
+            let prev = if missing.is_empty() { arrival.unknown.clone() } else { Vec::new() };
             return Ok(Err(Outcome::Missing { prev, auth: missing }));
         }
         let base = match deltas::is_whole(&snapshot, arrival.room.state)? {
@@ -437,13 +450,13 @@ fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, given: Give
         }
     }
     if !missing_auth.is_empty() {
-        let prev = if state_given { Vec::new() } else { arrival.missing };
+        let prev = if state_given { Vec::new() } else { arrival.unknown };
         return Ok(Look::Done(Outcome::Missing { prev, auth: missing_auth }));
     }
-    let cannot_be_placed = !arrival.missing.is_empty() && !state_given;
+    let cannot_be_placed = !arrival.unknown.is_empty() && !state_given;
     match by_auth_events(&context, &arrival)? {
         Err(why) if cannot_be_placed => Ok(Look::Refused(arrival, why)),
-        _ if cannot_be_placed => Ok(Look::Done(Outcome::Missing { prev: arrival.missing, auth: Vec::new() })),
+        _ if cannot_be_placed => Ok(Look::Done(Outcome::Missing { prev: arrival.unknown, auth: Vec::new() })),
         _ => Ok(Look::Arrived(arrival)),
     }
 }
@@ -452,8 +465,18 @@ impl Arrival {
     /// The event with what it follows.
     pub(super) fn new(context: &Context<'_>, room_no: RoomNo, room: Room, pdu: Pdu) -> Result<Self> {
         let rules = build::rules(&room.version)?;
-        let (states, missing, follows) = (BTreeSet::new(), Vec::new(), Vec::new());
-        let mut arrival = Self { room_no, room, rules, pdu, states, missing, follows, followed: false, relayed: false };
+        let mut arrival = Self {
+            room_no,
+            room,
+            rules,
+            pdu,
+            states: BTreeSet::new(),
+            missing: Vec::new(),
+            unknown: Vec::new(),
+            follows: Vec::new(),
+            followed: false,
+            relayed: false,
+        };
         follow(context, &mut arrival)?;
         Ok(arrival)
     }
@@ -473,6 +496,9 @@ fn follow(context: &Context<'_>, arrival: &mut Arrival) -> Result<()> {
             None => arrival.missing.push(id.clone()),
         }
     }
+    let (states, unknown) = backfill::states_after(context.read, arrival.room_no, &arrival.pdu, &arrival.missing)?;
+    arrival.states.extend(states);
+    arrival.unknown = unknown;
     let mut gone_through = 0;
     while let Some(event) = refused.pop()
         && gone_through < THROUGH_REFUSED

@@ -1,5 +1,6 @@
 //! Servers among each other; the files mirror `src/api/federation` and `src/federation`.
 
+mod concurrent;
 mod connections;
 mod crowd;
 mod faster_joins;
