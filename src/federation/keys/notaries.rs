@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt, stream};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId, ServerName, UInt,
     api::federation::discovery::get_remote_server_keys_batch, serde::Base64, signatures::PublicKeySet,
@@ -22,8 +23,9 @@ use crate::{
     store::{Direction, trees::SERVER_KEYS},
 };
 
-/// How many servers a notary is asked about at once.
+/// About how many servers a notary is asked in one question, and how many questions it is asked at a time.
 const BATCH: usize = 100;
+const AT_A_TIME: usize = 4;
 
 const LIMITS: Limits = Limits { body: 8 * 1024 * 1024, timeout: std::time::Duration::from_secs(30), redirects: 0 };
 
@@ -50,15 +52,30 @@ impl ServerKeys {
             if self.has_failed(notary) {
                 continue;
             }
-            let left = self.missing(missing, &self.known(missing)?);
-            let servers: Vec<_> = left.iter().filter(|(server, _)| *server != notary).collect();
-            for batch in servers.chunks(BATCH) {
-                match self.ask_notary(federation, notary, batch).await? {
-                    Ok(documents) => documents.iter().try_for_each(|document| self.learn(document))?,
-                    Err(error) => {
-                        tracing::debug!(%notary, %error, "no keys from a notary");
-                        break;
-                    }
+            let mut left = self.missing(missing, &self.known(missing)?);
+            left.remove(notary);
+            self.ask_in_batches(federation, notary, &left, |document| self.learn(document)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks `notary` about all these servers, until it fails; hands on what it tells as it comes.
+    async fn ask_in_batches(
+        &self,
+        federation: &Federation,
+        notary: &ServerName,
+        servers: &Needed,
+        mut hand_on: impl FnMut(&Document) -> Result<()>,
+    ) -> Result<()> {
+        let servers: Vec<_> = servers.iter().collect();
+        let questions: Vec<_> = servers.chunks(BATCH).map(|batch| self.ask_notary(federation, notary, batch)).collect();
+        let mut answers = stream::iter(questions).buffer_unordered(AT_A_TIME);
+        while let Some(answer) = answers.next().await {
+            match answer? {
+                Ok(documents) => documents.iter().try_for_each(&mut hand_on)?,
+                Err(error) => {
+                    tracing::debug!(%notary, %error, "no keys from a notary");
+                    break;
                 }
             }
         }
@@ -120,12 +137,7 @@ impl ServerKeys {
                 missing.insert(server.clone(), ids.clone());
             }
         }
-        for batch in missing.iter().collect::<Vec<_>>().chunks(BATCH) {
-            match self.ask_notary(federation, vouched.by, batch).await? {
-                Ok(documents) => documents.iter().try_for_each(|document| self.take_word(vouched, document))?,
-                Err(error) => tracing::debug!(server = %vouched.by, %error, "no keys from the server of the room"),
-            }
-        }
+        self.ask_in_batches(federation, vouched.by, &missing, |document| self.take_word(vouched, document)).await?;
         for (server, ids) in needed {
             let Some(keys) = vouched.keys.0.get(server) else { continue };
             let of_server = known.0.entry(server.clone()).or_default();
