@@ -17,14 +17,10 @@ use ruma::{
 
 use super::Federation;
 pub use crate::outgoing::Limits;
-use crate::{
-    error::Error,
-    http::Body,
-    outgoing::{Reach, Unreachable},
-};
+use crate::{error::Error, http::Body, outgoing::Reach};
 
 /// How much of an error is read.
-const MAX_ERROR: usize = 64 * 1024;
+const MAX_ERROR: u64 = 64 * 1024;
 
 /// Why a request to another server brought nothing.
 #[derive(Clone, Debug)]
@@ -91,14 +87,9 @@ impl Federation {
         R: OutgoingRequest,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let request = self.signed(destination, encoded(request, ())?)?;
-        let ask = |request| self.outgoing.request(Reach::Servers, request, limits);
-        let (parts, body) = self.at_destination(destination, request, ask).await?.into_parts();
-        let response = Response::from_parts(parts, &*body);
-        if !response.status().is_success() {
-            return Err(refusal(response));
-        }
-        R::IncomingResponse::try_from_http_response_inner(response)
+        let (parts, body) = self.send_streamed(destination, request, limits).await?.into_parts();
+        let body = whole(body).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        R::IncomingResponse::try_from_http_response_inner(Response::from_parts(parts, &*body))
             .map_err(|error| Failure::Malformed(error.to_string()))
     }
 
@@ -118,21 +109,21 @@ impl Federation {
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
         let request = self.signed(destination, encoded(request, ())?)?;
-        let ask = |request| self.outgoing.stream(Reach::Servers, request, limits);
-        let response = self.at_destination(destination, request, ask).await?;
+        let response = self.ask(destination, request, limits).await?;
         if response.status().is_success() {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
-        let mut error = Vec::new();
-        let mut body = body.limited(MAX_ERROR as u64).map_err(|error| Failure::Malformed(error.to_string()))?;
-        while let Ok(Some(bytes)) = body.next().await {
-            error.extend_from_slice(&bytes);
-        }
-        Err(refusal(Response::from_parts(parts, &error)))
+        // What cannot be read of an error says nothing.
+        let error = match body.limited(MAX_ERROR) {
+            Ok(body) => whole(body).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        Err(refusal(Response::from_parts(parts, error)))
     }
 
-    /// Asks `destination` for something that is not signed for; gives the answer, whatever its status, as soon as it begins.
+    /// Asks `destination` something, signed or not; gives the answer, whatever its status, as soon as it begins. If no
+    /// connection comes about where the server said some time ago that it is, it is looked for again.
     ///
     /// # Errors
     /// As [`send`](Self::send), but for the status.
@@ -142,21 +133,6 @@ impl Federation {
         request: Request<Bytes>,
         limits: Limits,
     ) -> Result<Response<Body>, Failure> {
-        let ask = |request| self.outgoing.stream(Reach::Servers, request, limits);
-        self.at_destination(destination, request, ask).await
-    }
-
-    /// The request with the destination's address, asked of it by `ask`. If no connection comes about where the server
-    /// said some time ago that it is, it is looked for again.
-    async fn at_destination<T, F>(
-        &self,
-        destination: &ServerName,
-        request: Request<Bytes>,
-        ask: impl Fn(Request<Bytes>) -> F,
-    ) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, Unreachable>>,
-    {
         if !self.admits(destination) || destination == self.server_name() {
             return Err(Failure::Denied);
         }
@@ -173,7 +149,7 @@ impl Federation {
             if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
                 request.headers_mut().insert(header::HOST, host);
             }
-            match ask(request).await {
+            match self.outgoing.stream(Reach::Servers, request, limits).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.unconnected && again && self.delegations.forget(destination) => again = false,
                 Err(error) => {
@@ -204,6 +180,15 @@ impl Federation {
         request.headers_mut().insert(header::AUTHORIZATION, header);
         Ok(request)
     }
+}
+
+/// All of an answer.
+async fn whole(mut body: Body) -> crate::error::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(bytes) = body.next().await? {
+        all.extend_from_slice(&bytes);
+    }
+    Ok(all)
 }
 
 /// The failure to make a request at all.
