@@ -220,6 +220,7 @@ async fn delete_rooms(server: &Arc<Server>) {
 }
 
 async fn delete_noted(server: &Arc<Server>) -> Result<()> {
+    chores::leave_deleted(&server.federation).await?;
     deletion::work(&server.rooms, &server.media).await?;
     purge::work(&server.rooms).await?;
     let of = server.clone();

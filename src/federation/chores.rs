@@ -1,5 +1,6 @@
 //! What a decision asks for beyond itself: a new display name shows in each of the user's rooms, a deactivated account
-//! leaves all of them, guests leave a room that admits none any more, what somebody sent who was banned is redacted.
+//! leaves all of them, guests leave a room that admits none any more, everybody leaves one that is being deleted, what
+//! somebody sent who was banned is redacted.
 //!
 //! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`, `guests.rs`). Who
 //! changed a name or ended an account does the first rooms at once, so that few rooms are done when the request is
@@ -12,7 +13,7 @@ use super::{Federation, leave, policy};
 use crate::{
     error::Result,
     ids::RoomNo,
-    rooms::{self, Rooms, delayed_events, guests, members, membership, redaction, thread_subscriptions},
+    rooms::{self, Rooms, delayed_events, deletion, guests, members, membership, redaction, thread_subscriptions},
     store::{
         Direction, Read,
         trees::{DEACTIVATED_USERS, PROFILE_UPDATES, ROOMS_WITHOUT_GUESTS, SENDER_REDACTIONS},
@@ -51,10 +52,52 @@ pub async fn all(federation: &Federation) -> Result<()> {
         leave_all(federation, &user, usize::MAX).await?;
     }
     for room in closed {
-        guests::remove(&federation.rooms, room).await?;
+        remove_guests(federation, room).await?;
     }
     redact(&federation.rooms).await?;
     while redaction::forget_originals(&federation.rooms)? {}
+    Ok(())
+}
+
+/// Has the guests of this server leave the room, unless it admits them again. A guest whom the room's rules do not let go
+/// stays, and that is logged.
+async fn remove_guests(federation: &Federation, room: RoomNo) -> Result<()> {
+    let id = rooms::get(&federation.rooms.store.read(), room)?.id;
+    let guard = federation.rooms.lock(&id).await;
+    let departures = guests::departures(&federation.rooms.store.read(), room)?;
+    for (guest, left) in departures {
+        if let Err(error) = policy::send_and(federation, &guard, &guest, left, |_, _| Ok(())).await {
+            tracing::warn!("{id} admits no guests any more, but the guest {guest} cannot leave: {error}");
+        }
+    }
+    federation.rooms.store.write(|tx| {
+        ROOMS_WITHOUT_GUESTS.delete(tx, room);
+        Ok(())
+    })
+}
+
+/// Has the users of this server leave the rooms that are being deleted.
+///
+/// # Errors
+/// When the database fails.
+pub async fn leave_deleted(federation: &Federation) -> Result<()> {
+    let rooms = &federation.rooms;
+    let leaving = deletion::leaving(&rooms.store.read())?;
+    for (room, mut deletion) in leaving {
+        let id = rooms::get(&rooms.store.read(), room)?.id;
+        for (user, is_joined) in deletion::to_leave(rooms, room)? {
+            let reason = Some("An administrator of the server deletes the room there.".to_owned());
+            match leave::leave(federation, &id, &user, reason).await {
+                Ok(()) if is_joined => deletion.left.push(user),
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::warn!("{user} cannot leave {id}, which is being deleted: {error}");
+                    deletion.stuck.push(user);
+                }
+            }
+        }
+        deletion::have_left(rooms, room, deletion)?;
+    }
     Ok(())
 }
 

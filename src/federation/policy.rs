@@ -4,10 +4,8 @@
 use std::time::Duration;
 
 use ruma::{
-    RoomId, UserId,
-    api::federation::policy::sign_event::v1::Request,
-    events::room::{member::MembershipState, policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID},
-    room_version_rules::RedactionRules,
+    RoomId, UserId, api::federation::policy::sign_event::v1::Request,
+    events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID, room_version_rules::RedactionRules,
 };
 use serde_json::value::RawValue;
 
@@ -58,18 +56,13 @@ pub async fn prepare(federation: &Federation, guard: &RoomGuard, sender: &UserId
         let rules = build::rules(&room.version)?.redaction;
         match ask(federation, &server, authorized.pdu(), &rules).await {
             Ok(signature) => authorized.add_signature(&server.name, KEY_ID, signature)?,
-            Err(error) if is_departure(authorized.pdu()) => {
+            Err(error) if policy::is_departure(authorized.pdu()) => {
                 tracing::debug!("{sender} leaves {} without a signature of {}: {error}", guard.room(), server.name);
             }
             Err(error) => return Err(error),
         }
     }
     Ok(authorized)
-}
-
-/// Whether somebody leaves.
-fn is_departure(pdu: &Pdu) -> bool {
-    pdu.membership() == Some(MembershipState::Leave) && pdu.state_key.as_deref() == Some(pdu.sender.as_str())
 }
 
 /// Sends the event that `draft` makes of a room as it is now, if it makes one.

@@ -3,8 +3,8 @@
 //!
 //! Whatever makes a room one that holds guests against its state (it withdraws `m.room.guest_access`, here or on another
 //! server; the event is redacted; a resolution takes it away; a guest came in through a server that did not know) notes the
-//! room in `ROOMS_WITHOUT_GUESTS`, in its own transaction. [`remove`] then has the guests of this server leave, in the
-//! background and also after a crash. Whether a user of another server is a guest nobody here knows.
+//! room in `ROOMS_WITHOUT_GUESTS`, in its own transaction. `federation/chores.rs` then has the guests of this server leave, in
+//! the background and also after a crash. Whether a user of another server is a guest nobody here knows.
 
 use http::StatusCode;
 use ruma::{
@@ -14,7 +14,7 @@ use ruma::{
 };
 use serde_json::json;
 
-use super::{Rooms, event::Event, members, membership, pdu::Pdu, state, summary};
+use super::{Draft, Rooms, event::Event, members, membership, pdu::Pdu, state, summary};
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
@@ -78,34 +78,18 @@ pub(super) fn on_redaction(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Res
     Ok(())
 }
 
-/// Has the guests of this server leave the room, unless it admits them again. A guest whom the room's rules do not let go
-/// stays, and that is logged.
-pub async fn remove(rooms: &Rooms, room: RoomNo) -> Result<()> {
-    let id = super::get(&rooms.store.read(), room)?.id;
-    let guard = rooms.lock(&id).await;
-    for guest in guests(rooms, room)? {
-        let left = membership::draft(&guest, membership::fields(json!({ "membership": "leave" })))?;
-        if let Err(error) = rooms.send(&guard, &guest, left) {
-            tracing::warn!("{id} admits no guests any more, but the guest {guest} cannot leave: {error}");
-        }
-    }
-    rooms.store.write(|tx| {
-        ROOMS_WITHOUT_GUESTS.delete(tx, room);
-        Ok(())
-    })
-}
-
-/// The guests who are joined to the room; none where they may be.
-fn guests(rooms: &Rooms, room: RoomNo) -> Result<Vec<OwnedUserId>> {
-    let read = rooms.store.read();
-    if summary::guests_can_join(&read, room)? {
+/// The guests of this server who are to leave the room, each with the event with which they do; none where they may be. The
+/// room is locked.
+pub fn departures(read: &dyn Read, room: RoomNo) -> Result<Vec<(OwnedUserId, Draft)>> {
+    if summary::guests_can_join(read, room)? {
         return Ok(Vec::new());
     }
-    let mut guests = Vec::new();
-    for user in members::local_joined(&read, room)? {
-        if is_guest(&read, &user)? {
-            guests.push(user);
+    let mut departures = Vec::new();
+    for user in members::local_joined(read, room)? {
+        if is_guest(read, &user)? {
+            let left = membership::draft(&user, membership::fields(json!({ "membership": "leave" })))?;
+            departures.push((user, left));
         }
     }
-    Ok(guests)
+    Ok(departures)
 }

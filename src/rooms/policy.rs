@@ -1,12 +1,16 @@
 //! Policy servers: a server that a room has chosen to look at each event before it is sent, and to sign those that it
 //! has nothing against ([Policy Servers](https://spec.matrix.org/latest/server-server-api/#policy-servers)).
 //!
-//! Here is which server that is, and whether it signed an event. Asking it is `federation/policy.rs`'s matter. This server
-//! is never one itself.
+//! Here is which server that is, and whether it signed an event. Asking it is `federation/policy.rs`'s matter; that
+//! nothing of this server goes into such a room without having been asked about, [`check_local`]'s. This server is never one
+//! itself.
 
 use ruma::{
     OwnedServerName, SigningKeyAlgorithm,
-    events::{StateEventType, TimelineEventType, room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID},
+    events::{
+        StateEventType, TimelineEventType,
+        room::{member::MembershipState, policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as KEY_ID},
+    },
     room_version_rules::RedactionRules,
     serde::{Base64, base64::Standard},
     signatures::verify_canonical_json_bytes,
@@ -14,8 +18,12 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Pdu, canonical, servers, state};
-use crate::{error::Result, ids::RoomNo, store::Read};
+use super::{Authorized, Pdu, build, canonical, servers, state};
+use crate::{
+    error::{Error, Result},
+    ids::RoomNo,
+    store::Read,
+};
 
 /// The policy server of a room.
 #[derive(Clone, Debug)]
@@ -48,6 +56,28 @@ pub fn of_room(read: &dyn Read, room: RoomNo) -> Result<Option<PolicyServer>> {
 /// Whether policy servers have a say in such an event: in all but those that choose them.
 pub fn concerns(pdu: &Pdu) -> bool {
     pdu.state_key_of(&TimelineEventType::RoomPolicy) != Some("")
+}
+
+/// Whether an event may go into a room without the signature: nobody is kept in a room against their will.
+pub fn is_departure(pdu: &Pdu) -> bool {
+    pdu.membership() == Some(MembershipState::Leave) && pdu.state_key.as_deref() == Some(pdu.sender.as_str())
+}
+
+/// Checks that an event of this server which is about to go into its room has the signature of the room's policy server.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` when it should have it and has not; else as [`of_room`].
+pub(super) fn check_local(read: &dyn Read, authorized: &Authorized) -> Result<()> {
+    let pdu = authorized.pdu();
+    if !authorized.is_told || !concerns(pdu) || is_departure(pdu) {
+        return Ok(());
+    }
+    let Some(server) = of_room(read, authorized.room())? else { return Ok(()) };
+    let rules = build::rules(&super::get(read, authorized.room())?.version)?.redaction;
+    if server.signed(pdu, &rules) {
+        return Ok(());
+    }
+    Err(Error::forbidden(format!("The room's policy server {} did not sign the event.", server.name)))
 }
 
 impl PolicyServer {

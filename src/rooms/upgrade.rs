@@ -1,12 +1,13 @@
 //! Replacing a room by one of another version
 //! ([spec](https://spec.matrix.org/latest/client-server-api/#room-upgrades)).
 //!
-//! The new room gets what the specification recommends to carry over, the old one a tombstone and, where the user may,
-//! power levels that end the conversation. All of it is one transaction. Members are not carried over: they join the
-//! new room themselves.
+//! The new room gets what the specification recommends to carry over ([`successor`]), the old one a [`tombstone`], with
+//! which the aliases move ([`hand_over`]), and, where the user may, power levels that end the conversation ([`closing`]).
+//! Each of these is one transaction, since the old room's policy server, if it has one, is asked about what is sent there.
+//! Without the tombstone nothing is replaced. Members are not carried over: they join the new room themselves.
 
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::{Value, json, value::to_raw_value};
@@ -47,11 +48,11 @@ pub struct Upgrade {
     pub additional_creators: Vec<OwnedUserId>,
 }
 
-/// Replaces the room; gives the new one's number and ID.
+/// Makes the room that is to replace `no`; gives its number and ID.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when the user may not send a tombstone into the room.
-pub fn upgrade(
+/// 403 `M_FORBIDDEN` when the user may not send a tombstone into the old room.
+pub fn successor(
     tx: &mut Tx<'_>,
     rooms: &Rooms,
     no: RoomNo,
@@ -65,8 +66,6 @@ pub fn upgrade(
     }
     let content = upgrade.create_content(tx, no, room)?;
     let (new_no, create) = build::create(rooms, tx, &upgrade.version, user, &to_raw_value(&content)?)?;
-    let new_id = create.pdu.room_id;
-    let old = Author { rooms, room: no, sender: user };
     let new = Author { rooms, room: new_no, sender: user };
 
     let join = membership::with_profile(tx, user, &MembershipState::Join)?;
@@ -83,48 +82,59 @@ pub fn upgrade(
         let key = child.pdu.state_key.as_deref().unwrap_or_default();
         new.send(tx, Draft::state(StateEventType::SpaceChild, key, &child.pdu.content)?)?;
     }
-    let moved = aliases::move_all(tx, no, new_no)?;
-    let published_aliases: Option<Content> = state::content(tx, no, &StateEventType::RoomCanonicalAlias, "")?;
-    if let Some(content) = &published_aliases {
+    if let Some(content) = state::content::<Content>(tx, no, &StateEventType::RoomCanonicalAlias, "")? {
         new.set(tx, StateEventType::RoomCanonicalAlias, content)?;
     }
     if levels != first_levels {
         new.set(tx, StateEventType::RoomPowerLevels, &levels)?;
     }
-    if directory::is_published(tx, no)? {
-        directory::set_published(tx, no, false);
-        directory::set_published(tx, new_no, true);
-    }
-    let tombstone = json!({ "body": "This room has been replaced.", "replacement_room": new_id });
-    old.set(tx, StateEventType::RoomTombstone, tombstone)?;
-    close(tx, &old, published_aliases, &moved)?;
-    Ok((new_no, new_id))
+    Ok((new_no, create.pdu.room_id))
 }
 
-/// Ends the conversation in the old room, as far as the user may.
-fn close(tx: &mut Tx<'_>, old: &Author<'_>, aliases: Option<Content>, moved: &[OwnedRoomAliasId]) -> Result<()> {
-    if let Some(content) = aliases {
+/// The event that ends the old room.
+///
+/// # Errors
+/// When its JSON cannot be written, which does not happen.
+pub fn tombstone(successor: &RoomId) -> Result<Draft> {
+    let content = json!({ "body": "This room has been replaced.", "replacement_room": successor });
+    Draft::state(StateEventType::RoomTombstone, "", &content)
+}
+
+/// Gives the new room what only one of them can have, with the tombstone: the aliases, and the place in the directory.
+///
+/// # Errors
+/// When a row is damaged or the database fails.
+pub fn hand_over(tx: &mut Tx<'_>, old: RoomNo, new: RoomNo) -> Result<()> {
+    aliases::move_all(tx, old, new)?;
+    if directory::is_published(tx, old)? {
+        directory::set_published(tx, old, false);
+        directory::set_published(tx, new, true);
+    }
+    Ok(())
+}
+
+/// The events that end the conversation in the old room, as far as the user may send them.
+///
+/// # Errors
+/// As [`hand_over`].
+pub fn closing(read: &dyn Read, old: RoomNo, new: RoomNo) -> Result<Vec<Draft>> {
+    let mut drafts = Vec::new();
+    let moved = aliases::of_room(read, new)?;
+    if let Some(content) = state::content::<Content>(read, old, &StateEventType::RoomCanonicalAlias, "")? {
         let kept = without_aliases(content.clone(), |alias| moved.iter().any(|moved| moved == alias));
         if kept != content {
-            permitted(old.set(tx, StateEventType::RoomCanonicalAlias, kept))?;
+            drafts.push(Draft::state(StateEventType::RoomCanonicalAlias, "", &kept)?);
         }
     }
-    let mut levels = levels_of(tx, old.room)?;
+    let mut levels = levels_of(read, old)?;
     let level = |levels: &Content, key: &str| levels.get(key).and_then(Value::as_i64).unwrap_or(0);
     let silence = level(&levels, "users_default").saturating_add(1).max(50);
     for key in ["events_default", "invite"] {
         let raised = level(&levels, key).max(silence);
         levels.insert(key.to_owned(), json!(raised));
     }
-    permitted(old.set(tx, StateEventType::RoomPowerLevels, levels))
-}
-
-/// Without what the user may not do: an event that is refused has changed nothing.
-fn permitted<T>(result: Result<T>) -> Result<()> {
-    match result {
-        Err(error) if error.status() == http::StatusCode::FORBIDDEN => Ok(()),
-        other => other.map(drop),
-    }
+    drafts.push(Draft::state(StateEventType::RoomPowerLevels, "", &levels)?);
+    Ok(drafts)
 }
 
 /// The content of an `m.room.canonical_alias` event without the aliases that are `gone`.

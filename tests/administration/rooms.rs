@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use conduit::{
+    federation::chores,
     rooms::{self, deletion, purge},
     store::{Direction, trees},
 };
@@ -391,7 +392,10 @@ async fn a_deletion_that_is_cut_off_anywhere_goes_on() {
     state.store.write(|tx| deletion::begin(tx, no, None, false)).unwrap();
     // Dropped where it waits for others to have their turn, each time after one turn more.
     for turns in 1.. {
-        let mut work = Box::pin(deletion::work(&state.rooms, &state.media));
+        let mut work = Box::pin(async {
+            chores::leave_deleted(&state.federation).await?;
+            deletion::work(&state.rooms, &state.media).await
+        });
         let mut is_done = false;
         for _ in 0..turns {
             is_done = is_done || futures_util::poll!(&mut work).is_ready();

@@ -1,6 +1,9 @@
 //! Rooms with a policy server: what it did not sign is not sent.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use conduit::{
     rooms::{Draft, build, canonical},
@@ -13,6 +16,7 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
+use super::joins::until;
 use crate::common::{
     Client, TestServer, encode,
     net::TestNet,
@@ -29,6 +33,8 @@ struct Guarded {
     peer: Peer,
     room: String,
     policy: Value,
+    /// Whether the policy server finds everything to be spam.
+    refuses: Arc<AtomicBool>,
 }
 
 impl Guarded {
@@ -42,15 +48,18 @@ impl Guarded {
         let name = ServerName::parse("p.test").unwrap();
         let keys = Arc::new(SigningKeys::new(name, "policy_server", &pkcs8, Vec::new()).unwrap());
         let policy = json!({ "via": "p.test", "public_keys": { "ed25519": keys.public_key() } });
+        let refuses = Arc::new(AtomicBool::new(false));
+        let is_refused = refuses.clone();
         peer.on(SIGN, move |request| {
             let pdu = String::from_utf8(request.into_body().to_vec()).unwrap();
             let rules = build::rules(&RoomVersionId::V11).unwrap().redaction;
             let signature = keys.sign(canonical::reference_text(&pdu, &rules).unwrap().as_bytes());
             let signed = json!({ "p.test": { "ed25519:policy_server": signature } });
             let refused = json!({ "errcode": "M_FORBIDDEN", "error": "This looks like spam." });
-            async move { if pdu.contains("spam") { answer(400, &refused) } else { answer(200, &signed) } }
+            let is_spam = pdu.contains("spam") || is_refused.load(Relaxed);
+            async move { if is_spam { answer(400, &refused) } else { answer(200, &signed) } }
         });
-        Self { net, a, alice, peer, room, policy }
+        Self { net, a, alice, peer, room, policy, refuses }
     }
 
     /// Has the policy server's user join the room.
@@ -166,6 +175,64 @@ async fn memberships_and_profiles_have_the_signature_too() {
     assert!(act("unban", json!({ "user_id": carol.user_id })).await.is_server_error());
     let leave = format!("/_matrix/client/v3/rooms/{}/leave", encode(&guarded.room));
     bob.ok(Method::POST, &leave, json!({})).await;
+}
+
+/// What the server does of itself is no exception: tombstones, guests and users who go, power that is given.
+#[tokio::test]
+async fn what_follows_from_a_decision_has_the_signature_too() {
+    let guarded = Guarded::new().await;
+    let (alice, a) = (&guarded.alice, &guarded.a);
+    let bob = a.register("bob").await;
+    let guest = a.anyone().ok(Method::POST, "/_matrix/client/v3/register?kind=guest", json!({})).await;
+    let guest = a.anyone().logged_in(&guest);
+    alice.set_state(&guarded.room, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).await;
+    bob.join(&guarded.room).await;
+    guest.join(&guarded.room).await;
+    guarded.choose().await;
+    guarded.join().await;
+    let signed = |kind: &str, key: &str| {
+        let read = a.handle.server().store.read();
+        let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*guarded.room).unwrap()).unwrap().unwrap();
+        let event = conduit::rooms::state::get(&read, no, &kind.into(), key).unwrap()?;
+        event.pdu.json.contains("ed25519:policy_server").then(|| event.pdu.json.clone())
+    };
+    alice.set_state(&guarded.room, "m.room.guest_access", "", json!({ "guest_access": "forbidden" })).await;
+    until("the guest to leave", async || {
+        signed("m.room.member", &guest.user_id).filter(|json| json.contains("leave")).map(drop)
+    })
+    .await;
+    let deactivate = "/_matrix/client/v3/account/deactivate";
+    let who = json!({ "type": "m.id.user", "user": "bob" });
+    let auth = json!({ "type": "m.login.password", "identifier": who, "password": "secret-bob" });
+    bob.ok(Method::POST, deactivate, json!({ "auth": auth })).await;
+    assert!(signed("m.room.member", &bob.user_id).unwrap().contains("leave"));
+
+    // Where the tombstone is refused, nothing is replaced.
+    let upgrade = format!("/_matrix/client/v3/rooms/{}/upgrade", encode(&guarded.room));
+    guarded.refuses.store(true, Relaxed);
+    let rooms = async || alice.ok(Method::GET, "/_matrix/client/v3/joined_rooms", Value::Null).await;
+    let before = rooms().await;
+    let (status, error) = alice.post(&upgrade, json!({ "new_version": "11" })).await;
+    assert_eq!((status, &error["error"]), (StatusCode::BAD_REQUEST, &json!("This looks like spam.")));
+    assert_eq!((rooms().await, signed("m.room.tombstone", "")), (before, None));
+    guarded.refuses.store(false, Relaxed);
+    alice.ok(Method::POST, &upgrade, json!({ "new_version": "11" })).await;
+    assert!(signed("m.room.tombstone", "").is_some() && signed("m.room.power_levels", "").is_some());
+}
+
+/// Whatever does not ask is stopped.
+#[tokio::test]
+async fn nothing_of_this_server_goes_in_without_the_signature() {
+    let guarded = Guarded::new().await;
+    guarded.choose().await;
+    guarded.join().await;
+    let rooms = &guarded.a.handle.server().rooms;
+    let guard = rooms.lock(&RoomId::parse(&*guarded.room).unwrap()).await;
+    let alice = UserId::parse(&*guarded.alice.user_id).unwrap();
+    let draft = Draft::state(StateEventType::RoomTopic, "", &json!({ "topic": "behind its back" })).unwrap();
+    assert_eq!(rooms.send(&guard, &alice, draft).unwrap_err().status(), StatusCode::FORBIDDEN);
+    let draft = Draft::state(StateEventType::RoomMember, alice.as_str(), &json!({ "membership": "leave" })).unwrap();
+    rooms.send(&guard, &alice, draft).unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::{Nothing, Paging, Reply, not_here, ok, requests};
 use crate::{
     api::auth::Administrator,
     error::{Error, Result},
-    federation::join,
+    federation::{join, policy},
     ids::RoomNo,
     rooms::{
         self, Room, blocks,
@@ -311,7 +311,15 @@ pub async fn put_block(server: &Server, admin: Administrator, req: PutBlock) -> 
 pub async fn make_room_admin(server: &Server, admin: Administrator, req: MakeRoomAdmin) -> Result<Reply> {
     let user = req.body.user_id.unwrap_or(admin.0);
     let id = rooms::by_name(&server.store.read(), &req.path.0)?.1.id;
-    room_admin::promote(&server.rooms, &id, &user).await?;
+    let guard = server.rooms.lock(&id).await;
+    let (giver, drafts) = {
+        let read = server.store.read();
+        let (no, room) = rooms::require(&read, &id)?;
+        room_admin::promotion(&read, no, &room, &user)?
+    };
+    for draft in drafts {
+        policy::send_and(&server.federation, &guard, &giver, draft, |_, _| Ok(())).await?;
+    }
     ok(json!({}))
 }
 

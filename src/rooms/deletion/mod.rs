@@ -21,11 +21,11 @@ mod rows;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use ruma::{OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
 pub use self::left::find_left;
 pub(super) use self::rows::{delete_event, free_state, free_states, set_aside};
-use super::{Rooms, aliases, deltas, directory, event, members, membership, outbox::DELIVERED, servers, state};
+use super::{Rooms, aliases, deltas, directory, event, members, outbox::DELIVERED, servers, state};
 pub use crate::store::records::{Deletion, DeletionStage};
 use crate::{
     clock,
@@ -81,7 +81,35 @@ pub fn is_under_way(read: &dyn Read, room: RoomNo) -> Result<bool> {
     Ok(get(read, room)?.is_some_and(|deletion| !matches!(deletion.stage, DeletionStage::Done(_))))
 }
 
-/// Does what can be done now of all deletions.
+/// The rooms that the users of this server have to leave now, since they are being deleted.
+///
+/// # Errors
+/// As [`get`].
+pub fn leaving(read: &dyn Read) -> Result<Vec<(RoomNo, Deletion)>> {
+    let all = trees::ROOM_DELETIONS.scan(read, (), Direction::Forward);
+    all.filter(|row| row.as_ref().map_or(true, |(_, deletion)| deletion.stage == DeletionStage::Leaving)).collect()
+}
+
+/// The users of this server who have not left the room, and whether each is in it.
+///
+/// # Errors
+/// As [`get`].
+pub fn to_leave(rooms: &Rooms, room: RoomNo) -> Result<Vec<(OwnedUserId, bool)>> {
+    let users = local_users(&rooms.store.read(), &rooms.server_name, room)?;
+    let open = users.into_iter().filter(|(_, own)| !has_left(own));
+    Ok(open.map(|(user, own)| (user, own.membership == MembershipState::Join)).collect())
+}
+
+/// Notes who left the room, and who could not.
+///
+/// # Errors
+/// As [`get`].
+pub fn have_left(rooms: &Rooms, room: RoomNo, deletion: Deletion) -> Result<()> {
+    let last = trees::OUTGOING_LATEST.get(&rooms.store.read(), room)?;
+    put(rooms, room, &Deletion { stage: DeletionStage::Telling(last.unwrap_or_default()), ..deletion })
+}
+
+/// Does what can be done now of all deletions, but for the leaving, which is `federation/chores.rs`'s.
 ///
 /// # Errors
 /// As [`get`]; when the disk fails.
@@ -100,10 +128,7 @@ pub async fn work(rooms: &Rooms, files: &Files) -> Result<()> {
 /// Takes one deletion as far as it gets.
 async fn advance(rooms: &Rooms, files: &Files, room: RoomNo, mut deletion: Deletion) -> Result<()> {
     if deletion.stage == DeletionStage::Leaving {
-        all_leave(rooms, room, &mut deletion).await?;
-        let last = trees::OUTGOING_LATEST.get(&rooms.store.read(), room)?;
-        deletion.stage = DeletionStage::Telling(last.unwrap_or_default());
-        put(rooms, room, &deletion)?;
+        return Ok(());
     }
     let id = super::get(&rooms.store.read(), room)?.id;
     if let DeletionStage::Telling(position) = deletion.stage {
@@ -160,37 +185,6 @@ fn local_users(read: &dyn Read, server: &ruma::ServerName, room: RoomNo) -> Resu
         }
     }
     Ok(own_rooms)
-}
-
-async fn all_leave(rooms: &Rooms, room: RoomNo, deletion: &mut Deletion) -> Result<()> {
-    let (id, users) = {
-        let read = rooms.store.read();
-        (super::get(&read, room)?.id, local_users(&read, &rooms.server_name, room)?)
-    };
-    for (user, own) in users {
-        if has_left(&own) {
-            continue;
-        }
-        let reason = Some("An administrator of the server deletes the room there.".to_owned());
-        match leave(rooms, &id, &user, reason).await {
-            Ok(_) if own.membership == MembershipState::Join => deletion.left.push(user),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!("{user} cannot leave {id}, which is being deleted: {error}");
-                deletion.stuck.push(user);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Takes one user out. The room's policy server is not asked: it would keep nobody in.
-async fn leave(rooms: &Rooms, room: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
-    let guard = rooms.lock(room).await;
-    match membership::leave(rooms, &guard, user, reason)? {
-        Some(draft) => rooms.send(&guard, user, draft).map(drop),
-        None => Ok(()),
-    }
 }
 
 /// Whether all other servers in the room know what is in the log of outgoing changes up to `position`.
