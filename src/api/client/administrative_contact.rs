@@ -24,7 +24,7 @@ use serde_json::{Value as JsonValue, json};
 use crate::{
     api::{
         auth::{Anyone, User},
-        own::Json,
+        own::{self, Json},
         uiaa,
         validation::{self, Asked},
     },
@@ -239,6 +239,6 @@ impl IncomingRequest for Post3PidsRequest {
     type OutgoingResponse = Json<JsonValue>;
 
     fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        Ok(serde_json::from_slice(request.body())?)
+        Ok(own::body(&request)?)
     }
 }

@@ -117,7 +117,7 @@ fn parse<T: DeserializeOwned>(
     let (room,) = own::path(path_args)?;
     let Query { via, server_name } = own::query(request)?;
     let via = if via.is_empty() { server_name } else { via };
-    let mut content: Content = serde_json::from_slice(request.body())?;
+    let mut content: Content = own::body(request)?;
     let proof = content.remove("third_party_signed").filter(|proof| !proof.is_null());
     if content.get("reason").is_some_and(|reason| !reason.is_string()) {
         content.remove("reason");

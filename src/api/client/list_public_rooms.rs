@@ -139,7 +139,7 @@ impl IncomingRequest for SetVisibilityRequest {
             visibility: Option<Visibility>,
         }
         let (room_id,) = own::path(path_args)?;
-        let body: Body = serde_json::from_slice(request.body())?;
+        let body: Body = own::body(&request)?;
         Ok(Self { room_id, visibility: body.visibility.unwrap_or(Visibility::Public) })
     }
 }

@@ -44,7 +44,7 @@ impl IncomingRequest for SetFieldRequest {
         path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
         let (user_id, field) = own::path(path_args)?;
-        Ok(Self { user_id, field, body: serde_json::from_slice(request.body())? })
+        Ok(Self { user_id, field, body: own::body(&request)? })
     }
 }
 

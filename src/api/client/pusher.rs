@@ -14,7 +14,10 @@ use serde_json::{Value as JsonValue, json};
 
 use crate::{
     answers_json,
-    api::{auth::User, own::Json},
+    api::{
+        auth::User,
+        own::{self, Json},
+    },
     error::{Error, Result},
     server::Server,
     stands_in_for,
@@ -65,7 +68,7 @@ impl IncomingRequest for SetPusherRequest {
             #[serde(rename = "org.matrix.msc3881.enabled")]
             enabled: Option<bool>,
         }
-        let Body { enabled } = serde_json::from_slice(request.body())?;
+        let Body { enabled } = own::body(&request)?;
         let request = set::Request::try_from_http_request_inner(request, path_args)?;
         Ok(Self { request, enabled: enabled.unwrap_or(true) })
     }

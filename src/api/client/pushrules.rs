@@ -124,14 +124,14 @@ impl IncomingRequest for SetPushRuleRequest {
         }
         let (kind, id): (Kind, String) = own::path(path_args)?;
         let Query { before, after } = own::query(&request)?;
-        let Body { actions, conditions } = serde_json::from_slice(request.body())?;
+        let Body { actions, conditions } = own::body(&request)?;
         let rule = match kind {
             Kind::Override => NewPushRule::Override(NewConditionalPushRule::new(id, conditions, actions)),
             Kind::Underride => NewPushRule::Underride(NewConditionalPushRule::new(id, conditions, actions)),
             Kind::Sender => NewPushRule::Sender(NewSimplePushRule::new(id.try_into()?, actions)),
             Kind::Room => NewPushRule::Room(NewSimplePushRule::new(id.try_into()?, actions)),
             Kind::Content => {
-                let PatternBody { pattern } = serde_json::from_slice(request.body())?;
+                let PatternBody { pattern } = own::body(&request)?;
                 NewPushRule::Content(NewPatternedPushRule::new(id, pattern, actions))
             }
         };

@@ -24,7 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     answers_json,
-    api::{auth::Anyone, own::Json},
+    api::{
+        auth::Anyone,
+        own::{self, Json},
+    },
     config::Config,
     error::{Error, Result},
     operation,
@@ -87,7 +90,7 @@ pub struct RoomTokenRequest {
 }
 operation!(
     POST "/_matrix/client/unstable/rs.conduit.livekit/sfu/get", NoAccessToken: RoomTokenRequest => Json<Granted>,
-    |request, _args| serde_json::from_slice(request.body())?
+    |request, _args| own::body(&request)?
 );
 
 /// A request for a token for a slot of a room.
@@ -100,7 +103,7 @@ pub struct SlotTokenRequest {
 }
 operation!(
     POST "/_matrix/client/unstable/rs.conduit.livekit/get_token", NoAccessToken: SlotTokenRequest => Json<Granted>,
-    |request, _args| serde_json::from_slice(request.body())?
+    |request, _args| own::body(&request)?
 );
 
 /// Who wants to take part, as their member event says.

@@ -291,7 +291,7 @@ impl IncomingRequest for SearchRequest {
             room_events: Option<Criteria>,
         }
         let query: Query = own::query(&request)?;
-        let body: Body = serde_json::from_slice(request.body())?;
+        let body: Body = own::body(&request)?;
         Ok(Self { next_batch: query.next_batch, criteria: body.search_categories.room_events })
     }
 }

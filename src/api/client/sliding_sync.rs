@@ -61,7 +61,7 @@ impl IncomingRequest for UnstableRequest {
         request: http::Request<&[u8]>,
         _path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
-        Ok(Self { query: own::query(&request)?, body: serde_json::from_slice(request.body())? })
+        Ok(Self { query: own::query(&request)?, body: own::body(&request)? })
     }
 }
 
@@ -87,7 +87,7 @@ impl IncomingRequest for AcceptedRequest {
         request: http::Request<&[u8]>,
         _path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
-        Ok(Self { body: serde_json::from_slice(request.body())? })
+        Ok(Self { body: own::body(&request)? })
     }
 }
 

@@ -46,7 +46,7 @@ impl IncomingRequest for SetTypingRequest {
             timeout: Option<u64>,
         }
         let (room_id, user_id) = own::path(path_args)?;
-        let Body { typing, timeout } = serde_json::from_slice(request.body())?;
+        let Body { typing, timeout } = own::body(&request)?;
         let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         Ok(Self { room_id, user_id, timeout: typing.then_some(timeout) })
     }

@@ -52,8 +52,8 @@ impl IncomingRequest for InviteV1Request {
             invite_room_state: Vec<RawStrippedState>,
         }
         let (room_id, event_id) = own::path(path_args)?;
-        let event = serde_json::from_slice(request.body())?;
-        let body: Body = serde_json::from_slice(request.body())?;
+        let event = own::body(&request)?;
+        let body: Body = own::body(&request)?;
         Ok(Self { room_id, event_id, event, preview: body.unsigned.invite_room_state })
     }
 }

@@ -81,10 +81,7 @@ macro_rules! requests {
                 Ok(Self {
                     path: $crate::api::own::path(path_args)?,
                     query: $crate::api::own::query(&request)?,
-                    body: match request.body().is_empty() {
-                        true => serde_json::from_str("{}")?,
-                        false => serde_json::from_slice(request.body())?,
-                    },
+                    body: $crate::api::own::body(&request)?,
                 })
             }
         }

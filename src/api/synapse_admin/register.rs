@@ -19,7 +19,11 @@ use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
 use crate::{
-    api::{auth::Anyone, client::registration::Registered, own::Json},
+    api::{
+        auth::Anyone,
+        client::registration::Registered,
+        own::{self, Json},
+    },
     clock,
     config::Secret,
     error::{Error, Result},
@@ -81,7 +85,7 @@ impl IncomingRequest for RegisterRequest {
     type OutgoingResponse = Json<Registered>;
 
     fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        Ok(serde_json::from_slice(request.body())?)
+        Ok(own::body(&request)?)
     }
 }
 
