@@ -92,6 +92,9 @@ async fn a_repeated_request_gets_the_same_delay_id() {
     let room = alice.create_room(json!({})).await;
     let id = delay_message(&alice, &room, "t", HOUR).await;
     assert_eq!(delay_message(&alice, &room, "t", HOUR).await, id);
+    let path =
+        format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t?org.matrix.msc4140.delay={HOUR}", encode(&room));
+    assert_eq!(alice.json(Method::PUT, &path, None).await, (StatusCode::OK, json!({ "delay_id": id })));
     let list = waiting(&alice).await;
     assert_eq!(list.len(), 1);
     assert_eq!(
@@ -251,4 +254,24 @@ async fn nothing_waits_for_a_deactivated_account() {
     });
     alice.ok(Method::POST, "/_matrix/client/v3/account/deactivate", json!({ "auth": auth })).await;
     assert_eq!(update(&server, &id, "send").await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn its_sender_alone_is_told_its_delay_id_with_the_event() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let told = async |client: &Client, event: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&room), encode(event));
+        client.ok(Method::GET, &path, Value::Null).await["unsigned"]["org.matrix.msc4140.delay_id"].clone()
+    };
+    let other_device = server.login("alice").await;
+    for id in [delay_message(&alice, &room, "m", HOUR).await, delay_state(&alice, &room, "s", HOUR).await] {
+        assert_eq!(update(&server, &id, "send").await, StatusCode::OK);
+        let event = one(&alice, &id).await["event_id"].as_str().unwrap().to_owned();
+        assert_eq!(told(&alice, &event).await, json!(id));
+        assert_eq!(told(&other_device, &event).await, json!(id));
+        assert_eq!(told(&bob, &event).await, Value::Null);
+    }
 }

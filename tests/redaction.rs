@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use conduit::config::Config;
+use conduit::{
+    config::Config,
+    store::trees::{RELATED_REDACTIONS, SENDER_REDACTIONS},
+};
 use http::{Method, StatusCode};
+use ruma::{RoomId, UserId};
 use serde_json::{Value, json};
 
 use crate::common::{Client, TestServer, encode};
@@ -65,6 +69,64 @@ async fn what_relates_to_an_event_goes_with_it_as_far_as_its_sender_may() {
     until_redacted(&alice, &room, &reaction).await;
 }
 
+fn waiting(server: &TestServer) -> u64 {
+    RELATED_REDACTIONS.verify(&server.handle.server().store.read()).unwrap().0
+}
+
+#[tokio::test]
+async fn what_is_left_of_it_when_the_server_stops_is_redacted_after_the_next_start() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = two(&server).await;
+    let root = bob.send_text(&room, "root").await;
+    let mut related = Vec::new();
+    for _ in 0..120 {
+        related.push(relate(&bob, &room, "m.room.message", &root, "m.thread").await);
+    }
+    // The background comes to a room that is locked, and so no further.
+    let other = alice.create_room(json!({})).await;
+    let rooms = server.handle.server().rooms.clone();
+    let guard = rooms.lock(<&RoomId>::try_from(&*other).unwrap()).await;
+    let (no, record) = conduit::rooms::require(&rooms.store.read(), guard.room()).unwrap();
+    let held_up = |tx: &mut conduit::store::Tx<'_>| {
+        let user = <&UserId>::try_from(&*bob.user_id).unwrap();
+        SENDER_REDACTIONS.put(tx, (no, user), &(record.create.unwrap(), 0));
+        Ok(())
+    };
+    rooms.store.write(held_up).unwrap();
+    rooms.chores.notify_one();
+    redact(&alice, &room, &root, json!({ "org.matrix.msc3912.with_relations": ["m.thread"], "reason": "spam" })).await;
+    assert!(is_redacted(&alice, &room, &root).await);
+    assert_eq!(waiting(&server), 1);
+    assert!(!is_redacted(&alice, &room, related.last().unwrap()).await);
+    drop(rooms);
+    let directory = server.stop().await;
+    drop(guard);
+
+    let server = TestServer::start_in(directory, |_| {}).await;
+    let alice = alice.at(&server);
+    for event in &related {
+        until_redacted(&alice, &room, event).await;
+    }
+    let first = alice.ok(Method::GET, &event_path(&room, &related[0]), Value::Null).await;
+    assert_eq!(first["unsigned"]["redacted_because"]["content"]["reason"], "spam");
+    while waiting(&server) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redaction_names_few_types_of_relations() {
+    let server = TestServer::start().await;
+    let (alice, _, room) = two(&server).await;
+    let event = alice.send_text(&room, "hello").await;
+    let kinds: Vec<String> = (0..101).map(|n| format!("m.{n}")).collect();
+    let path = format!("/_matrix/client/v3/rooms/{}/redact/{}/t", encode(&room), encode(&event));
+    let (status, answer) = alice.put(&path, json!({ "org.matrix.msc3912.with_relations": kinds })).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")));
+    assert!(!is_redacted(&alice, &room, &event).await);
+    assert_eq!(waiting(&server), 0);
+}
+
 #[tokio::test]
 async fn a_ban_takes_what_was_said_with_it_if_the_moderator_says_so() {
     let server = TestServer::start().await;
@@ -107,7 +169,7 @@ async fn who_may_kick_but_not_redact_redacts_nothing() {
     let kick = json!({ "user_id": bob.user_id, "org.matrix.msc4293.redact_events": true });
     carol.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/kick", encode(&room)), kick).await;
     let store = &server.handle.server().store;
-    let waiting = conduit::store::trees::SENDER_REDACTIONS.verify(&store.read()).unwrap().0;
+    let waiting = SENDER_REDACTIONS.verify(&store.read()).unwrap().0;
     assert_eq!(waiting, 0);
     assert!(!is_redacted(&alice, &room, &event).await);
 }

@@ -244,7 +244,7 @@ fn events(s: &mut Samples) {
         redacts_in_content: true,
         redacted_by: Some(EventNo(10)),
         received_ts: 5,
-        transaction: Some((phone(), text("t1").into())),
+        request: Some(Request::Transaction(phone(), text("t1").into())),
         json: text(r#"{"content":{},"type":"m.room.name"}"#),
     };
     s.add(EVENTS, EventNo(9), event);
@@ -430,6 +430,15 @@ fn moderation(s: &mut Samples) {
 
 fn delayed_events(s: &mut Samples) {
     s.add(SENDER_REDACTIONS, (RoomNo(1), alice()), (EventNo(9), 21));
+    let related = RelatedRedaction {
+        target: EventNo(9),
+        sender: alice(),
+        reason: Some(text("spam")),
+        kinds: vec![text("m.replace")],
+        below: 21,
+        since: 5,
+    };
+    s.add(RELATED_REDACTIONS, (RoomNo(1), EventNo(11)), related);
     s.add(REDACTED_ORIGINALS, EventNo(9), text("{}"));
     s.add(REDACTED_ORIGINAL_TIMES, (5, EventNo(9)), ());
     let device = DehydratedDevice { device: phone(), data: raw(json!({ "algorithm": "m.x" })) };

@@ -6,9 +6,9 @@ use conduit::{
     error::Error,
     ids::{EventNo, RoomNo, StateNo},
     store::{
-        Direction, Read, Store, Weigh,
+        Direction, Read, Store, Value, Weigh,
         key::{Encode, Key},
-        records::{EventRow, Status},
+        records::{EventRow, Request, Status},
         trees,
     },
 };
@@ -175,9 +175,20 @@ fn event_row(json: &str) -> EventRow {
         redacts_in_content: true,
         redacted_by: None,
         received_ts: 0,
-        transaction: None,
+        request: None,
         json: json.to_owned(),
     }
+}
+
+/// Events that were to be sent later have a row of another form.
+#[test]
+fn the_row_of_an_event_knows_what_asked_for_it() {
+    let by = |request| EventRow { request, ..event_row("{}") };
+    let rows =
+        [by(None), by(Some(Request::Transaction("D".into(), "t".into()))), by(Some(Request::Delay("d".to_owned())))];
+    let bytes = rows.clone().map(|row| row.to_bytes());
+    assert_eq!(bytes.clone().map(|bytes| bytes[0]), [1, 1, 2]);
+    assert_eq!(bytes.map(|bytes| EventRow::from_bytes(&bytes).unwrap()), rows);
 }
 
 /// What is remembered of a row is what the reader's own snapshot shows, whoever read or wrote it in between.

@@ -257,9 +257,9 @@ fn client_server() -> Vec<Route<Server>> {
         on(list_joined_rooms::get_joined_rooms),
         on(room_upgrades::upgrade_room),
         // Events
-        on(room_send::send_message).body_required(),
+        on(room_send::send_message).body_required_if(delayed_events::is_sent_at_once),
         on(room_state::set_room_state_with_key)
-            .body_required()
+            .body_required_if(delayed_events::is_sent_at_once)
             .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
             .also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}"),
         on(redaction::redact_event),

@@ -12,8 +12,8 @@ use crate::{
     store::{
         records::Status,
         trees::{
-            ALIASES, CURRENT_STATE, EVENT_NOS, EXTREMITIES, MISSING_MEMBERS, PUBLISHED_ROOMS, ROOM_ALIASES,
-            ROOM_CHANGED, ROOM_CHANGES, ROOM_NOS, ROOM_STATES, ROOMS, STATE_KEY_NOS, STATE_KEYS, STATES,
+            ALIASES, CURRENT_STATE, EVENT_NOS, EXTREMITIES, MISSING_MEMBERS, PUBLISHED_ROOMS, RELATED_REDACTIONS,
+            ROOM_ALIASES, ROOM_CHANGED, ROOM_CHANGES, ROOM_NOS, ROOM_STATES, ROOMS, STATE_KEY_NOS, STATE_KEYS, STATES,
         },
     },
 };
@@ -25,6 +25,7 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     checker.has(EXTREMITIES, ROOMS, |room, _| *room, any)?;
     checker.has(MISSING_MEMBERS, ROOMS, |room, _| *room, any)?;
     checker.has(MISSING_MEMBERS, EVENT_NOS, |_, row| row.join.clone(), any)?;
+    checker.has(RELATED_REDACTIONS, ROOMS, |(room, _), _| *room, any)?;
     checker.has(ROOM_STATES, ROOMS, |(room, _), _| *room, any)?;
     checker.has(ROOM_CHANGED, ROOM_CHANGES, |_, at| *at, |room, _, changed| changed == room)?;
     checker.has(ROOM_CHANGES, ROOM_CHANGED, |_, room| *room, |at, _, latest| latest == at)?;

@@ -1,21 +1,27 @@
 //! What a decision asks for beyond itself: a new display name shows in each of the user's rooms, a deactivated account
 //! leaves all of them, guests leave a room that admits none any more, everybody leaves one that is being deleted, what
-//! somebody sent who was banned is redacted.
+//! somebody sent who was banned is redacted, and so is what relates to a redacted event.
 //!
-//! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`, `guests.rs`). Who
+//! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`, and in `rooms`
+//! `guests.rs`, `redaction.rs`, `related_redactions.rs`). Who
 //! changed a name or ended an account does the first rooms at once, so that few rooms are done when the request is
 //! answered; the rest is done in the background, one room after the other, also after a crash. What is done twice changes
 //! nothing the second time.
 
-use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 
 use super::{Federation, leave, policy};
 use crate::{
+    clock,
     error::Result,
     ids::RoomNo,
-    rooms::{self, Rooms, delayed_events, deletion, guests, members, membership, redaction, thread_subscriptions},
+    rooms::{
+        self, Draft, Rooms, delayed_events, deletion, guests, members, membership, redaction, related_redactions,
+        thread_subscriptions,
+    },
     store::{
         Direction, Read,
+        records::RelatedRedaction,
         trees::{DEACTIVATED_USERS, PROFILE_UPDATES, ROOMS_WITHOUT_GUESTS, SENDER_REDACTIONS},
     },
     users::profiles,
@@ -24,7 +30,10 @@ use crate::{
 /// In how many rooms a request does its chores itself.
 pub const AT_ONCE: usize = 20;
 
-/// Does everything that is queued.
+/// For how long redactions are tried that fail by no fault of their own, in milliseconds.
+const TRIED_FOR_MS: u64 = 60 * 60 * 1000;
+
+/// Does what is queued; of what may be much, some, and then it has itself called again.
 ///
 /// # Errors
 /// When the database fails.
@@ -55,6 +64,7 @@ pub async fn all(federation: &Federation) -> Result<()> {
         remove_guests(federation, room).await?;
     }
     redact(&federation.rooms).await?;
+    redact_related(federation).await?;
     while redaction::forget_originals(&federation.rooms)? {}
     Ok(())
 }
@@ -117,6 +127,45 @@ async fn redact(rooms: &Rooms) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Redacts some more of what relates to redacted events.
+async fn redact_related(federation: &Federation) -> Result<()> {
+    let waiting = related_redactions::all(&federation.rooms.store.read())?;
+    for (place, row) in waiting {
+        let (id, page) = {
+            let read = federation.rooms.store.read();
+            (rooms::get(&read, place.0)?.id, related_redactions::page(&read, place.0, &row)?)
+        };
+        let patient = clock::now_ms().saturating_sub(row.since) < TRIED_FOR_MS;
+        if !redact_all(federation, &id, &row, &page.events).await? && patient {
+            continue;
+        }
+        if federation.rooms.store.write(|tx| related_redactions::done(tx, place, &page))? {
+            federation.rooms.chores.notify_one();
+        }
+    }
+    Ok(())
+}
+
+/// Redacts events as far as that is allowed; tells whether none failed that might succeed later.
+async fn redact_all(
+    federation: &Federation,
+    room: &RoomId,
+    row: &RelatedRedaction,
+    events: &[OwnedEventId],
+) -> Result<bool> {
+    for event in events {
+        let guard = federation.rooms.lock(room).await;
+        let draft = Draft::redaction(event.clone(), row.reason.as_deref())?;
+        if let Err(error) = policy::send_and(federation, &guard, &row.sender, draft, |_, _| Ok(())).await {
+            tracing::debug!("{event} is not redacted with what it relates to: {error}");
+            if error.status().is_server_error() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Sends member events into rooms that show an older profile of `user`, into `limit` rooms at most. Gives whether all

@@ -10,7 +10,7 @@
 use std::{any::type_name, future::Future, marker::PhantomData, net::IpAddr, pin::Pin};
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderName, Method, Request, Response, Uri};
 use ruma::api::{IncomingRequest, OutgoingResponseExt, auth_scheme::AuthScheme, path_builder::PathBuilder};
 use tracing::Span;
 
@@ -91,7 +91,7 @@ pub struct Route<S> {
     pub(super) paths: Vec<&'static str>,
     pub(super) endpoint: Box<dyn Endpoint<S>>,
     body_limit: Option<usize>,
-    body_required: bool,
+    body_required: fn(&Uri) -> bool,
 }
 
 impl<S> Route<S> {
@@ -109,8 +109,13 @@ impl<S> Route<S> {
 
     /// Refuses an empty or `null` body, which elsewhere counts as `{}`. For operations whose body is free-form JSON, such
     /// as an event's content: ruma cannot tell there that something is missing.
-    pub fn body_required(mut self) -> Self {
-        self.body_required = true;
+    pub fn body_required(self) -> Self {
+        self.body_required_if(|_| true)
+    }
+
+    /// [`body_required`](Self::body_required) for some requests only.
+    pub fn body_required_if(mut self, is_required: fn(&Uri) -> bool) -> Self {
+        self.body_required = is_required;
         self
     }
 
@@ -136,7 +141,7 @@ impl<S> Route<S> {
     }
 
     fn new(info: Info, paths: Vec<&'static str>, endpoint: Box<dyn Endpoint<S>>) -> Self {
-        Self { info, paths, endpoint, body_limit: None, body_required: false }
+        Self { info, paths, endpoint, body_limit: None, body_required: |_| false }
     }
 }
 
@@ -313,7 +318,7 @@ where
             // The bytes go before the handler runs, which has what they said.
             let request = {
                 let (parts, body) = request.into_parts();
-                let body = json_or_empty(route, &body)?;
+                let body = json_or_empty(route, &parts.uri, &body)?;
                 R::try_from_http_request_inner(Request::from_parts(parts, body), path_args).map_err(undecodable)?
             };
             encode(self.handler.start(state, caller, request).await?)
@@ -353,7 +358,7 @@ where
             admit(state, &route.info, &caller, address)?;
             let request = {
                 let (parts, body) = head.into_parts();
-                let body = if C::COVERS_BODY { json_or_empty(route, &body)? } else { &[] };
+                let body = if C::COVERS_BODY { json_or_empty(route, &parts.uri, &body)? } else { &[] };
                 R::try_from_http_request_inner(Request::from_parts(parts, body), path_args).map_err(undecodable)?
             };
             self.handler.start(state, caller, request, Request::from_parts(parts, body)).await
@@ -409,13 +414,13 @@ async fn collect<S: State>(state: &S, route: &Route<S>, body: Body, share: &mut 
 /// The body, or `{}` for `null` and for nothing: clients join rooms, log out and so on with no body at all.
 ///
 /// That it is UTF-8 is checked here, since serde does not look into strings that nobody asks for.
-fn json_or_empty<'b, S>(route: &Route<S>, body: &'b [u8]) -> Result<&'b [u8]> {
+fn json_or_empty<'b, S>(route: &Route<S>, uri: &Uri, body: &'b [u8]) -> Result<&'b [u8]> {
     if str::from_utf8(body).is_err() {
         return Err(Error::not_json("The body is not valid UTF-8."));
     }
     match body.trim_ascii() {
-        b"" if route.body_required => Err(Error::not_json("This operation needs a JSON body.")),
-        b"null" if route.body_required => Err(Error::bad_json("The body must be a JSON object, not null.")),
+        b"" if (route.body_required)(uri) => Err(Error::not_json("This operation needs a JSON body.")),
+        b"null" if (route.body_required)(uri) => Err(Error::bad_json("The body must be a JSON object, not null.")),
         b"" | b"null" if route.info.method != Method::GET => Ok(b"{}"),
         _ => Ok(body),
     }

@@ -46,7 +46,7 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         status,
         redacted_by: None,
         received_ts: clock::now_ms(),
-        transaction: authorized.transaction,
+        request: authorized.request,
         pdu: authorized.pdu,
         redacts_in_content: authorized.redacts_in_content,
     };

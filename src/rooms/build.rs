@@ -7,8 +7,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId,
-    RoomVersionId, ServerName, UserId,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, ServerName, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
     state_res,
@@ -21,7 +20,7 @@ use serde_json::{
 
 use super::{
     Room, Rooms, append, canonical,
-    event::{self, Event, Status},
+    event::{self, Event, Request, Status},
     guests,
     pdu::Pdu,
     receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV_EVENTS},
@@ -52,14 +51,14 @@ pub struct Draft {
     pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
     /// For how long it is sticky, if it is.
     pub sticky: Option<Sticky>,
-    /// The device and transaction ID of the request.
-    pub transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
+    /// The request that asks for it.
+    pub request: Option<Request>,
 }
 
 impl Draft {
     /// A message event, or any other that is no state.
     pub fn message(kind: TimelineEventType, content: Box<RawValue>) -> Self {
-        Self { kind, state_key: None, content, redacts: None, timestamp: None, sticky: None, transaction: None }
+        Self { kind, state_key: None, content, redacts: None, timestamp: None, sticky: None, request: None }
     }
 
     /// A state event with JSON that is there already.
@@ -94,7 +93,7 @@ pub struct Authorized {
     pub(super) pdu: Pdu,
     pub(super) state_before: StateNo,
     pub(super) redacts_in_content: bool,
-    pub(super) transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
+    pub(super) request: Option<Request>,
     /// The extremities that it follows.
     pub(super) follows: Vec<EventNo>,
     /// What the checks said.
@@ -156,7 +155,7 @@ impl Authorized {
             pdu,
             state_before,
             redacts_in_content: rules.redaction.content_field_redacts,
-            transaction: None,
+            request: None,
             follows: Vec::new(),
             status: Status::Accepted,
             place: Place::End,
@@ -220,9 +219,9 @@ pub fn prepare(rooms: &Rooms, read: &dyn Read, room_no: RoomNo, sender: &UserId,
     authorize(context, room_no, &room, &rules, &pdu, &auth_events)?;
     redaction::check_local(context.read, room_no, &room, &pdu)?;
     guests::check_local(context.read, room_no, &pdu)?;
-    let transaction = draft.transaction;
+    let request = draft.request;
     let is_told = sender.server_name() == rooms.server_name;
-    Ok(Authorized { transaction, follows, is_told, ..Authorized::next(room_no, pdu, room.state, &rules) })
+    Ok(Authorized { request, follows, is_told, ..Authorized::next(room_no, pdu, room.state, &rules) })
 }
 
 /// Checks of `draft` what does not depend on when it is sent.

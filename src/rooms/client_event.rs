@@ -2,7 +2,7 @@
 //! ([Room event format](https://spec.matrix.org/latest/client-server-api/#room-event-format)).
 //!
 //! A [`View`], made for one viewer and one request, writes events with what belongs into `unsigned` for that viewer:
-//! age, transaction ID, what redacted it, the content before it, the viewer's membership at it
+//! age, transaction ID or delay ID, what redacted it, the content before it, the viewer's membership at it
 //! ([MSC4115](https://github.com/matrix-org/matrix-spec-proposals/pull/4115)), and in timelines what other events make
 //! of it. The content is copied as it is, never parsed. Whether the viewer may see the event at all is asked of
 //! `visibility.rs` before; the events that are bundled with it are asked for here.
@@ -24,7 +24,7 @@ use serde_json::{
 };
 
 use super::{
-    event::{self, Event},
+    event::{self, Event, Request},
     relations, state,
     sticky::{self, Sticky},
     visibility::Gate,
@@ -141,6 +141,9 @@ struct Unsigned<'a> {
     replaces_state: Option<ruma::OwnedEventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a TransactionId>,
+    /// MSC4140, a proposal.
+    #[serde(rename = "org.matrix.msc4140.delay_id", skip_serializing_if = "Option::is_none")]
+    delay_id: Option<&'a str>,
     /// For how many milliseconds it is still sticky (MSC4354, a proposal).
     #[serde(rename = "msc4354_sticky_duration_ttl_ms", skip_serializing_if = "Option::is_none")]
     sticky_for: Option<u64>,
@@ -287,9 +290,8 @@ impl<'a> View<'a> {
     }
 
     fn unsigned<'e>(&self, event: &'e Event, with_room: bool, extent: Extent) -> Result<Unsigned<'e>> {
-        let transaction = event.transaction.as_ref().filter(|(device, _)| {
-            self.viewer.is_some_and(|(user, viewing)| *user == *event.pdu.sender && *viewing == **device)
-        });
+        let sender = self.viewer.filter(|(user, _)| *user == event.pdu.sender);
+        let request = sender.and_then(|(_, viewing)| Some((viewing, event.request.as_ref()?)));
         let redacted_because = match event.redacted_by {
             Some(no) => event::get(self.read, no)?.map(|by| self.write(&by, with_room, Extent::Bundled)).transpose()?,
             None => None,
@@ -310,7 +312,14 @@ impl<'a> View<'a> {
             prev_sender: previous.map(|pdu| pdu.sender.clone()),
             redacted_because,
             replaces_state: previous.map(|pdu| pdu.event_id.clone()),
-            transaction_id: transaction.map(|(_, id)| &**id),
+            transaction_id: match request {
+                Some((viewing, Request::Transaction(device, id))) if viewing == &**device => Some(id),
+                _ => None,
+            },
+            delay_id: match request {
+                Some((_, Request::Delay(id))) => Some(id),
+                _ => None,
+            },
             sticky_for: sticky::expiry(event).map(|expires| expires.saturating_sub(self.now.unsigned_abs())),
         })
     }

@@ -6,14 +6,11 @@
 
 use std::sync::Arc;
 
-use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedTransactionId, RoomId, UserId,
-    events::TimelineEventType, state_res,
-};
+use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId, events::TimelineEventType, state_res};
 use serde_json::value::RawValue;
 
 use super::pdu::Pdu;
-pub use crate::store::records::Status;
+pub use crate::store::records::{Request, Status};
 use crate::{
     error::{Error, Result},
     ids::{EventNo, RoomNo, StateNo},
@@ -40,8 +37,8 @@ pub struct Event {
     pub redacted_by: Option<EventNo>,
     /// When the server got or made it, in milliseconds since the Unix epoch.
     pub received_ts: u64,
-    /// The device and transaction ID that a client of this server sent it with.
-    pub transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
+    /// The request of a client of this server that it came about by.
+    pub request: Option<Request>,
     /// The event itself.
     pub pdu: Pdu,
     /// Whether the room's version puts a redaction's target into its content.
@@ -140,7 +137,7 @@ impl Event {
             status: row.status,
             redacted_by: row.redacted_by,
             received_ts: row.received_ts,
-            transaction: row.transaction,
+            request: row.request,
             pdu,
             redacts_in_content: row.redacts_in_content,
         })
@@ -158,7 +155,7 @@ impl Event {
             redacts_in_content: self.redacts_in_content,
             redacted_by: self.redacted_by,
             received_ts: self.received_ts,
-            transaction: self.transaction.clone(),
+            request: self.request.clone(),
             json: self.pdu.json.clone(),
         }
     }

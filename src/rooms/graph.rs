@@ -409,7 +409,7 @@ pub(super) fn outlier(no: EventNo, room: RoomNo, pdu: Pdu, rules: &RoomVersionRu
         status,
         redacted_by: None,
         received_ts: crate::clock::now_ms(),
-        transaction: None,
+        request: None,
         pdu,
         redacts_in_content: rules.redaction.content_field_redacts,
     }

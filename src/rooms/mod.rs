@@ -50,6 +50,7 @@ pub mod reader;
 pub mod receipts;
 pub mod receive;
 pub mod redaction;
+pub mod related_redactions;
 pub mod relations;
 pub mod resolve;
 pub mod room_admin;
@@ -118,6 +119,8 @@ pub struct Rooms {
     pub rosters: Rosters,
     /// Told when there is more to do in the background (`federation/chores.rs`).
     pub chores: Arc<Notify>,
+    /// Told when a room, history or somebody's files are to be deleted (`deletion`, `purge.rs`, `media/removal.rs`).
+    pub deletions: Arc<Notify>,
     locks: Arc<Locks>,
     caches: Arc<Caches>,
     resolver: Resolver,
@@ -135,6 +138,7 @@ impl Rooms {
             redaction_retention: Duration::ZERO,
             rosters,
             chores: Arc::default(),
+            deletions: Arc::default(),
             locks: Arc::default(),
             caches: Arc::default(),
             resolver: Resolver::default(),

@@ -143,7 +143,7 @@ fn keep(tx: &mut Tx<'_>, room: RoomNo, version: &RoomVersionId, signed: &Signed)
         status: Status::Outlier,
         redacted_by: None,
         received_ts: clock::now_ms(),
-        transaction: None,
+        request: None,
         pdu,
         redacts_in_content: build::rules(version)?.redaction.content_field_redacts,
     };

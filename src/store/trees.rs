@@ -305,6 +305,8 @@ trees! {
     THREAD_FOLLOWERS = Scan 244: (EventNo, OwnedUserId) => ();
     /// Whose events in a room are being redacted, by which event, and the place below which they still are to be.
     SENDER_REDACTIONS = Queue 242: (RoomNo, OwnedUserId) => (EventNo, i64);
+    /// Redactions that are to take with them what relates to the redacted event, and how far that is.
+    RELATED_REDACTIONS = Queue 245: (RoomNo, EventNo) => RelatedRedaction;
     /// Events as they were before they were redacted, if the administrator wants them kept for a while.
     REDACTED_ORIGINALS = Queue 243: EventNo => String;
     /// When they are to be forgotten.

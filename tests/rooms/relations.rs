@@ -1,7 +1,7 @@
 //! Relations: what is bundled with an event, and what a redaction takes out again.
 
 use conduit::{
-    rooms::{Draft, Event, client_event, relations},
+    rooms::{Draft, Event, client_event, event::Request, relations},
     store::Direction,
 };
 use ruma::{OwnedUserId, device_id, owned_device_id};
@@ -90,7 +90,7 @@ async fn unsigned_is_for_the_viewer() {
     let room = world.room(12);
     let (alice, bob) = (user("alice"), user("bob"));
     let mut draft = text("hi");
-    draft.transaction = Some((owned_device_id!("D"), "txn".into()));
+    draft.request = Some(Request::Transaction(owned_device_id!("D"), "txn".into()));
     let sent = world.send(&room, &alice, draft).await.unwrap();
     assert_eq!(shown(&world, &sent, &alice)["unsigned"]["transaction_id"], "txn");
     assert!(shown(&world, &sent, &bob)["unsigned"].get("transaction_id").is_none());

@@ -37,7 +37,7 @@ use crate::{
     },
     clock,
     error::{Error, Result},
-    rooms::{self, Draft, Event, build, delayed_events, members, sticky::Sticky},
+    rooms::{self, Draft, Event, build, delayed_events, event::Request, members, sticky::Sticky},
     server::Server,
     store::{
         Tx,
@@ -85,6 +85,12 @@ impl<R: IncomingRequest> IncomingRequest for Timed<R> {
         let Query { delay } = own::query(&request)?;
         Ok(Self { request: R::try_from_http_request_inner(request, path_args)?, delay })
     }
+}
+
+/// Whether a request that sends an event says nothing of a delay. One that does, and repeats another with its transaction ID,
+/// may leave out the content, which is known already.
+pub fn is_sent_at_once(uri: &http::Uri) -> bool {
+    !uri.query().is_some_and(|query| query.contains("org.matrix.msc4140.delay="))
 }
 
 /// What the sending of an event is answered with.
@@ -377,6 +383,7 @@ async fn try_send(server: &Server, id: &str, event: &DelayedEvent) -> Result<()>
     }
     let mut draft = Draft::message(event.kind.as_str().into(), event.content.clone());
     draft.state_key = event.state_key.clone();
+    draft.request = Some(Request::Delay(id.to_owned()));
     if draft.kind == TimelineEventType::RoomRedaction {
         draft.redacts = Some(room_send::redacts(&draft.content)?);
     }

@@ -46,16 +46,18 @@ pub async fn send_message(
         }
         None => {
             let operation = format!("send/{operation}");
-            Sent::Now { event_id: send_once(server, &user, &req.room_id, operation, &req.txn_id, draft).await? }
+            let event_id = send_once(server, &user, &req.room_id, operation, &req.txn_id, draft, |_, _| Ok(())).await?;
+            Sent::Now { event_id }
         }
     }))
 }
 
 /// Sends an event of a client, or gives the ID of the one that its first request with this transaction ID made. The
-/// room's lock is held throughout, so of two equal requests at once, one finds what the other sent.
+/// room's lock is held throughout, so of two equal requests at once, one finds what the other sent. `also` is written with the
+/// event.
 ///
 /// # Errors
-/// As sending; 400 `M_DUPLICATE_ANNOTATION`; 400 `M_UNKNOWN` for a thread below an event that cannot have one.
+/// As sending; what `also` returns; 400 `M_DUPLICATE_ANNOTATION`; 400 `M_UNKNOWN` for a thread below an event that cannot have one.
 pub(super) async fn send_once(
     server: &Server,
     user: &User,
@@ -63,9 +65,10 @@ pub(super) async fn send_once(
     operation: String,
     id: &TransactionId,
     mut draft: Draft,
+    also: impl FnOnce(&mut Tx<'_>, &Event) -> Result<()>,
 ) -> Result<OwnedEventId> {
     let guard = server.rooms.lock(room).await;
-    draft.transaction = Some((user.device.clone(), id.to_owned()));
+    draft.request = Some(event::Request::Transaction(user.device.clone(), id.to_owned()));
     {
         let snapshot = server.store.read();
         if let Some(event) = transactions::answer(&snapshot, &user.id, &user.device, &operation, id)? {
@@ -73,7 +76,8 @@ pub(super) async fn send_once(
         }
     }
     send_locked(server, &guard, &user.id, draft, |tx, event| {
-        transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())
+        transactions::remember(tx, &user.id, &user.device, &operation, id, event.pdu.event_id.as_str())?;
+        also(tx, event)
     })
     .await
 }

@@ -60,6 +60,7 @@ pub(super) async fn delete_all(rooms: &Rooms, no: RoomNo, deletion: &mut Deletio
     sweep(rooms, &trees::THREAD_ORDER, no, |_, _, ()| Ok(true)).await?;
     sweep(rooms, &trees::GAPS, no, |_, _, _| Ok(true)).await?;
     sweep(rooms, &trees::SENDER_REDACTIONS, no, |_, _, _| Ok(true)).await?;
+    sweep(rooms, &trees::RELATED_REDACTIONS, no, |_, _, _| Ok(true)).await?;
     read_so_far(rooms, no).await?;
     rooms.store.write(|tx| {
         trees::ROSTER_STAMPS.delete(tx, no);

@@ -25,6 +25,15 @@ pub enum Outgoing {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<OwnedServerName>,
     },
+    /// An event of a user of this server that sticks to its room, into which another server came.
+    Sticky {
+        /// The room.
+        room: RoomNo,
+        /// The event.
+        event: EventNo,
+        /// The server that came.
+        server: OwnedServerName,
+    },
     /// A user of this server types, or no longer does.
     Typing {
         /// The room.

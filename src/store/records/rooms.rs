@@ -115,10 +115,19 @@ pub struct EventRow {
     pub redacted_by: Option<EventNo>,
     /// When the server got or made it, in milliseconds since the Unix epoch.
     pub received_ts: u64,
-    /// The device and transaction ID that a client of this server sent it with.
-    pub transaction: Option<(OwnedDeviceId, OwnedTransactionId)>,
+    /// The request of a client of this server that it came about by.
+    pub request: Option<Request>,
     /// The whole event in its room version's federation format, as canonical JSON.
     pub json: String,
+}
+
+/// What a client asked for an event with, and knows it by until it hears of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// The device and the transaction ID.
+    Transaction(OwnedDeviceId, OwnedTransactionId),
+    /// The delay ID of an event that was to be sent later.
+    Delay(String),
 }
 
 /// An event that sticks to its room for a while; see `rooms/sticky.rs`.
@@ -132,6 +141,25 @@ pub struct StickyEvent {
     pub expires: u64,
 }
 record!(StickyEvent, 1);
+
+/// A redaction that is to take with it what relates to the redacted event; see `rooms/related_redactions.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelatedRedaction {
+    /// The redacted event.
+    pub target: EventNo,
+    /// Who redacts.
+    pub sender: OwnedUserId,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The types of the relations; `*` is any.
+    pub kinds: Vec<String>,
+    /// The place in the timeline below which events are still to be redacted.
+    pub below: i64,
+    /// When this was asked for, in milliseconds since the Unix epoch.
+    pub since: u64,
+}
+record!(RelatedRedaction, 1);
 
 /// What a user decided about a thread; see `rooms/thread_subscriptions.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,12 +175,15 @@ pub struct ThreadSubscription {
 }
 record!(ThreadSubscription, 1);
 
+/// The usual form of an event's row, and that of one that came about by a delay ID.
 const EVENT_ROW_VERSION: u8 = 1;
+const DELAYED_EVENT_ROW_VERSION: u8 = 2;
 
 impl Value for EventRow {
     fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.json.len() + 160);
-        out.push(EVENT_ROW_VERSION);
+        let is_delayed = matches!(self.request, Some(Request::Delay(_)));
+        out.push(if is_delayed { DELAYED_EVENT_ROW_VERSION } else { EVENT_ROW_VERSION });
         (self.room, self.order, self.state_before, self.state_after).encode(&mut out);
         let status = match self.status {
             Status::Accepted => 0,
@@ -163,14 +194,17 @@ impl Value for EventRow {
         out.push(status);
         (self.redacts_in_content, self.redacted_by, self.received_ts).encode(&mut out);
         self.event_id.as_str().encode(&mut out);
-        self.transaction.as_ref().map(|(device, id)| (device.as_str(), id.as_str())).encode(&mut out);
+        match &self.request {
+            Some(Request::Delay(id)) => id.as_str().encode(&mut out),
+            Some(Request::Transaction(device, id)) => Some((device.as_str(), id.as_str())).encode(&mut out),
+            None => None::<(&str, &str)>.encode(&mut out),
+        }
         out.extend_from_slice(self.json.as_bytes());
         out
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (&EVENT_ROW_VERSION, input) = bytes.split_first()? else { return None };
-        let mut input = input;
+        let (version, mut input) = bytes.split_first()?;
         let (room, order, state_before, state_after) = Key::decode(&mut input)?;
         let status = match u8::decode(&mut input)? {
             0 => Status::Accepted,
@@ -181,7 +215,12 @@ impl Value for EventRow {
         };
         let (redacts_in_content, redacted_by, received_ts) = Key::decode(&mut input)?;
         let event_id = OwnedEventId::decode(&mut input)?;
-        let transaction = <Option<(OwnedDeviceId, String)>>::decode(&mut input)?;
+        let request = match *version {
+            EVENT_ROW_VERSION => <Option<(OwnedDeviceId, String)>>::decode(&mut input)?
+                .map(|(device, id)| Request::Transaction(device, id.into())),
+            DELAYED_EVENT_ROW_VERSION => Some(Request::Delay(String::decode(&mut input)?)),
+            _ => return None,
+        };
         Some(Self {
             event_id,
             room,
@@ -192,7 +231,7 @@ impl Value for EventRow {
             redacts_in_content,
             redacted_by,
             received_ts,
-            transaction: transaction.map(|(device, id)| (device, id.into())),
+            request,
             json: str::from_utf8(input).ok()?.to_owned(),
         })
     }
