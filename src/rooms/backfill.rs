@@ -68,6 +68,21 @@ pub fn edges(read: &dyn Read, room: RoomNo) -> Result<Vec<Edge>> {
     Ok(edges)
 }
 
+/// The latest place in the room's timeline, but none after `upto`, before which events are missing.
+///
+/// # Errors
+/// As [`edges`].
+pub fn last_gap(read: &dyn Read, room: RoomNo, upto: i64) -> Result<Option<i64>> {
+    // The newest are named last, and what is missing has a number since it was named.
+    let rows = trees::GAPS.scan(read, (room,), Direction::Backward).take(MOST);
+    let mut last = None;
+    for row in rows {
+        let (_, order) = row?;
+        last = last.max((order <= upto).then_some(order));
+    }
+    Ok(last)
+}
+
 /// Whether an accepted event follows this one, which came later.
 ///
 /// # Errors

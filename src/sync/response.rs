@@ -110,8 +110,7 @@ pub struct JoinedRoom {
     pub timeline: Option<Timeline>,
     /// Typing and receipts; always there, since clients look into it.
     pub ephemeral: Events,
-    /// The user's account data in the room.
-    #[serde(skip_serializing_if = "Events::is_empty")]
+    /// The user's account data in the room; always there for the same reason.
     pub account_data: Events,
     /// Sticky events that the timeline does not have (MSC4354, a proposal).
     #[serde(rename = "msc4354_sticky", skip_serializing_if = "Events::is_empty")]

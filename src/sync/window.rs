@@ -1,4 +1,7 @@
 //! A stretch of a room's timeline: the newest events that a client may see and wants.
+//!
+//! It has no hole: where the room's history is not whole here (`rooms/backfill.rs`), it begins behind the latest gap, and
+//! the client pages back into what is missing, which is then fetched.
 
 use std::sync::Arc;
 
@@ -8,7 +11,7 @@ use super::{View, filter};
 use crate::{
     error::Result,
     ids::RoomNo,
-    rooms::{Event, event, point::Point, timeline},
+    rooms::{Event, backfill, event, point::Point, timeline},
 };
 
 /// How many events are looked at to find enough that pass; a filter that few pass would else walk through the whole
@@ -51,14 +54,16 @@ impl Window {
     /// When the database fails or a row is damaged.
     pub fn load(view: &View<'_>, room: RoomNo, wanted: Wanted<'_>) -> Result<Self> {
         let mut events = Vec::new();
-        let mut limited = false;
         let end = wanted.upto.saturating_add(1);
+        let gap = backfill::last_gap(view.read, room, wanted.upto)?
+            .filter(|gap| wanted.after.is_none_or(|after| *gap > after));
+        let mut limited = gap.is_some();
         for (examined, place) in timeline::before(view.read, room, end).enumerate() {
             let (order, no) = place?;
             if wanted.after.is_some_and(|after| order <= after) {
                 break;
             }
-            if examined >= MAX_EXAMINED || wanted.limit == 0 {
+            if examined >= MAX_EXAMINED || wanted.limit == 0 || gap.is_some_and(|gap| order < gap) {
                 limited = true;
                 break;
             }

@@ -4,7 +4,7 @@ use conduit::{
     rooms::{backfill, event, event::Status, timeline},
     store::trees,
 };
-use http::StatusCode;
+use http::{Method, StatusCode};
 use ruma::{
     OwnedEventId, ServerName, UserId,
     api::federation::transactions::send_transaction_message::v1::{Request, Response},
@@ -76,8 +76,12 @@ impl Pair {
 
     /// The bodies that bob's client sees, paging backwards to the end, the latest first.
     async fn bodies(&self) -> Vec<String> {
+        self.bodies_from("").await
+    }
+
+    async fn bodies_from(&self, from: &str) -> Vec<String> {
         let mut bodies = Vec::new();
-        let mut from = String::new();
+        let mut from = from.to_owned();
         loop {
             let room = encode(self.rooms.room.as_str());
             let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=20{from}");
@@ -153,6 +157,44 @@ async fn a_gap_too_large_is_bridged_and_filled_later() {
     let expected: Vec<_> = (0..300).rev().map(|number| format!("late {number}")).collect();
     assert_eq!(bodies, expected);
     assert_eq!(pair.rooms.state(0), pair.rooms.state(1));
+}
+
+/// A timeline has no hole: it begins behind the gap and is limited, and what is missing is fetched when the client pages back
+/// from there.
+#[tokio::test]
+async fn a_timeline_begins_behind_a_gap() {
+    let pair = Pair::new().await;
+    let list = json!({ "lists": { "all": { "ranges": [[0, 0]], "timeline_limit": 500, "required_state": [] } } });
+    let sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let slid = pair.bob.ok(Method::POST, sliding, list.clone()).await;
+    let since = pair.bob.sync("").await["next_batch"].as_str().unwrap().to_owned();
+    pair.bob.send_text(pair.rooms.room.as_str(), "before").await;
+    let said = pair.say(300).await;
+    pair.transaction("test late", vec![pair.rooms.json(said.last().unwrap())]).await;
+
+    let filter = encode(&json!({ "room": { "timeline": { "limit": 500 } } }).to_string());
+    let sync = pair.bob.sync(&format!("since={since}&filter={filter}")).await;
+    let room = pair.rooms.room.as_str();
+    let timeline = &sync["rooms"]["join"][room]["timeline"];
+    let body = |event: &Value| event["content"]["body"].as_str().unwrap_or_default().to_owned();
+    let shown: Vec<String> = timeline["events"].as_array().unwrap().iter().map(body).collect();
+    let expected: Vec<_> = (300 - shown.len()..300).map(|number| format!("late {number}")).collect();
+    assert_eq!(shown, expected);
+    assert_eq!(timeline["limited"], true);
+    assert!((1..300).contains(&shown.len()), "{}", shown.len());
+
+    let slid = pair.bob.ok(Method::POST, &format!("{sliding}?pos={}", slid["pos"].as_str().unwrap()), list).await;
+    let slid = &slid["rooms"][room];
+    let shown: Vec<String> = slid["timeline"].as_array().unwrap().iter().map(body).collect();
+    assert_eq!((&shown, &slid["limited"], &slid["prev_batch"]), (&expected, &json!(true), &timeline["prev_batch"]));
+
+    let mut earlier = pair.bodies_from(&format!("&from={}", timeline["prev_batch"].as_str().unwrap())).await;
+    assert_eq!(earlier.pop().as_deref(), Some("before"));
+    let expected: Vec<_> = (0..300 - shown.len()).rev().map(|number| format!("late {number}")).collect();
+    assert_eq!(earlier, expected);
+    // Now there is no gap any more.
+    let sync = pair.bob.sync(&format!("since={since}&filter={filter}")).await;
+    assert_eq!(sync["rooms"]["join"][room]["timeline"]["limited"], false);
 }
 
 /// What allows an event is fetched one by one from a server that does not tell it at once.
