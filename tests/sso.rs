@@ -281,6 +281,27 @@ async fn whose_name_is_taken_chooses_another() {
     assert_eq!(choose("alice3").await.0, StatusCode::FORBIDDEN, "one account for each");
 }
 
+/// They count as other registrations do, but do not need registration to be open.
+#[tokio::test]
+async fn so_many_accounts_come_from_one_address_in_a_day() {
+    let provider = Provider::start().await;
+    let server = provider.server(|config| {
+        config.allow_registration = false;
+        config.rate_limits.enabled = true;
+        config.rate_limits.accounts_per_address = 1;
+    });
+    let server = server.await;
+    let come = async |sub: &str, name: &str| {
+        let browser = begin(&server).await;
+        let claims = json!({ "sub": sub, "preferred_username": name });
+        browser.come_back(&server, &provider.log_in(&browser.location, claims)).await
+    };
+    assert_eq!(come("1", "alice").await.0, StatusCode::OK);
+    let (status, page) = come("2", "bob").await;
+    assert!(status == StatusCode::TOO_MANY_REQUESTS && page.contains("Too many accounts"), "{page}");
+    assert_eq!(come("1", "alice").await.0, StatusCode::OK, "who has an account gets in");
+}
+
 #[tokio::test]
 async fn accounts_of_the_same_name_are_opened_only_where_that_is_wanted() {
     let provider = Provider::start().await;

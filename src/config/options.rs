@@ -430,8 +430,9 @@ options! {
         /// Registering and trying registration tokens, for each address.
         registration: RateLimit = RateLimit { per_second: 0.1, burst: 10 };
 
-        /// How many accounts can be registered in a day from one address (of IPv6, from one network). Guests are counted
-        /// apart; registrations with a token that is good for a number of accounts are not counted, here and below.
+        /// How many accounts can be registered in a day from one address (of IPv6, from one network), in a client, on the
+        /// page or by logging in with the identity provider. Guests are counted apart; registrations with a token that is
+        /// good for a number of accounts are not counted, here and below.
         accounts_per_address: u32 = 10;
 
         /// How many accounts can be registered in a day altogether.

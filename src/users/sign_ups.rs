@@ -3,14 +3,21 @@
 //!
 //! Every registration is a row for a day ([`SIGN_UPS`]), written in the transaction that makes the account; so a restart
 //! forgives nothing. Tokens that are good for a number of accounts are a limit of their own and count here as nothing.
-//! Guests are counted apart, since every passer-by is one. What administrators and application services make is not
-//! counted at all. The limits are of `rate_limits`, and off with it.
+//! Guests are counted apart, since every passer-by is one. What administrators and application services make, and who comes
+//! with a JSON Web Token of the administrator's own service, is not counted at all. The limits are of `rate_limits`, and off
+//! with it.
+//!
+//! Every way on which people make accounts by themselves (`/register`, the page, the identity provider) leads through
+//! [`admit`].
 
 use std::{net::IpAddr, time::Duration};
 
 use ruma::UserId;
 
-use super::{accounts::server_user, registration_tokens};
+use super::{
+    accounts::{self, server_user},
+    registration_tokens,
+};
 use crate::{
     clock,
     config::{Config, Registration},
@@ -18,7 +25,7 @@ use crate::{
     http::limits::network,
     store::{
         Direction, Read, Tx,
-        records::SignUp,
+        records::{RegistrationToken, SignUp},
         trees::{COUNTERS, SIGN_UPS},
     },
 };
@@ -40,6 +47,8 @@ pub enum With<'a> {
     Nothing,
     /// A registration token.
     Token(&'a str),
+    /// An identity at the identity provider, for whom registration is never closed.
+    Identity,
     /// Nothing, for an account that is a guest's.
     Guest,
 }
@@ -95,17 +104,29 @@ pub fn check(read: &dyn Read, config: &Config, address: IpAddr, with: With<'_>) 
 fn is_counted(read: &dyn Read, config: &Config, with: With<'_>) -> Result<bool> {
     Ok(config.rate_limits.enabled
         && match with {
-            With::Nothing | With::Guest => true,
+            With::Nothing | With::Identity | With::Guest => true,
             With::Token(token) => !registration_tokens::is_limited(read, token)?,
         })
 }
 
-/// Notes that `user` registers from `address`, in the transaction that makes the account and before it uses the token up.
-/// Closes registration when that makes too many.
+/// Lets `user` register from `address`, in the transaction that makes the account: counts it, uses the token up, and has the
+/// new user brought into the rooms that it is for. Gives whether the token makes an administrator.
 ///
 /// # Errors
-/// As [`check`].
-pub fn note(tx: &mut Tx<'_>, config: &Config, user: &UserId, address: IpAddr, with: With<'_>) -> Result<()> {
+/// As [`check`]; those of [`registration_tokens::redeem`].
+pub fn admit(tx: &mut Tx<'_>, config: &Config, user: &UserId, address: IpAddr, with: With<'_>) -> Result<bool> {
+    note(tx, config, user, address, with)?;
+    let token = match with {
+        With::Token(token) => registration_tokens::redeem(tx, config, token)?,
+        With::Guest => return Ok(false),
+        With::Nothing | With::Identity => RegistrationToken::default(),
+    };
+    accounts::welcome(tx, config, user, token.rooms)?;
+    Ok(token.admin)
+}
+
+/// Notes that `user` registers, before the token is used up. Closes registration when that makes too many.
+fn note(tx: &mut Tx<'_>, config: &Config, user: &UserId, address: IpAddr, with: With<'_>) -> Result<()> {
     check(tx, config, address, with)?;
     if !is_counted(tx, config, with)? {
         return Ok(());

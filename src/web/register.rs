@@ -87,18 +87,11 @@ async fn register(server: &Server, door: &Door, form: &Form, address: IpAddr) ->
     sign_ups::check(&server.store.read(), &server.config(), address, with)?;
     let password_hash = server.passwords.hash(form.password.clone()).await?;
     server.store.write(|tx| {
-        sign_ups::note(tx, &server.config(), &user, address, with)?;
-        let token = token.map(|token| registration_tokens::redeem(tx, &server.config(), token)).transpose()?;
-        let token = token.unwrap_or_default();
-        let account = Account {
-            password_hash: Some(password_hash),
-            admin: token.admin,
-            created_ts: clock::now_ms(),
-            ..Account::default()
-        };
+        let admin = sign_ups::admit(tx, &server.config(), &user, address, with)?;
+        let created_ts = clock::now_ms();
+        let account = Account { password_hash: Some(password_hash), admin, created_ts, ..Account::default() };
         let name = accounts::initial_display_name(&server.config(), &user);
-        accounts::create(tx, &user, &account, Some(&name))?;
-        accounts::welcome(tx, &server.config(), &user, token.rooms)
+        accounts::create(tx, &user, &account, Some(&name))
     })?;
     Ok(user)
 }

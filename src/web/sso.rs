@@ -5,7 +5,7 @@
 //! be let in, and must press the button for it
 //! ([spec](https://spec.matrix.org/latest/client-server-api/#security-considerations-5)).
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
 use ruma::{OwnedUserId, api::client::uiaa::AuthType};
@@ -23,7 +23,10 @@ use crate::{
         records::{Account, ProviderIdentity},
         trees::LOGIN_TOKENS,
     },
-    users::{accounts, login_tokens},
+    users::{
+        accounts, login_tokens,
+        sign_ups::{self, With},
+    },
 };
 
 /// How long the client has to use its token.
@@ -61,7 +64,7 @@ async fn receive(server: &Server, page: &PageRequest, back: Return) -> Result<Re
     let outgoing = &server.federation.outgoing;
     let (purpose, identity) = server.sso.finish(outgoing, page.request.headers(), &back.state, &back.code).await?;
     match purpose {
-        Purpose::Login { redirect_url } => match account_of(server, &identity)? {
+        Purpose::Login { redirect_url } => match account_of(server, &identity, page.address)? {
             Some(user) => let_in(server, &user, &redirect_url),
             None if server.config().sso.register => {
                 let suggestion = identity.localpart.as_deref().map(localpart).unwrap_or_default();
@@ -82,7 +85,7 @@ pub async fn choose_name(server: &Server, page: PageRequest) -> Result<Response<
 fn chosen(server: &Server, page: &PageRequest) -> Result<Response<Body>> {
     let choice: Choice = serde_html_form::from_bytes(page.request.body()).unwrap_or_default();
     let (identity, redirect_url) = server.sso.kept(&choice.key)?;
-    match register(server, &identity, choice.username.trim()) {
+    match register(server, &identity, choice.username.trim(), page.address) {
         Ok(user) => {
             server.sso.forget(&choice.key);
             let_in(server, &user, &redirect_url)
@@ -118,7 +121,7 @@ async fn send_to_confirm(server: &Server, page: &PageRequest) -> Result<Response
 }
 
 /// The account that the identity opens, if it opens one: linked, new, or of the same name.
-fn account_of(server: &Server, identity: &Identity) -> Result<Option<OwnedUserId>> {
+fn account_of(server: &Server, identity: &Identity, address: IpAddr) -> Result<Option<OwnedUserId>> {
     let read = server.store.read();
     let linked = accounts::find_by_identity(&read, &identity.id)?;
     if let Some((user, account)) = linked {
@@ -136,8 +139,12 @@ fn account_of(server: &Server, identity: &Identity) -> Result<Option<OwnedUserId
         Some(_) => Ok(None),
         None if server.config().sso.register => {
             drop(read);
-            // A name that cannot be one here is chosen by the person.
-            Ok(register(server, identity, &name).ok())
+            match register(server, identity, &name, address) {
+                Ok(user) => Ok(Some(user)),
+                Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS => Err(error),
+                // A name that cannot be one here is chosen by the person.
+                Err(_) => Ok(None),
+            }
         }
         None => Ok(None),
     }
@@ -156,14 +163,14 @@ fn localpart(claim: &str) -> String {
     name.chars().filter(|c| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-')).collect()
 }
 
-fn register(server: &Server, identity: &Identity, name: &str) -> Result<OwnedUserId> {
+fn register(server: &Server, identity: &Identity, name: &str, address: IpAddr) -> Result<OwnedUserId> {
     let user = accounts::parse_new(server.name(), &server.appservices, name)?;
     let display_name = identity.display_name.clone();
     let display_name = display_name.unwrap_or_else(|| accounts::initial_display_name(&server.config(), &user));
     server.store.write(|tx| {
-        let account = Account { created_ts: clock::now_ms(), ..Account::default() };
+        let admin = sign_ups::admit(tx, &server.config(), &user, address, With::Identity)?;
+        let account = Account { admin, created_ts: clock::now_ms(), ..Account::default() };
         accounts::create(tx, &user, &account, Some(&display_name))?;
-        accounts::welcome(tx, &server.config(), &user, Vec::new())?;
         accounts::add_identity(tx, &user, identity.id.clone())
     })?;
     Ok(user)

@@ -35,7 +35,7 @@ use crate::{
     server::Server,
     store::{
         Tx,
-        records::{Account, Purpose, RegistrationToken},
+        records::{Account, Purpose},
         trees::ACCOUNTS,
     },
     users::{
@@ -178,13 +178,8 @@ fn make(
     (passed, address): (&Passed, IpAddr),
     upgrade: bool,
 ) -> Result<()> {
-    sign_ups::note(tx, &server.config(), user, address, passed.with())?;
-    let token = match &passed.registration_token {
-        Some(token) => registration_tokens::redeem(tx, &server.config(), token)?,
-        None => RegistrationToken::default(),
-    };
-    let account = Account { admin: token.admin, ..account };
-    accounts::welcome(tx, &server.config(), user, token.rooms)?;
+    let admin = sign_ups::admit(tx, &server.config(), user, address, passed.with())?;
+    let account = Account { admin, ..account };
     if upgrade {
         ACCOUNTS.put(tx, user, &account);
     } else {
@@ -256,7 +251,7 @@ fn register_guest(server: &Server, address: IpAddr, req: &Request) -> Result<Reg
     let user = accounts::random_name(server.name())?;
     let account = Account { guest: true, created_ts: clock::now_ms(), ..Account::default() };
     let issued = server.store.write(|tx| {
-        sign_ups::note(tx, &server.config(), &user, address, With::Guest)?;
+        sign_ups::admit(tx, &server.config(), &user, address, With::Guest)?;
         accounts::create(tx, &user, &account, None)?;
         devices::log_in(tx, &user, &login)
     })?;
