@@ -183,3 +183,37 @@ async fn other_servers_are_told_that_an_event_is_sticky() {
     let answer = sync(&bob, &format!("&since={since}")).await;
     assert_eq!(sticky(&answer, &room), [call.as_str()]);
 }
+
+#[tokio::test]
+async fn a_server_that_comes_into_a_room_is_told_what_sticks_to_it() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    for visibility in ["shared", "joined"] {
+        let visibility = json!({ "history_visibility": visibility });
+        let visibility = json!([{ "type": "m.room.history_visibility", "content": visibility }]);
+        let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": visibility })).await;
+        stick(&alice, &room, "over", 0).await;
+        let call = stick(&alice, &room, "1", 600_000).await;
+        chatter(&alice, &room).await;
+        let mut since = bob.sync("").await["next_batch"].as_str().unwrap().to_owned();
+        bob.ok(Method::POST, &format!("/_matrix/client/v3/join/{}?server_name=a.test", encode(&room)), json!({})).await;
+        let told = loop {
+            let answer = bob.sync(&format!("since={since}&timeout=20000")).await;
+            let told = answer["rooms"]["join"][&room]["msc4354_sticky"]["events"].clone();
+            if told.is_array() {
+                break told;
+            }
+            since = answer["next_batch"].as_str().unwrap().to_owned();
+        };
+        assert_eq!(ids(&told), [call.as_str()]);
+        assert_eq!(told[0]["content"], json!({ "n": "1" }));
+        // It is history: nothing new is said in the room, nor was the room's graph changed.
+        let answer = sync(&bob, "").await;
+        let timeline = &answer["rooms"]["join"][&room]["timeline"];
+        assert!(!ids(&timeline["events"]).contains(&call.as_str()));
+        assert_eq!(answer["rooms"]["join"][&room]["unread_notifications"]["notification_count"], 0);
+        let rooms = &b.handle.server().rooms;
+        assert_eq!(rooms.extremities(<&ruma::RoomId>::try_from(&*room).unwrap()).unwrap().len(), 1);
+    }
+}

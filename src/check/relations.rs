@@ -51,7 +51,9 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         STICKY_EVENTS,
         EVENTS,
         |_, row| row.event,
-        |(room, position), _, event| event.room == *room && event.order == timeline::order_of(*position),
+        |(room, position), _, event| {
+            event.room == *room && (event.order < 0 || event.order == timeline::order_of(*position))
+        },
     )?;
     checker.has(REDACTED_ORIGINALS, EVENTS, |no, _| *no, |_, _, event| event.redacted_by.is_some())
 }

@@ -11,8 +11,8 @@
 //! goes on without it. When it has caught up, the row goes. After a kill the lines go on from there: what was sent, but
 //! not yet noted, is sent again, and known by its event and message IDs.
 //!
-//! The log forgets. Beyond [`KEPT`] rows only the newest event of each room stays, and each user's keys; so a server that
-//! was away for long gets the newest event of each room and asks for what lies between. Lines need not know the
+//! The log forgets. Beyond [`KEPT`] rows only the newest event of each room stays, those that stick to it, and each user's
+//! keys; so a server that was away for long gets the newest event of each room and asks for what lies between. Lines need not know the
 //! difference. Messages to devices stay until they arrive, in a queue for each server (`users/to_servers.rs`).
 //!
 //! Invariants: a server is told of a room's events only if it was in the room when they happened, or they are about one
@@ -47,7 +47,7 @@ use crate::{
     rooms::{
         members,
         outbox::{DELIVERED, TRIMMED},
-        servers,
+        servers, sticky,
     },
     server::Server,
     store::{
@@ -240,7 +240,7 @@ fn concerned(server: &Server, after: Position) -> Result<News> {
             Outgoing::Presence { user } | Outgoing::Keys { user, .. } => {
                 users.insert(user);
             }
-            Outgoing::ToDevice { server } => {
+            Outgoing::ToDevice { server } | Outgoing::Sticky { server, .. } => {
                 news.servers.insert(server);
             }
         }
@@ -292,7 +292,9 @@ fn settle(server: &Server, delivered: Position, trim: bool) -> Result<()> {
 /// Whether a row stays for servers that were away for long.
 fn stays(read: &dyn Read, position: Position, change: &Outgoing) -> Result<bool> {
     match change {
-        Outgoing::Event { room, .. } => Ok(trees::OUTGOING_LATEST.get(read, *room)? == Some(position)),
+        Outgoing::Event { room, .. } => {
+            Ok(trees::OUTGOING_LATEST.get(read, *room)? == Some(position) || sticky::is_noted(read, *room, position)?)
+        }
         Outgoing::Keys { .. } => Ok(true),
         _ => Ok(false),
     }

@@ -21,7 +21,7 @@ use crate::{
     clock,
     error::Result,
     ids::{Position, RoomNo},
-    rooms::{self, members, servers},
+    rooms::{self, event, members, servers, sticky},
     server::Server,
     store::{
         Direction, Read,
@@ -151,6 +151,9 @@ impl<'a> Draft<'a> {
             }
             Outgoing::Presence { user } | Outgoing::Keys { user, .. } => self.shares_a_room(user),
             Outgoing::Devices { room, user } => self.is_new_to(user, *room),
+            Outgoing::Sticky { room, server, .. } => {
+                Ok(server == self.destination && self.present_since(*room)?.is_some())
+            }
             Outgoing::ToDevice { .. } => Ok(false), // added already
         }
     }
@@ -189,12 +192,11 @@ impl<'a> Draft<'a> {
     fn add(&mut self, change: Outgoing, has: Position) -> Result<bool> {
         match change {
             Outgoing::Event { event, .. } => {
-                let Some(event) = trees::EVENTS.get(self.read, event)? else { return Ok(true) };
-                if self.transaction.pdus.len() == MAX_PDUS || !self.has_room_for(event.json.len()) {
-                    return Ok(false);
-                }
-                self.transaction.pdus.push(RawValue::from_string(event.json)?);
-                return Ok(true);
+                return trees::EVENTS.get(self.read, event)?.map_or(Ok(true), |event| self.add_pdu(event.json));
+            }
+            Outgoing::Sticky { event, .. } => {
+                let event = event::get(self.read, event)?.filter(|event| sticky::sticks(&event.pdu, event.received_ts));
+                return event.map_or(Ok(true), |event| self.add_pdu(event.pdu.json.clone()));
             }
             Outgoing::Keys { user, changes } => {
                 let new: Vec<_> = changes.into_iter().filter(|change| change.at > has).collect();
@@ -221,6 +223,14 @@ impl<'a> Draft<'a> {
             Outgoing::Devices { user, .. } => self.introduce(user)?,
             Outgoing::ToDevice { .. } => {}
         }
+        Ok(true)
+    }
+
+    fn add_pdu(&mut self, json: String) -> Result<bool> {
+        if self.transaction.pdus.len() == MAX_PDUS || !self.has_room_for(json.len()) {
+            return Ok(false);
+        }
+        self.transaction.pdus.push(RawValue::from_string(json)?);
         Ok(true)
     }
 

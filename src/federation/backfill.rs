@@ -20,7 +20,11 @@ use super::{
 use crate::{
     clock,
     error::Result,
-    rooms::{self, Outcome, backfill::Edge, event, servers},
+    rooms::{
+        self, Outcome, Signed,
+        backfill::{self, Edge},
+        event, servers,
+    },
 };
 
 /// How many events are asked for.
@@ -31,6 +35,9 @@ const SERVERS: usize = 3;
 
 /// Before how many events of one answer the state is fetched.
 const STATES: usize = 5;
+
+/// How often more is asked for to get back to one event.
+const ROUNDS: usize = 5;
 
 /// How long a person waits at most.
 const LONGEST: Duration = Duration::from_secs(25);
@@ -93,7 +100,7 @@ impl Federation {
         let (version, candidates) = self.candidates(room, edge)?;
         for server in candidates {
             let fetch = Fetch { federation: self, server: &server, room, version: &version };
-            match before(fetch, edge).await {
+            match before(fetch, edge, None).await {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(Unfetched::Theirs(why)) => tracing::debug!(%room, %server, "no earlier history: {why}"),
@@ -125,14 +132,39 @@ impl Federation {
     }
 }
 
-/// Fetches what came before an edge from one server; whether anything did come.
-async fn before(fetch: Fetch<'_>, edge: &Edge) -> Result<bool, Unfetched> {
+/// Gives an event that a server sent its place in history from before the room begins here: fetches what lies between from
+/// that server, if that is not too much.
+pub(super) async fn back_to(fetch: Fetch<'_>, event: &Signed) -> Result<(), Unfetched> {
+    for _ in 0..ROUNDS {
+        let earliest = {
+            let read = fetch.federation.rooms.store.read();
+            let (no, _) = rooms::require(&read, fetch.room)?;
+            backfill::edges(&read, no)?.pop()
+        };
+        let Some(edge) = earliest else { break };
+        let has_more = before(fetch, &edge, Some(event)).await?;
+        let id = event.pdu().event_id.clone();
+        if !has_more || fetch.federation.rooms.unplaced([id].into())?.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches what came before an edge from one server; whether anything did come. An event that is `given` is taken as it is,
+/// since the server may not show it whole as history.
+async fn before(fetch: Fetch<'_>, edge: &Edge, given: Option<&Signed>) -> Result<bool, Unfetched> {
     let missing = edge.missing.iter().take(20).cloned().collect();
     let request = Request::new(fetch.room.to_owned(), missing, UInt::from(EVENTS));
     let limits = Limits { body: 16 << 20, ..Limits::default() };
     let mut pdus = fetch.federation.send_with(fetch.server, request, limits).await?.pdus;
     pdus.truncate(usize::try_from(EVENTS).unwrap_or(usize::MAX));
-    let events = fetch.verified(pdus).await?;
+    let mut events = fetch.verified(pdus).await?;
+    for event in &mut events {
+        if let Some(given) = given.filter(|given| given.pdu().event_id == event.pdu().event_id) {
+            *event = given.clone();
+        }
+    }
     let rooms = &fetch.federation.rooms;
 
     let given: BTreeSet<_> = events.iter().map(|event| event.pdu().event_id.clone()).collect();

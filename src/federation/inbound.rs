@@ -26,15 +26,15 @@ use serde_json::value::RawValue;
 use tokio::time::{timeout, timeout_at};
 
 use super::{
-    Federation,
+    Federation, backfill,
     fetch::{Fetch, Unfetched},
-    policy,
+    join, policy,
 };
 use crate::{
     clock,
     error::{Error, Result},
     outgoing::{Gate, Turns},
-    rooms::{self, Outcome, Signed, acl, outside, receive},
+    rooms::{self, Outcome, Signed, acl, outside, receive, sticky},
 };
 
 /// What became of each event: why it was refused, if it was.
@@ -64,6 +64,10 @@ const SHORT: usize = 10;
 
 /// How many states are fetched for one event and those before it.
 const STATES: usize = 3;
+
+/// How long events of a room wait that a user of this server is just joining: the others there know of the join before it is
+/// done here.
+const JOINING: Duration = Duration::from_secs(20);
 
 /// How long other servers' answers are waited for, for all events of one room in a transaction together.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -147,6 +151,9 @@ async fn of_room(
     room: OwnedRoomId,
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Results> {
+    if !join::is_resident(&federation.rooms.store.read(), &room)? {
+        drop(timeout(JOINING, federation.moves.ended(&room)).await);
+    }
     let (version, is_resident, is_let_in) = {
         let read = federation.rooms.store.read();
         let Some(no) = rooms::find(&read, &room)? else {
@@ -216,6 +223,10 @@ async fn one_until(fetch: Fetch<'_>, event: Signed, until: Instant) -> Result<Re
 
 /// Takes in an event that refers to what is not here; after those before it, if these are what is missing.
 async fn complete(fetch: Fetch<'_>, event: Signed, prev_is_missing: bool) -> Result<Outcome, Unfetched> {
+    if prev_is_missing && sticks_from_before(fetch, &event)? {
+        backfill::back_to(fetch, &event).await?;
+        return Ok(take(fetch, &event, None).await?);
+    }
     let mut states = STATES;
     let Between { events, history, is_told } = match prev_is_missing {
         true => between(fetch, &event).await?,
@@ -233,6 +244,17 @@ async fn complete(fetch: Fetch<'_>, event: Signed, prev_is_missing: bool) -> Res
         states = if fetch.shows(hidden).await? { states } else { 0 };
     }
     place(fetch, &event, &mut states).await
+}
+
+/// Whether the event sticks to the room and happened before it begins here: servers send such to who joins
+/// ([MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354), a proposal). While members are missing, it is
+/// taken in as others are then.
+fn sticks_from_before(fetch: Fetch<'_>, event: &Signed) -> Result<bool> {
+    let rooms = &fetch.federation.rooms;
+    if !sticky::sticks(event.pdu(), clock::now_ms()) || event.pdu().depth >= rooms.first_depth(fetch.room)? {
+        return Ok(false);
+    }
+    Ok(rooms::require(&rooms.store.read(), fetch.room)?.1.partial.is_none())
 }
 
 /// What another server tells of what lies between an event and those that are here.

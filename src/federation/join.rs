@@ -60,6 +60,16 @@ pub struct Moves {
     running: Mutex<HashMap<OwnedRoomId, Running>>,
 }
 
+impl Moves {
+    /// Waits until nobody moves in or out of the room who does so now.
+    pub(super) async fn ended(&self, room: &RoomId) {
+        let running = self.running.lock().get(room).map(|(_, outcome)| outcome.clone());
+        if let Some(mut outcome) = running {
+            drop(outcome.wait_for(Option::is_some).await);
+        }
+    }
+}
+
 /// Who moves, and how it ended once it did.
 type Running = (OwnedUserId, watch::Receiver<Option<Arc<Result<()>>>>);
 

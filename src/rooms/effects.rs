@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, Rooms, carry_over, client_event, delayed_events, event::Event, guests, notifications, outside, redaction,
-    relations, servers, state, sticky, timeline,
+    Room, Rooms, carry_over, client_event, delayed_events, event::Event, guests, notifications, outbox, outside,
+    redaction, relations, servers, state, sticky, timeline,
 };
 use crate::{
     error::Result,
@@ -115,7 +115,10 @@ fn member_changed(
             let caches = rooms.caches.clone();
             tx.on_commit(move || drop(caches.local_members.remove(&room_no)));
         }
-        servers::user_changed(tx, room_no, room, user.server_name(), joined, position)?;
+        let is_new = servers::user_changed(tx, room_no, room, user.server_name(), joined, position)?;
+        if is_new && room.local_joined > 0 {
+            outbox::newcomer(tx, rooms, room_no, user.server_name())?;
+        }
         notifications::membership_changed(tx, rooms, room_no, room, user, joined, timeline::order_of(position))?;
     }
     if !local {
@@ -188,7 +191,7 @@ fn user_room(
 
 /// Follows an event that has its place in the timeline; gives it as it is then. `awaited` says that others referred to
 /// it before it came: relations and redactions may have been waiting for it. Earlier history, which is not `live`, is news
-/// to nobody.
+/// to nobody, but for what sticks.
 pub(super) fn appended(
     tx: &mut Tx<'_>,
     rooms: &Rooms,
@@ -201,11 +204,14 @@ pub(super) fn appended(
     redaction::apply(tx, rooms, room, &event)?;
     redaction::of_removed(tx, room, &event)?;
     let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
-    if !live {
+    let sticks = sticky::appended(tx, &event)?;
+    if live {
+        notifications::on_event(tx, rooms, room, &event)?;
+    } else if let Some(position) = sticks {
+        timeline::changed(tx, event.room, position)?;
+    } else {
         return Ok(event);
     }
-    notifications::on_event(tx, rooms, room, &event)?;
-    sticky::appended(tx, &event)?;
     let members = local_members(tx, rooms, event.room)?;
     tx.wake_all(members);
     tx.wake_room(event.room);

@@ -4,16 +4,16 @@
 //! `delivery/servers.rs` finds out which and sends it. A room that only this server is in has no rows.
 
 use ruma::{
-    UserId,
+    ServerName, UserId,
     events::{TimelineEventType, receipt::ReceiptType},
 };
 
-use super::{Event, Room, Rooms, event::Status};
+use super::{Event, Room, Rooms, event::Status, sticky};
 use crate::{
     clock,
     error::Result,
     ids::{Position, RoomNo},
-    store::{Tx, records::Outgoing, trees},
+    store::{Read, Tx, records::Outgoing, trees},
 };
 
 /// The counter that says up to where all servers have `OUTGOING` that can be reached.
@@ -34,7 +34,8 @@ pub(super) fn event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) 
     }
     let position = Position(event.order.unsigned_abs());
     if let Some(earlier) = trees::OUTGOING_LATEST.get(tx, event.room)?
-        && earlier.0 <= trees::COUNTERS.get(tx, TRIMMED)?.unwrap_or(0)
+        && is_trimmed(tx, earlier)?
+        && !sticky::is_noted(tx, event.room, earlier)?
     {
         trees::OUTGOING.delete(tx, earlier);
     }
@@ -43,6 +44,41 @@ pub(super) fn event(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) 
     let sender = event.pdu.sender.server_name();
     let from = (sender != rooms.server_name).then(|| sender.to_owned());
     trees::OUTGOING.put(tx, position, &Outgoing::Event { room: event.room, event: event.no, target, from });
+    Ok(())
+}
+
+/// Whether the log holds no more than what stays up to `position`.
+fn is_trimmed(read: &dyn Read, position: Position) -> Result<bool> {
+    Ok(position.0 <= trees::COUNTERS.get(read, TRIMMED)?.unwrap_or(0))
+}
+
+/// Lets go of the row that stayed because the event at `position` stuck to the room.
+///
+/// # Errors
+/// As for all functions here.
+pub(super) fn unstuck(tx: &mut Tx<'_>, room: RoomNo, position: Position) -> Result<()> {
+    let row = trees::OUTGOING.get(tx, position)?;
+    let is_of_room = matches!(row, Some(Outgoing::Event { room: of, .. }) if of == room);
+    if is_of_room && is_trimmed(tx, position)? && trees::OUTGOING_LATEST.get(tx, room)? != Some(position) {
+        trees::OUTGOING.delete(tx, position);
+    }
+    Ok(())
+}
+
+/// Notes for a server that came into the room what sticks to it of this server's users
+/// ([MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354), a proposal).
+///
+/// # Errors
+/// As for all functions here.
+pub(super) fn newcomer(tx: &mut Tx<'_>, rooms: &Rooms, room: RoomNo, server: &ServerName) -> Result<()> {
+    if server == rooms.server_name {
+        return Ok(());
+    }
+    let sticky: Vec<_> = sticky::after(tx, room, Position(0)).collect::<Result<_>>()?;
+    for (_, event) in sticky.iter().filter(|(_, event)| event.pdu.sender.server_name() == rooms.server_name) {
+        let position = tx.next_position()?;
+        trees::OUTGOING.put(tx, position, &Outgoing::Sticky { room, event: event.no, server: server.to_owned() });
+    }
     Ok(())
 }
 

@@ -84,7 +84,8 @@ pub fn to_join_through(read: &dyn Read, room: RoomNo, own: &ServerName) -> Resul
     Ok(servers.into_iter().map(|(server, _)| server).collect())
 }
 
-/// Notes that a user of the server joined the room at `position`, or is joined no more.
+/// Notes that a user of the server joined the room at `position`, or is joined no more; tells whether the server came in with
+/// that.
 ///
 /// # Errors
 /// As [`is_in`].
@@ -95,8 +96,10 @@ pub(super) fn user_changed(
     server: &ServerName,
     joined: bool,
     position: Position,
-) -> Result<()> {
-    let (users, since) = trees::ROOM_SERVERS.get(tx, (room, server))?.unwrap_or((0, position));
+) -> Result<bool> {
+    let known = trees::ROOM_SERVERS.get(tx, (room, server))?;
+    let is_new = joined && known.is_none();
+    let (users, since) = known.unwrap_or((0, position));
     match if joined { users + 1 } else { users.saturating_sub(1) } {
         // Others of its users may be there, who are not known yet.
         0 if record.partial.is_some() => trees::ROOM_SERVERS.put(tx, (room, server), &(0, since)),
@@ -111,7 +114,7 @@ pub(super) fn user_changed(
             }
         }
     }
-    Ok(())
+    Ok(is_new)
 }
 
 /// Notes that these servers are in the room from `position` on, as another one says.

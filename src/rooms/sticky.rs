@@ -1,16 +1,24 @@
 //! Sticky events: for an hour at most, everybody in the room is told of them for certain, also who joins later or skips
 //! a part of the timeline ([MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354), a proposal).
 //!
-//! Invariants: `STICKY_EVENTS` holds events of the room's timeline only; of one sender at most [`OF_SENDER`], of a room
-//! at most [`OF_ROOM`], the newest. Rows that expired go when the next comes. Deliberately absent: telling servers of them
-//! again that join later or could not be reached, and looking once more at those that were soft-failed.
+//! Servers that come into a room are told of those of this server's users (`outbox.rs`), and tell theirs; these happened
+//! before the room begins here, so history is fetched back to them (`federation/backfill.rs`). They are new when they come,
+//! wherever they stand in the timeline.
+//!
+//! Invariants: `STICKY_EVENTS` holds events of the room's timeline only, live ones at their places; of one sender at most
+//! [`OF_SENDER`], of a room at most [`OF_ROOM`], the newest. Rows that expired go when the next comes. Deliberately absent:
+//! looking once more at those that were soft-failed.
 
 use std::sync::Arc;
 
 use ruma::events::sticky::StickyDurationMs;
 use serde::Serialize;
 
-use super::event::{self, Event};
+use super::{
+    event::{self, Event},
+    outbox,
+    pdu::Pdu,
+};
 use crate::{
     clock,
     error::Result,
@@ -40,17 +48,35 @@ impl From<StickyDurationMs> for Sticky {
 
 /// When the event ceases to be sticky, in milliseconds since the Unix epoch; `None` if it never was.
 pub fn expiry(event: &Event) -> Option<u64> {
-    let begin = event.received_ts.min(event.pdu.origin_server_ts.get().into());
-    event.pdu.sticky.map(|sticky| begin.saturating_add(sticky.duration_ms.min(LONGEST_MS)))
+    ends(&event.pdu, event.received_ts)
 }
 
-/// Notes a live event, if it sticks.
+fn ends(pdu: &Pdu, received_ts: u64) -> Option<u64> {
+    let begin = received_ts.min(pdu.origin_server_ts.get().into());
+    pdu.sticky.map(|sticky| begin.saturating_add(sticky.duration_ms.min(LONGEST_MS)))
+}
+
+/// Whether an event that came at `received_ts` sticks now.
+pub fn sticks(pdu: &Pdu, received_ts: u64) -> bool {
+    ends(pdu, received_ts).is_some_and(|end| end > clock::now_ms())
+}
+
+/// Whether the event of the room's timeline that came live at `position` is among those that stick, or did lately.
 ///
 /// # Errors
 /// When a row is damaged or the database fails; so for all functions here.
-pub(super) fn appended(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+pub fn is_noted(read: &dyn Read, room: RoomNo, position: Position) -> Result<bool> {
+    trees::STICKY_EVENTS.contains(read, (room, position))
+}
+
+/// Notes an event that has its place in the timeline now, if it sticks; gives the position at which it is new then. One that is
+/// not live gets a position for this.
+///
+/// # Errors
+/// As [`is_noted`].
+pub(super) fn appended(tx: &mut Tx<'_>, event: &Event) -> Result<Option<Position>> {
     let now = clock::now_ms();
-    let Some(expires) = expiry(event).filter(|expires| *expires > now) else { return Ok(()) };
+    let Some(expires) = expiry(event).filter(|expires| *expires > now) else { return Ok(None) };
     let rows: Vec<(Position, StickyEvent)> = trees::STICKY_EVENTS
         .scan(tx, (event.room,), Direction::Backward)
         .map(|row| row.map(|((_, position), row)| (position, row)))
@@ -60,14 +86,16 @@ pub(super) fn appended(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
         let same = row.sender == event.pdu.sender;
         if row.expires <= now || kept >= OF_ROOM || (same && of_sender >= OF_SENDER) {
             trees::STICKY_EVENTS.delete(tx, (event.room, position));
+            outbox::unstuck(tx, event.room, position)?;
         } else {
             kept += 1;
             of_sender += usize::from(same);
         }
     }
     let row = StickyEvent { event: event.no, sender: event.pdu.sender.clone(), expires };
-    trees::STICKY_EVENTS.put(tx, (event.room, Position(event.order.unsigned_abs())), &row);
-    Ok(())
+    let position = if event.order > 0 { Position(event.order.unsigned_abs()) } else { tx.next_position()? };
+    trees::STICKY_EVENTS.put(tx, (event.room, position), &row);
+    Ok(Some(position))
 }
 
 /// The room's events that came after `since` and still stick, in their order, with their positions. History visibility
