@@ -91,8 +91,6 @@ pub struct Server {
     pub previews: Previews,
     /// Lets one image be scaled at a time: it may take a few hundred megabytes.
     pub image_work: Semaphore,
-    /// Told when a room, or its history, is to be deleted (`rooms/deletion`, `rooms/purge.rs`).
-    pub deletions: Notify,
     /// Told when an event is to be sent later (`api/client/delayed_events.rs`).
     pub delayed_events: Notify,
     /// Lets a few answers to clients that know nothing be made at a time: they may take a second each.

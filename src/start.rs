@@ -203,7 +203,7 @@ async fn delete_rooms(server: &Arc<Server>) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = server.deletions.notified() => {}
+            () = server.rooms.deletions.notified() => {}
         }
         if let Some(kept) = server.config().left_rooms_kept
             && tokio::time::Instant::now() >= look
@@ -334,7 +334,6 @@ fn open(
         image_work: Semaphore::new(1),
         whole_syncs: Semaphore::new(2),
         event_lists: (Turns::default(), Semaphore::new(2)),
-        deletions: Notify::new(),
         started: clock::instant(),
         program: OnceLock::new(),
         reloading: Mutex::default(),

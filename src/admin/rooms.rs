@@ -116,7 +116,7 @@ fn delete(server: &Server, room: &OwnedRoomOrAliasId, block: bool, media: bool, 
         }
         Ok(room)
     })?;
-    server.deletions.notify_one();
+    server.rooms.deletions.notify_one();
     let blocked = if block { " It is blocked." } else { "" };
     Ok(Answer::Sentence(format!("{} is being deleted; rooms deletions shows how far that is.{blocked}", room.id)))
 }
@@ -147,7 +147,7 @@ fn purge_history(server: &Server, room: &OwnedRoomOrAliasId, days: u32) -> Resul
     if !any {
         return Ok(Answer::Sentence(format!("Nothing in {} is older than that.", room.id)));
     }
-    server.deletions.notify_one();
+    server.rooms.deletions.notify_one();
     Ok(Answer::Sentence(format!("What is older than {days} days in {} is being deleted.", room.id)))
 }
 

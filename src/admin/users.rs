@@ -10,7 +10,7 @@ use super::Answer;
 use crate::{
     clock,
     error::{Error, Result},
-    federation::{chores, join, leave},
+    federation::{deactivation, join, leave},
     rooms::{
         self, members,
         server_notices::{self, Notice},
@@ -364,16 +364,9 @@ async fn notify(server: &Server, name: &str, message: &str) -> Result<Answer> {
 }
 
 async fn deactivate(server: &Server, name: &str, erase: bool) -> Result<Answer> {
-    let user = server.store.write(|tx| {
-        let (user, _) = find(tx, server, name)?;
-        accounts::deactivate(tx, &user, erase)?;
-        Ok(user)
-    })?;
-    server.deletions.notify_one();
-    let done = chores::leave_all(&server.federation, &user, chores::AT_ONCE).await?;
-    if !done {
-        server.rooms.chores.notify_one();
-    }
-    let rooms = if done { "It left its rooms." } else { "It is leaving its rooms." };
-    Ok(Answer::Sentence(format!("{user} is deactivated. {rooms}")))
+    let (user, _) = find(&server.store.read(), server, name)?;
+    let ended = deactivation::deactivate(&server.federation, &user, erase).await?;
+    let rooms = if ended.left_all { "It left its rooms." } else { "It is leaving its rooms." };
+    let bound = if ended.unbound_all { "" } else { " An identity server may still know its addresses." };
+    Ok(Answer::Sentence(format!("{user} is deactivated. {rooms}{bound}")))
 }

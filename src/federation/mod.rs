@@ -6,7 +6,7 @@
 //! - `media.rs` fetches files.
 //! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
 //!   ours by invitation; `missing_members.rs` asks for the members that a join left out; `chores.rs` does what one decision
-//!   asks for in many rooms; `handshake.rs` lets others' users in and out who ask here.
+//!   asks for in many rooms, `deactivation.rs` ends an account; `handshake.rs` lets others' users in and out who ask here.
 //! - `identity.rs` asks identity servers, which are no homeservers, and `third_party_invite.rs` invites by what they know.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `inbound.rs` takes the events that servers send, `fetch.rs` asks for those that are missing,
@@ -20,6 +20,7 @@
 
 pub mod backfill;
 pub mod chores;
+pub mod deactivation;
 pub mod destinations;
 pub mod devices;
 pub mod directory;

@@ -26,7 +26,7 @@ async fn start() -> (TestServer, Client, Client) {
     (server, admin, alice)
 }
 
-fn make_admin(server: &TestServer, user: &Client) {
+pub fn make_admin(server: &TestServer, user: &Client) {
     let id = UserId::parse(&*user.user_id).unwrap();
     let store = &server.handle.server().store;
     store.write(|tx| accounts::update(tx, &id, |account| account.admin = true)).unwrap();

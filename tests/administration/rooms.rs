@@ -213,7 +213,7 @@ async fn rooms_that_the_last_user_left_are_deleted_after_a_while() {
     tokio::time::sleep(Duration::from_millis(20)).await; // milliseconds are what is counted in
     // Somebody is still invited into one, and in another.
     assert_eq!(deletion::find_left(&state.rooms, Duration::ZERO).unwrap(), 1);
-    state.deletions.notify_one();
+    state.rooms.deletions.notify_one();
     until_deleted(&server, &left).await;
     assert_eq!(deletion::find_left(&state.rooms, Duration::ZERO).unwrap(), 0, "only once");
     bob.join(&forgotten).await;
@@ -243,7 +243,7 @@ async fn what_is_older_goes_and_what_the_room_is_built_on_stays() {
         |server: &TestServer| trees::STATES.scan(&server.handle.server().store.read(), (), Direction::Forward).count();
     let before = states(&server);
     state.store.write(|tx| purge::begin_before(tx, no, end)).unwrap();
-    state.deletions.notify_one();
+    state.rooms.deletions.notify_one();
     until("the history to be deleted", async || (!purge::is_under_way(&state.store.read(), no).unwrap()).then_some(()))
         .await;
     server.check();
@@ -369,7 +369,7 @@ async fn the_database_is_sound_at_every_moment_of_a_deletion() {
     let no = rooms::find(&state.store.read(), <&RoomId>::try_from(&*room).unwrap()).unwrap().unwrap();
     let half = rooms::timeline::latest(&state.store.read(), no).unwrap().unwrap() - 100;
     state.store.write(|tx| purge::begin_before(tx, no, half)).unwrap();
-    state.deletions.notify_one();
+    state.rooms.deletions.notify_one();
     checked_until(&server, || !purge::is_under_way(&state.store.read(), no).unwrap()).await;
     ask(&server, &format!("rooms delete {room}")).await.unwrap();
     checked_until(&server, || !deletion::is_under_way(&state.store.read(), no).unwrap()).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conduit::config::IpRange;
+use conduit::{admin::Command, config::IpRange};
 use http::{Method, Request, StatusCode, header};
 use parking_lot::Mutex;
 use ring::digest;
@@ -11,10 +11,13 @@ use ruma::serde::{Base64, base64::UrlSafe};
 use serde_json::{Value, json};
 
 use super::joins::{join, membership, until_membership};
-use crate::common::{
-    Client, TestServer, encode,
-    net::TestNet,
-    peer::{Peer, answer},
+use crate::{
+    administration::make_admin,
+    common::{
+        Client, TestServer, encode,
+        net::TestNet,
+        peer::{Peer, answer},
+    },
 };
 
 /// An identity server that keeps its own idea of who has which address.
@@ -313,10 +316,26 @@ async fn addresses_are_bound_and_unbound() {
 
     identity.refuse(None);
     let bob = a.register("bob").await;
-    bob.ok(Method::POST, &account("/3pid/bind"), credentials).await;
+    bob.ok(Method::POST, &account("/3pid/bind"), credentials.clone()).await;
     let deactivate = json!({ "auth": {
         "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "bob" }, "password": "secret-bob",
     } });
     assert_eq!(bob.ok(Method::POST, &account("/deactivate"), deactivate).await, unbound("success"));
     assert!(identity.state.lock().bound.iter().all(|(_, user)| *user != bob.user_id));
+
+    // Whoever ends an account, its addresses are taken back.
+    let admin = a.register("admin").await;
+    make_admin(&a, &admin);
+    for (name, end) in [("carol", "users deactivate carol"), ("dan", "")] {
+        let user = a.register(name).await;
+        user.ok(Method::POST, &account("/3pid/bind"), credentials.clone()).await;
+        assert!(identity.state.lock().bound.iter().any(|(_, owner)| *owner == user.user_id));
+        if end.is_empty() {
+            let path = format!("/_synapse/admin/v1/deactivate/{}", encode(&user.user_id));
+            assert_eq!(admin.ok(Method::POST, &path, json!({})).await, unbound("success"));
+        } else {
+            Command::parse(end).unwrap().run(a.handle.server(), None).await.unwrap();
+        }
+        assert!(identity.state.lock().bound.iter().all(|(_, owner)| *owner != user.user_id));
+    }
 }

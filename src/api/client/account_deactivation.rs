@@ -11,9 +11,8 @@ use crate::{
         uiaa::{self, Demand},
     },
     error::{Error, Result},
-    federation::{chores, identity},
+    federation::deactivation,
     server::Server,
-    users::accounts,
 };
 
 /// `POST /_matrix/client/v3/account/deactivate`
@@ -33,18 +32,9 @@ pub async fn deactivate_account(server: &Server, user: Option<User>, req: Reques
             passed.user.ok_or_else(|| Error::missing_param("Show your password in the same request."))?
         }
     };
-    let bindings = accounts::require(&server.store.read(), &id)?.bindings;
-    server.store.write(|tx| accounts::deactivate(tx, &id, req.erase))?;
-    server.deletions.notify_one();
-    if !chores::leave_all(&server.federation, &id, chores::AT_ONCE).await? {
-        server.rooms.chores.notify_one();
-    }
-    let mut status = ThirdPartyIdRemovalStatus::Success;
-    for binding in &bindings {
-        let unbound = identity::unbind(&server.federation, &id, binding).await;
-        if !matches!(unbound, Ok(true)) {
-            status = ThirdPartyIdRemovalStatus::NoSupport;
-        }
-    }
-    Ok(Response::new(status))
+    let ended = deactivation::deactivate(&server.federation, &id, req.erase).await?;
+    Ok(Response::new(match ended.unbound_all {
+        true => ThirdPartyIdRemovalStatus::Success,
+        false => ThirdPartyIdRemovalStatus::NoSupport,
+    }))
 }

@@ -196,7 +196,7 @@ fn delete(server: &Server, admin: &Administrator, room: &RoomId, options: &Delet
         deletion::begin(tx, no, Some(&admin.0), false)?;
         Ok(no)
     })?;
-    server.deletions.notify_one();
+    server.rooms.deletions.notify_one();
     Ok(no)
 }
 
@@ -355,7 +355,7 @@ fn purge_to_event(server: &Server, room: &RoomId, event: &str) -> Result<Reply> 
         let event = event.ok_or_else(|| Error::not_found("There is no such event in the room."))?;
         purge::begin_before(tx, no, event.order)
     })?;
-    server.deletions.notify_one();
+    server.rooms.deletions.notify_one();
     ok(json!({ "purge_id": room }))
 }
 
@@ -373,7 +373,7 @@ pub async fn purge_history(server: &Server, _: Administrator, req: PurgeHistory)
                 let (no, _) = rooms::require(tx, &req.path.0)?;
                 purge::begin(tx, no, ts)
             })?;
-            server.deletions.notify_one();
+            server.rooms.deletions.notify_one();
             ok(json!({ "purge_id": req.path.0 }))
         }
         UpTo { .. } => Err(Error::missing_param("purge_up_to_ts or purge_up_to_event_id is missing.")),

@@ -10,7 +10,7 @@ use crate::{
     api::{auth::Administrator, own::JsonWith},
     clock,
     error::{Error, Result},
-    federation::chores,
+    federation::{chores, deactivation},
     server::Server,
     store::{
         Direction, Read, Tx,
@@ -285,7 +285,7 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
         apply(tx, &user, &change, hash)
     })?;
     if change.deactivated == Some(true) {
-        deactivate(server, &user, false).await?;
+        deactivation::deactivate(&server.federation, &user, false).await?;
     } else if !chores::show_profile(&server.federation, &user, chores::AT_ONCE).await? {
         server.rooms.chores.notify_one();
     }
@@ -328,21 +328,11 @@ fn apply(tx: &mut Tx<'_>, user: &UserId, change: &UserChange, hash: Option<Strin
     Ok(())
 }
 
-async fn deactivate(server: &Server, user: &UserId, erase: bool) -> Result<()> {
-    server.store.write(|tx| accounts::deactivate(tx, user, erase))?;
-    server.deletions.notify_one();
-    if !chores::leave_all(&server.federation, user, chores::AT_ONCE).await? {
-        server.rooms.chores.notify_one();
-    }
-    Ok(())
-}
-
 /// `POST /_synapse/admin/v1/deactivate/{user_id}`
 pub async fn deactivate_account(server: &Server, _: Administrator, req: Deactivate) -> Result<Reply> {
     require(server, &server.store.read(), &req.path.0)?;
-    deactivate(server, &req.path.0, req.body.erase).await?;
-    // There is no identity server that something would have to be taken back from.
-    ok(json!({ "id_server_unbind_result": "success" }))
+    let ended = deactivation::deactivate(&server.federation, &req.path.0, req.body.erase).await?;
+    ok(json!({ "id_server_unbind_result": if ended.unbound_all { "success" } else { "no-support" } }))
 }
 
 /// `PUT /_synapse/admin/v1/suspend/{user_id}`
