@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::common::{Client, TestServer, encode};
+use crate::common::{Client, TestServer, encode, net::TestNet};
 
 fn path(user: &str, field: &str) -> String {
     format!("/_matrix/client/v3/profile/{}/{field}", encode(user))
@@ -175,4 +175,47 @@ async fn mutual_rooms_are_those_of_both() {
     assert_eq!(alice.get(&path("@nobody:localhost")).await.1["joined"], json!([]));
     assert_eq!(alice.get(&path(&alice.user_id)).await.0, StatusCode::BAD_REQUEST);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_look_profiles_up_is_the_administrators_choice() {
+    let server = TestServer::start_with(|config| config.allow_profile_lookup_without_auth = false).await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let whole = format!("/_matrix/client/v3/profile/{}", encode(&alice.user_id));
+    let name = path(&alice.user_id, "displayname");
+    for path in [&whole, &name] {
+        let (status, answer) = server.anyone().get(path).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::UNAUTHORIZED, &json!("M_MISSING_TOKEN")));
+        assert_eq!(bob.get(path).await.0, StatusCode::OK);
+    }
+    server.stop().await;
+
+    let server = TestServer::start_with(|config| config.profile_lookup_in_shared_rooms_only = true).await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for path in [&whole, &name] {
+        assert_eq!(server.anyone().get(path).await.0, StatusCode::UNAUTHORIZED);
+        let (status, answer) = bob.get(path).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")));
+        assert_eq!(alice.get(path).await.0, StatusCode::OK, "one's own");
+    }
+    let nobody = bob.get(&path("@nobody:localhost", "displayname")).await;
+    assert_eq!(nobody.0, StatusCode::FORBIDDEN, "nor who exists");
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    assert_eq!(bob.get(&whole).await.1["displayname"], "alice");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn other_servers_look_profiles_up_if_the_administrator_wants() {
+    let net = TestNet::new();
+    let a = net.server_with("a", |config| config.allow_profile_lookup_over_federation = false).await;
+    let b = net.server("b").await;
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let (status, answer) = bob.get(&path(&alice.user_id, "displayname")).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")), "{answer}");
+    let of_bob = alice.ok(Method::GET, &path(&bob.user_id, "displayname"), Value::Null).await;
+    assert_eq!(of_bob["displayname"], "bob");
+    let of_alice = alice.ok(Method::GET, &path(&alice.user_id, "displayname"), Value::Null).await;
+    assert_eq!(of_alice["displayname"], "alice");
 }

@@ -276,7 +276,8 @@ async fn guests_look_around_and_become_users() {
     server.stop().await;
 }
 
-async fn with_secret(anyone: &Client, name: &str, admin: bool, secret: &str) -> (StatusCode, Value) {
+/// Registers somebody with the shared secret.
+pub async fn with_secret(anyone: &Client, name: &str, admin: bool, secret: &str) -> (StatusCode, Value) {
     let nonce = anyone.ok(Method::GET, "/_synapse/admin/v1/register", Value::Null).await["nonce"].clone();
     let text = format!("{}\0{name}\0pw\0{}", nonce.as_str().unwrap(), if admin { "admin" } else { "notadmin" });
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());

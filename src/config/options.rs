@@ -131,6 +131,17 @@ options! {
         /// Whether other servers can read the list of public rooms.
         allow_public_room_directory_over_federation: bool = true;
 
+        /// Whether profiles (names, pictures and what else users enter there) can be looked up without an account.
+        allow_profile_lookup_without_auth: bool = true;
+
+        /// Whether users can look up the profiles of those only with whom they share a room. Nobody can without an account
+        /// then. Consider user_directory_all_users as well.
+        profile_lookup_in_shared_rooms_only: bool = false;
+
+        /// Whether other servers can look up profiles. Without it, users of other servers see the names and pictures of those
+        /// only with whom they share a room or who invite them.
+        allow_profile_lookup_over_federation: bool = true;
+
         /// Whether users see who is online of those they share a room with.
         allow_presence: bool = true;
 

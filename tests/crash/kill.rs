@@ -10,14 +10,17 @@
 use std::{path::Path, time::Duration};
 
 use conduit::start;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{assert_sound, below, copy_files, power::Power, rounds};
-use crate::common::{
-    Client, config, encode,
-    process::{Process, program},
+use crate::{
+    common::{
+        Client, config, encode,
+        process::{Process, program},
+    },
+    registration::with_secret,
 };
 
 /// Starts the program over `directory`; returns when it answers.
@@ -36,6 +39,7 @@ enum Worker {
     ToDevice(ToDevice),
     Receipts(Receipts),
     Uploads(Uploads),
+    Deletions(Deletions),
 }
 
 impl Worker {
@@ -47,6 +51,7 @@ impl Worker {
             Self::ToDevice(worker) => worker.step().await,
             Self::Receipts(worker) => worker.step().await,
             Self::Uploads(worker) => worker.step().await,
+            Self::Deletions(worker) => worker.step().await,
         };
         self.client().base = base;
         while alive(&mut self).await.is_some() {}
@@ -62,6 +67,7 @@ impl Worker {
             Self::ToDevice(worker) => worker.verify().await,
             Self::Receipts(worker) => worker.verify().await,
             Self::Uploads(worker) => worker.verify().await,
+            Self::Deletions(worker) => worker.verify().await,
         }
     }
 
@@ -71,7 +77,8 @@ impl Worker {
             | Self::Value(ValueSetter { client, .. })
             | Self::ToDevice(ToDevice { client, .. })
             | Self::Receipts(Receipts { client, .. })
-            | Self::Uploads(Uploads { client, .. }) => client,
+            | Self::Uploads(Uploads { client, .. })
+            | Self::Deletions(Deletions { client, .. }) => client,
         }
     }
 }
@@ -253,10 +260,70 @@ impl Uploads {
     }
 }
 
+/// An administrator who deletes rooms with what was said in them, and ends accounts; both goes on after the answer.
+struct Deletions {
+    client: Client,
+    /// The rooms that are to go.
+    rooms: Vec<String>,
+    /// Somebody with a file and a room, whose account is to be ended.
+    victim: Option<Client>,
+    /// Whose account was.
+    ended: Vec<String>,
+}
+
+impl Deletions {
+    async fn step(&mut self) -> Option<()> {
+        if let Some(victim) = &self.victim {
+            let path = format!("/_synapse/admin/v1/deactivate/{}", encode(&victim.user_id));
+            self.client.attempt(Method::POST, &path, b"{\"erase\":true}".to_vec()).await?;
+            self.ended.extend(self.victim.take().map(|victim| victim.user_id));
+        }
+        let answer = self.client.attempt(Method::POST, "/_matrix/client/v3/createRoom", b"{}".to_vec()).await?;
+        let room = json_of(&answer)["room_id"].as_str().unwrap().to_owned();
+        for number in 0..5 {
+            let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{number}", encode(&room));
+            self.client.attempt(Method::PUT, &path, b"{\"body\":\"a\",\"msgtype\":\"m.text\"}".to_vec()).await?;
+        }
+        let path = format!("/_synapse/admin/v2/rooms/{}", encode(&room));
+        self.client.attempt(Method::DELETE, &path, b"{\"purge\":true}".to_vec()).await?;
+        self.rooms.push(room);
+        Some(())
+    }
+
+    async fn verify(&mut self) {
+        for room in self.rooms.drain(..) {
+            let path = format!("/_synapse/admin/v2/rooms/{}/delete_status", encode(&room));
+            while self.client.ok(Method::GET, &path, Value::Null).await["results"][0]["status"] != "complete" {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let path = format!("/_matrix/client/v3/rooms/{}/state", encode(&room));
+            assert_ne!(self.client.get(&path).await.0, StatusCode::OK, "{room}");
+        }
+        for user in self.ended.drain(..) {
+            let path = format!("/_synapse/admin/v2/users/{}", encode(&user));
+            let found = self.client.ok(Method::GET, &path, Value::Null).await;
+            assert_eq!((&found["deactivated"], &found["erased"]), (&json!(true), &json!(true)), "{found}");
+        }
+        if self.victim.is_none() {
+            self.victim = Some(self.somebody().await);
+        }
+    }
+
+    async fn somebody(&self) -> Client {
+        let name = conduit::clock::random_string(8).unwrap().to_lowercase();
+        let user = Client::new(self.client.base.clone()).register(&name).await;
+        user.create_room(json!({})).await;
+        user.raw(Method::POST, "/_matrix/media/v3/upload", "text/plain", name.into_bytes()).await;
+        user
+    }
+}
+
 /// Users, rooms, and a worker of each kind.
 async fn workers(base: &str) -> Vec<Worker> {
     let anyone = Client::new(base.to_owned());
     let (alice, bob) = (anyone.register("alice").await, anyone.register("bob").await);
+    let (_, admin) = with_secret(&anyone, "admin", true, "shared").await;
+    let admin = anyone.logged_in(&admin);
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.join(&room).await;
     let private = bob.create_room(json!({})).await;
@@ -285,6 +352,7 @@ async fn workers(base: &str) -> Vec<Worker> {
         }),
         Worker::Receipts(Receipts { client: bob, room: private, sent: 0, acknowledged: None, under_way: None }),
         Worker::Uploads(Uploads { client: alice, acknowledged: Vec::new() }),
+        Worker::Deletions(Deletions { client: admin, rooms: Vec::new(), victim: None, ended: Vec::new() }),
     ];
     workers.append(&mut setters);
     workers

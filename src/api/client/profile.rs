@@ -5,6 +5,7 @@ use ruma::{
     OwnedUserId, UserId,
     api::{
         IncomingRequest,
+        auth_scheme::AccessTokenOptional,
         client::profile::{
             delete_profile_field as delete, get_profile, get_profile_field as get_field, set_profile_field,
         },
@@ -16,13 +17,14 @@ use serde_json::{Map, Value as JsonValue};
 use crate::{
     answers_json,
     api::{
-        auth::{Anyone, User},
+        auth::User,
         own::{self, Json},
     },
     error::{Error, Result},
     federation::{self, chores},
     server::Server,
     stands_in_for,
+    sync::company::Company,
     users::profiles,
 };
 
@@ -49,12 +51,13 @@ impl IncomingRequest for SetFieldRequest {
 }
 
 answers_json! {
-    /// The fields are answered as they are kept, whatever ruma knows of their types.
-    pub struct GetProfileRequest(get_profile::v3::Request) => Map<String, JsonValue>;
+    /// The fields are answered as they are kept, whatever ruma knows of their types. Who asks may matter, as the
+    /// configuration says.
+    pub struct GetProfileRequest(get_profile::v3::Request, AccessTokenOptional) => Map<String, JsonValue>;
 }
 answers_json! {
     /// As [`GetProfileRequest`].
-    pub struct GetFieldRequest(get_field::v3::Request) => Map<String, JsonValue>;
+    pub struct GetFieldRequest(get_field::v3::Request, AccessTokenOptional) => Map<String, JsonValue>;
 }
 
 /// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
@@ -95,13 +98,33 @@ async fn change(server: &Server, user: &User, target: &UserId, field: &str, valu
     Ok(())
 }
 
+/// Refuses a look-up that the administrator does not want. Bridges look up whomever they like.
+fn check_lookup(server: &Server, user: Option<&User>, target: &UserId) -> Result<()> {
+    let config = server.config();
+    let shared_only = config.profile_lookup_in_shared_rooms_only;
+    match user {
+        None if shared_only || !config.allow_profile_lookup_without_auth => {
+            let message = "Log in to look up profiles on this server.";
+            Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message))
+        }
+        Some(user) if shared_only && user.appservice.is_none() => {
+            match Company::new(&server.store.read(), &user.id).has(target)? {
+                true => Ok(()),
+                false => Err(Error::forbidden("You see the profiles of those only with whom you share a room.")),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `GET /_matrix/client/v3/profile/{userId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3profileuserid))
 pub async fn get_user_profile(
     server: &Server,
-    _: Anyone,
+    user: Option<User>,
     req: GetProfileRequest,
 ) -> Result<Json<Map<String, JsonValue>>> {
+    check_lookup(server, user.as_ref(), &req.0.user_id)?;
     federation::profiles::profile(&server.federation, &req.0.user_id).await.map(Json)
 }
 
@@ -109,9 +132,10 @@ pub async fn get_user_profile(
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3profileuseridkeyname))
 pub async fn get_profile_field(
     server: &Server,
-    _: Anyone,
+    user: Option<User>,
     req: GetFieldRequest,
 ) -> Result<Json<Map<String, JsonValue>>> {
+    check_lookup(server, user.as_ref(), &req.0.user_id)?;
     let field = req.0.field.as_str();
     profiles::check_name(field)?;
     let mut profile = federation::profiles::profile(&server.federation, &req.0.user_id).await?;

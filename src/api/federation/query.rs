@@ -50,6 +50,9 @@ pub async fn query_profile(
     _: Origin,
     req: get_profile_information::v1::Request,
 ) -> Result<get_profile_information::v1::Response> {
+    if !server.config().allow_profile_lookup_over_federation {
+        return Err(Error::forbidden("This server does not tell other servers of its users' profiles."));
+    }
     let outgoing = &server.federation.outgoing;
     appservices::query_user_id(outgoing, &server.appservices, &server.store, &req.user_id).await?;
     let profile = profiles::of_account(&server.store.read(), &req.user_id)?;
