@@ -1,6 +1,5 @@
 //! What a server that asks gets to read: events, states, histories, room lists, profiles.
 
-use conduit::config::Config;
 use conduit::{config::Config, rooms::Draft};
 use http::{Method, StatusCode};
 use ruma::{RoomId, UserId, events::StateEventType};
