@@ -78,12 +78,13 @@ pub fn query<T: DeserializeOwned>(request: &Request<&[u8]>) -> Result<T, Deseria
     Ok(serde_html_form::from_str(request.uri().query().unwrap_or_default())?)
 }
 
-/// The JSON body of a request.
+/// The JSON body of a request; that of a `GET` is an empty object.
 ///
 /// # Errors
 /// When it is not JSON, or not of its type.
 pub fn body<T: DeserializeOwned>(request: &Request<&[u8]>) -> Result<T, DeserializationError> {
-    Ok(serde_json::from_slice(request.body())?)
+    let body = *request.body();
+    Ok(serde_json::from_slice(if body.is_empty() { b"{}" } else { body })?)
 }
 
 /// Gives the request type `$ours` the metadata of ruma's request type `$theirs`, or all of it but the authentication
