@@ -68,19 +68,27 @@ pub fn edges(read: &dyn Read, room: RoomNo) -> Result<Vec<Edge>> {
     Ok(edges)
 }
 
-/// The latest place in the room's timeline, but none after `upto`, before which events are missing.
+/// The places in the room's timeline before which events are missing; of very many, the newest.
 ///
 /// # Errors
 /// As [`edges`].
-pub fn last_gap(read: &dyn Read, room: RoomNo, upto: i64) -> Result<Option<i64>> {
-    // The newest are named last, and what is missing has a number since it was named.
-    let rows = trees::GAPS.scan(read, (room,), Direction::Backward).take(MOST);
-    let mut last = None;
-    for row in rows {
-        let (_, order) = row?;
-        last = last.max((order <= upto).then_some(order));
+pub fn places(read: &dyn Read, room: RoomNo) -> Result<BTreeSet<i64>> {
+    // What is missing has a number since it was named.
+    trees::GAPS.scan(read, (room,), Direction::Backward).take(MOST).map(|row| row.map(|(_, order)| order)).collect()
+}
+
+/// Whether nothing of what an event follows is here, though it happened after the room begins here. What is missing else is
+/// history, or lies beside what is here.
+///
+/// # Errors
+/// As [`edges`].
+pub fn is_cut_off(read: &dyn Read, event: &Event) -> Result<bool> {
+    for id in &event.pdu.prev_events {
+        if event::by_id(read, id)?.is_some_and(|prev| prev.is_placed()) {
+            return Ok(false);
+        }
     }
-    Ok(last)
+    Ok(event.pdu.depth > timeline::first_depth(read, event.room)?)
 }
 
 /// Whether an accepted event follows this one, which came later.

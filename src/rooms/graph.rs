@@ -197,8 +197,7 @@ impl Rooms {
                 return Ok(join.pdu.depth);
             }
         }
-        let first = timeline::after(&snapshot, no, 0).next().transpose()?;
-        first.map_or(Ok(0), |(_, first)| Ok(event::require(&snapshot, first)?.pdu.depth))
+        timeline::first_depth(&snapshot, no)
     }
 
     /// [`receive`](Self::receive), or with a place among what came before.

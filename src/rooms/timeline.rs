@@ -4,6 +4,7 @@
 //! place in the timeline is also a pagination token, and the place of a live event compares with sync tokens.
 //! Soft-failed and rejected events stand in no timeline.
 
+use super::event;
 use crate::{
     error::Result,
     ids::{EventNo, Position, RoomNo},
@@ -31,6 +32,15 @@ pub fn after(read: &dyn Read, room: RoomNo, order: i64) -> impl Iterator<Item = 
 /// When the database fails or a row is damaged.
 pub fn latest(read: &dyn Read, room: RoomNo) -> Result<Option<i64>> {
     before(read, room, i64::MAX).next().map(|place| place.map(|(order, _)| order)).transpose()
+}
+
+/// The depth of the event with which the room begins here, but for earlier history: what is less deep happened before.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn first_depth(read: &dyn Read, room: RoomNo) -> Result<u64> {
+    let first = after(read, room, 0).next().transpose()?;
+    first.map_or(Ok(0), |(_, first)| Ok(event::require(read, first)?.pdu.depth))
 }
 
 /// The place of a position in every room's timeline.

@@ -55,28 +55,28 @@ impl Window {
     pub fn load(view: &View<'_>, room: RoomNo, wanted: Wanted<'_>) -> Result<Self> {
         let mut events = Vec::new();
         let end = wanted.upto.saturating_add(1);
-        let gap = backfill::last_gap(view.read, room, wanted.upto)?
-            .filter(|gap| wanted.after.is_none_or(|after| *gap > after));
-        let mut limited = gap.is_some();
+        let gaps = backfill::places(view.read, room)?;
+        let mut limited = false;
         for (examined, place) in timeline::before(view.read, room, end).enumerate() {
             let (order, no) = place?;
             if wanted.after.is_some_and(|after| order <= after) {
                 break;
             }
-            if examined >= MAX_EXAMINED || wanted.limit == 0 || gap.is_some_and(|gap| order < gap) {
+            if examined >= MAX_EXAMINED || wanted.limit == 0 {
                 limited = true;
                 break;
             }
             let event = event::require(view.read, no)?;
             let passes = wanted.filter.is_none_or(|filter| allows(filter, &event));
-            if !passes || is_ignored(view, &event) || !view.events.may_see(&event)? {
-                continue;
+            let is_shown = passes && !is_ignored(view, &event) && view.events.may_see(&event)?;
+            let is_last = gaps.contains(&order) && backfill::is_cut_off(view.read, &event)?;
+            limited = is_last || (is_shown && events.len() == wanted.limit);
+            if is_shown && events.len() < wanted.limit {
+                events.push(event);
             }
-            if events.len() == wanted.limit {
-                limited = true;
+            if limited {
                 break;
             }
-            events.push(event);
         }
         events.reverse();
         let start = events.first().map_or(Point::after(wanted.upto), |first| Point::before(first.order));
