@@ -226,5 +226,5 @@ pub async fn run() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     println!("family: half a minute later, twelve devices waiting, {:.0} MB", resident_mb(&id));
     waiting.iter().for_each(JoinHandle::abort);
-    assert!(process.terminate().success());
+    process.terminate();
 }
