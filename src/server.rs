@@ -13,7 +13,7 @@ use std::{
 
 use http::HeaderName;
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName, UserId};
 use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::reload::{Reloaded, allowances, reload};
@@ -22,14 +22,18 @@ use crate::{
     config::{Config, ConfigError, Current, IpAddressDetection},
     error::Result,
     federation::Federation,
-    http::{Info, State, limits::Limits, listen::Tls},
+    http::{
+        Info, State,
+        limits::{Allowance, Limits},
+        listen::Tls,
+    },
     media::files::Files,
     outgoing::{Turns, mail::Mailer},
     previews::Previews,
     rooms::{Rooms, typing::Typing},
     signing::SigningKeys,
     sso::Sso,
-    store::Store,
+    store::{Store, records::SendLimit, trees::ACCOUNTS},
     sync::sliding::connections::Connections,
     users::{
         auth_sessions::AuthSessions, devices::LastSeen, passwords::Passwords, presence::Presence,
@@ -148,7 +152,17 @@ impl State for Server {
     }
 
     fn limit(&self, route: &Info, caller: Option<&str>, address: IpAddr) -> Result<()> {
-        self.limits.count(route, caller, address)
+        let limit = match caller.and_then(|name| <&UserId>::try_from(name).ok()) {
+            Some(user) => ACCOUNTS.get(&self.store.read(), user)?.and_then(|account| account.send_limit),
+            None => None,
+        };
+        match limit {
+            Some(SendLimit { per_second: 0, .. }) => Ok(()),
+            own => {
+                let own = own.map(|own| Allowance { per_second: own.per_second.into(), burst: own.burst });
+                self.limits.count(route, caller, address, own)
+            }
+        }
     }
 
     async fn durable(&self) -> Result<()> {

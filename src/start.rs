@@ -27,7 +27,7 @@ use crate::{
     config::{Config, Current},
     delivery,
     error::{Error, Result},
-    federation::{Federation, chores, devices, loose_ends, missing_members, newcomers},
+    federation::{Federation, chores, devices, loose_ends, missing_members, newcomers, user_redactions},
     http::{
         Router,
         limits::Limits,
@@ -196,7 +196,7 @@ async fn tell_appservices(server: Arc<Server>) {
     }
 }
 
-/// Deletes rooms, their history and the files of erased users as it is noted, and finds the rooms that nobody is in any more: once a day.
+/// Deletes rooms, their history and the files of erased users, and redacts what users sent, as it is noted, and finds the rooms that nobody is in any more: once a day.
 async fn delete_rooms(server: &Arc<Server>) {
     let mut ticks = tokio::time::interval(TICK);
     let mut look = tokio::time::Instant::now() + AFTER_START;
@@ -223,6 +223,7 @@ async fn delete_noted(server: &Arc<Server>) -> Result<()> {
     chores::leave_deleted(&server.federation).await?;
     deletion::work(&server.rooms, &server.media).await?;
     purge::work(&server.rooms).await?;
+    user_redactions::work(&server.federation).await?;
     let of = server.clone();
     tokio::task::spawn_blocking(move || removal::erase(&of.store, &of.media)).await.map_err(Error::internal)?
 }

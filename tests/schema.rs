@@ -272,6 +272,7 @@ fn accounts(s: &mut Samples) {
         created_ts: 5,
         threepids: vec![address],
         identities: vec![ProviderIdentity { issuer: text("https://id.example.org"), subject: text("1234") }],
+        send_limit: None,
         bindings: Vec::new(),
     };
     s.add(ACCOUNTS, alice(), account);
@@ -424,6 +425,20 @@ fn moderation(s: &mut Samples) {
     };
     s.add(ROOM_DELETIONS, RoomNo(1), deletion);
     s.add(HISTORY_PURGES, RoomNo(1), 21);
+    let redaction = UserRedaction {
+        user: alice(),
+        by: alice(),
+        reason: Some("spam".to_owned()),
+        rooms: vec![ruma::owned_room_id!("!r:localhost")],
+        before: Some(7),
+        left: 3,
+        limit: 9,
+        after_ts: Some(1),
+        before_ts: Some(2),
+        failed: [(ruma::owned_event_id!("$e"), "no".to_owned())].into(),
+        done_ts: Some(4),
+    };
+    s.add(USER_REDACTIONS, "redaction".to_owned(), redaction);
     s.add(FREED_STATES, (RoomNo(1), StateNo(7)), ());
     s.add(FREED_MEDIA, (RoomNo(1), owned_server_name!("example.org"), text("id")), ());
 }
@@ -482,7 +497,13 @@ fn media(s: &mut Samples) {
         content_type: Some(text("image/png")),
         filename: Some(text("a.png")),
     };
-    let file = MediaFile { user: Some(alice()), created_ts: 5, content: Some(content()), expires_ts: Some(9) };
+    let file = MediaFile {
+        user: Some(alice()),
+        created_ts: 5,
+        content: Some(content()),
+        expires_ts: Some(9),
+        protected: false,
+    };
     s.add(MEDIA, (owned_server_name!("example.org"), text("id")), file);
     s.add(THUMBNAILS, (text("00ff"), text("32x32-crop")), Thumbnail::Made(content()));
     s.add(MEDIA_PENDING, (alice(), text("id")), 9);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{OwnedMxcUri, OwnedServerName, UserId};
+use ruma::{OwnedMxcUri, OwnedServerName, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -62,6 +62,10 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Protect a file: it stays until it is deleted by its URI, whatever its age
+    Protect { uri: OwnedMxcUri },
+    /// Let a file go again as others do
+    Unprotect { uri: OwnedMxcUri },
     /// Block a file, under whatever names it is here or comes again: nobody can send or see it
     Block {
         /// A URI (mxc://...), or the SHA-256 of the file
@@ -131,6 +135,8 @@ pub(super) async fn run(server: &Server, command: Command, by: Option<&UserId>) 
         Command::List { selection, limit } => list(server, selection, limit),
         Command::Show { uri } => show(server, &uri),
         Command::Delete { uris, selection, local, dry_run } => delete(server, uris, selection, local, dry_run).await,
+        Command::Protect { uri } => protect(server, &uri, true),
+        Command::Unprotect { uri } => protect(server, &uri, false),
         Command::Block { file, delete } => block(server, &file, delete, by).await,
         Command::Unblock { file } => server.store.write(|tx| {
             let hash = hash(tx, &file)?;
@@ -183,10 +189,21 @@ fn list(server: &Server, selection: Selection, limit: usize) -> Result<Answer> {
     Ok(Answer::Table(vec!["uri", "bytes", "user", "created", "last_asked_for"], rows))
 }
 
+fn protect(server: &Server, uri: &OwnedMxcUri, protected: bool) -> Result<Answer> {
+    let (origin, id) = parts(uri)?;
+    server.store.write(|tx| media::protect(tx, origin, id, protected))?;
+    let how = if protected { "is protected" } else { "goes as others do" };
+    Ok(Answer::Sentence(format!("The file {uri} {how}.")))
+}
+
+fn parts(uri: &OwnedMxcUri) -> Result<(&ServerName, &str)> {
+    uri.parts().map_err(|_| Error::invalid_param(format!("{uri} is no mxc:// URI.")))
+}
+
 /// The file that a URI names.
 fn stored(read: &dyn Read, uri: &OwnedMxcUri) -> Result<(media::MediaFile, media::MediaContent)> {
     let unknown = || Error::not_found(format!("There is no file {uri} here."));
-    let (server, id) = uri.parts().map_err(|_| Error::invalid_param(format!("{uri} is no mxc:// URI.")))?;
+    let (server, id) = parts(uri)?;
     let file = trees::MEDIA.get(read, (server, id))?.ok_or_else(unknown)?;
     let content = file.content.clone().ok_or_else(unknown)?;
     Ok((file, content))
@@ -205,6 +222,7 @@ fn show(server: &Server, uri: &OwnedMxcUri) -> Result<Answer> {
         ("sha256", json!(content.hash)),
         ("created", date(Some(file.created_ts))),
         ("last_asked_for", date(accessed)),
+        ("protected", json!(file.protected)),
         ("blocked", json!(media::check_shown(&read, &content.hash).is_err())),
     ]))
 }
@@ -258,7 +276,7 @@ async fn delete(
     let also_local = local || !selection.is_of_anybody();
     let now = clock::now_ms();
     let removed = remove(server, dry_run, move |item| {
-        (also_local || item.scope != MediaScope::Local) && selection.matches(item, now)
+        (also_local || item.scope != MediaScope::Local) && !item.protected && selection.matches(item, now)
     });
     Ok(Answer::Sentence(told(removed.await?, dry_run)))
 }

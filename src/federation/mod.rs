@@ -41,6 +41,7 @@ pub mod profiles;
 pub mod spaces;
 pub mod third_party_invite;
 pub mod timestamps;
+pub mod user_redactions;
 
 mod answers;
 mod client;

@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
     net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
@@ -136,13 +136,15 @@ impl Limits {
         *self.allowances.write() = allowances;
     }
 
-    /// Counts a request to `route` by the caller of that name, or from `address` if there is no name.
+    /// Counts a request to `route` by the caller of that name, or from `address` if there is no name. An allowance of the
+    /// caller's `own` stands in place of that for sending.
     ///
     /// # Errors
     /// `M_LIMIT_EXCEEDED` with the time after which the same request would be accepted.
-    pub fn count(&self, route: &Info, caller: Option<&str>, address: IpAddr) -> Result<()> {
+    pub fn count(&self, route: &Info, caller: Option<&str>, address: IpAddr, own: Option<Allowance>) -> Result<()> {
         let class = Class::of(route);
         match caller {
+            Some(name) if class == Class::Send && own.is_some() => self.take_at(own, self.key((class, name))),
             Some(name) => self.take(class, name),
             None => self.take_from(class, address),
         }
@@ -153,7 +155,7 @@ impl Limits {
     /// # Errors
     /// As [`Limits::count`].
     pub fn take_from(&self, class: Class, address: IpAddr) -> Result<()> {
-        self.take_at(self.started.elapsed(), class, self.hasher.hash_one((class, network(address))))
+        self.take_at(self.allowance(class), self.key((class, network(address))))
     }
 
     /// Takes one request of `class` from the allowance of `name`, such as the account that someone tries to log in to.
@@ -161,12 +163,20 @@ impl Limits {
     /// # Errors
     /// As [`Limits::count`].
     pub fn take(&self, class: Class, name: &str) -> Result<()> {
-        self.take_at(self.started.elapsed(), class, self.hasher.hash_one((class, name)))
+        self.take_at(self.allowance(class), self.key((class, name)))
     }
 
-    fn take_at(&self, now: Duration, class: Class, key: u64) -> Result<()> {
-        let Some(allowances) = *self.allowances.read() else { return Ok(()) };
-        let allowance = allowances.of(class);
+    /// What everybody may do, if there is a limit.
+    fn allowance(&self, class: Class) -> Option<Allowance> {
+        self.allowances.read().map(|all| all.of(class))
+    }
+
+    fn key(&self, of: impl Hash) -> (Duration, u64) {
+        (self.started.elapsed(), self.hasher.hash_one(of))
+    }
+
+    fn take_at(&self, allowance: Option<Allowance>, (now, key): (Duration, u64)) -> Result<()> {
+        let Some(allowance) = allowance else { return Ok(()) };
         let interval = allowance.interval();
         let mut full_at = self.full_at.lock();
         if full_at.len() >= MAX_ENTRIES && !full_at.contains_key(&key) {
@@ -232,26 +242,29 @@ mod tests {
         let limits = limits();
         let mut now = Duration::from_secs(5);
         for _ in 0..10 {
-            limits.take_at(now, Class::Login, 1).unwrap();
+            limits.take_at(limits.allowance(Class::Login), (now, 1)).unwrap();
         }
-        let error = limits.take_at(now, Class::Login, 1).unwrap_err();
+        let error = limits.take_at(limits.allowance(Class::Login), (now, 1)).unwrap_err();
         assert_eq!(error.status(), 429);
-        assert!(limits.take_at(now, Class::Login, 2).is_ok(), "another caller has an allowance of its own");
+        assert!(
+            limits.take_at(limits.allowance(Class::Login), (now, 2)).is_ok(),
+            "another caller has an allowance of its own"
+        );
         now += Duration::from_secs(3);
-        limits.take_at(now, Class::Login, 1).unwrap();
-        limits.take_at(now, Class::Login, 1).unwrap_err();
+        limits.take_at(limits.allowance(Class::Login), (now, 1)).unwrap();
+        limits.take_at(limits.allowance(Class::Login), (now, 1)).unwrap_err();
         now += Duration::from_secs(3600);
         for _ in 0..10 {
-            limits.take_at(now, Class::Login, 1).unwrap();
+            limits.take_at(limits.allowance(Class::Login), (now, 1)).unwrap();
         }
-        limits.take_at(now, Class::Login, 1).unwrap_err();
+        limits.take_at(limits.allowance(Class::Login), (now, 1)).unwrap_err();
     }
 
     #[test]
     fn a_rate_of_zero_allows_the_burst_only() {
         let limits = limits();
-        limits.take_at(Duration::from_secs(1), Class::Send, 1).unwrap();
-        limits.take_at(Duration::from_secs(1000), Class::Send, 1).unwrap_err();
+        limits.take_at(limits.allowance(Class::Send), (Duration::from_secs(1), 1)).unwrap();
+        limits.take_at(limits.allowance(Class::Send), (Duration::from_secs(1000), 1)).unwrap_err();
     }
 
     #[test]
@@ -268,13 +281,13 @@ mod tests {
         let limits = limits();
         let now = Duration::from_secs(1);
         for _ in 0..10 {
-            limits.take_at(now, Class::Login, u64::MAX).unwrap();
+            limits.take_at(limits.allowance(Class::Login), (now, u64::MAX)).unwrap();
         }
         for key in 0..3 * MAX_ENTRIES as u64 {
-            limits.take_at(now, Class::Login, key).unwrap();
+            limits.take_at(limits.allowance(Class::Login), (now, key)).unwrap();
         }
         assert!(limits.full_at.lock().len() <= MAX_ENTRIES);
-        limits.take_at(now, Class::Login, u64::MAX).unwrap_err();
+        limits.take_at(limits.allowance(Class::Login), (now, u64::MAX)).unwrap_err();
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: Option<&UserId>, conte
     check_accepted(tx, &content.hash)?;
     let id = clock::random_string(ID_LENGTH)?;
     let user = user.map(ToOwned::to_owned);
-    let file = MediaFile { user, created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
+    let file =
+        MediaFile { user, created_ts: clock::now_ms(), content: Some(content), expires_ts: None, protected: false };
     trees::MEDIA.put(tx, (server, &id), &file);
     Ok(id)
 }
@@ -57,7 +58,13 @@ pub fn insert(tx: &mut Tx<'_>, server: &ServerName, user: Option<&UserId>, conte
 /// 404 `M_NOT_FOUND` when the bytes are blocked.
 pub fn keep(tx: &mut Tx<'_>, server: &ServerName, id: &str, content: MediaContent) -> Result<()> {
     check_shown(tx, &content.hash)?;
-    let file = MediaFile { user: None, created_ts: clock::now_ms(), content: Some(content), expires_ts: None };
+    let file = MediaFile {
+        user: None,
+        created_ts: clock::now_ms(),
+        content: Some(content),
+        expires_ts: None,
+        protected: false,
+    };
     trees::MEDIA.put(tx, (server, id), &file);
     Ok(())
 }
@@ -77,6 +84,18 @@ pub fn block(tx: &mut Tx<'_>, hash: &str, by: Option<&UserId>) -> Result<()> {
 /// Ends the block of bytes.
 pub fn unblock(tx: &mut Tx<'_>, hash: &str) {
     trees::BLOCKED_MEDIA.delete(tx, hash);
+}
+
+/// Protects a file of this server, or ends that: it stays until it is deleted by name, whatever its age, and is blocked by
+/// name only.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn protect(tx: &mut Tx<'_>, server: &ServerName, id: &str, protected: bool) -> Result<()> {
+    let file = trees::MEDIA.get(tx, (server, id))?.filter(|file| file.content.is_some());
+    let file = file.ok_or_else(|| Error::not_found(format!("There is no file mxc://{server}/{id} here.")))?;
+    trees::MEDIA.put(tx, (server, id), &MediaFile { protected, ..file });
+    Ok(())
 }
 
 /// Refuses to give out bytes that are blocked, and to take them from other servers.
@@ -119,7 +138,13 @@ pub fn reserve(tx: &mut Tx<'_>, server: &ServerName, user: &UserId) -> Result<(S
     }
     let id = clock::random_string(ID_LENGTH)?;
     let expires_ts = now + UPLOAD_WINDOW_MS;
-    let file = MediaFile { user: Some(user.to_owned()), created_ts: now, content: None, expires_ts: Some(expires_ts) };
+    let file = MediaFile {
+        user: Some(user.to_owned()),
+        created_ts: now,
+        content: None,
+        expires_ts: Some(expires_ts),
+        protected: false,
+    };
     trees::MEDIA.put(tx, (server, &id), &file);
     trees::MEDIA_PENDING.put(tx, (user, &id), &expires_ts);
     Ok((id, expires_ts))

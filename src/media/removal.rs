@@ -34,6 +34,8 @@ pub struct Item {
     pub created: u64,
     /// When it was given out last, to the day.
     pub accessed: u64,
+    /// Whether it stays until it is deleted by name.
+    pub protected: bool,
 }
 
 /// What a file is called.
@@ -78,7 +80,8 @@ pub fn items(read: &dyn Read) -> Result<Vec<Item>> {
         let scope = if file.user.is_some() { MediaScope::Local } else { MediaScope::Remote };
         let accessed: Result<u64> = accessed(&content.hash, file.created_ts);
         let (hash, size, created, accessed) = (content.hash, content.size, file.created_ts, accessed?);
-        items.push(Item { name: Name::Uri(server, id), user: file.user, scope, hash, size, created, accessed });
+        let (name, protected) = (Name::Uri(server, id), file.protected);
+        items.push(Item { name, user: file.user, scope, hash, size, created, accessed, protected });
     }
     for row in trees::THUMBNAILS.scan(read, (), Direction::Forward) {
         let ((original, size_name), thumbnail) = row?;
@@ -87,7 +90,8 @@ pub fn items(read: &dyn Read) -> Result<Vec<Item>> {
         let accessed: Result<u64> = accessed(&content.hash, 0);
         let (hash, size, accessed) = (content.hash, content.size, accessed?);
         let name = Name::Thumbnail(original, size_name);
-        items.push(Item { name, user: None, scope: MediaScope::Thumbnail, hash, size, created: accessed, accessed });
+        let (scope, created) = (MediaScope::Thumbnail, accessed);
+        items.push(Item { name, user: None, scope, hash, size, created, accessed, protected: false });
     }
     Ok(items)
 }

@@ -59,7 +59,7 @@ fn sort_out(items: Vec<Item>, limits: &Media, now: u64) -> (Vec<Item>, Vec<Item>
     };
     let (mut going, mut staying): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| {
         let limits = limits.limits(item.scope);
-        is_over(item.accessed, limits.accessed) || is_over(item.created, limits.created)
+        !item.protected && (is_over(item.accessed, limits.accessed) || is_over(item.created, limits.created))
     });
     // What can be had again goes before what users sent.
     staying.sort_by_key(|item| (item.scope == MediaScope::Local, item.accessed));
@@ -72,7 +72,7 @@ fn sort_out(items: Vec<Item>, limits: &Media, now: u64) -> (Vec<Item>, Vec<Item>
         let counts = |item: &Item| scope.is_none_or(|scope| scope == item.scope);
         let mut filled: u64 = staying.iter().filter(|item| counts(item)).map(|item| item.size).sum();
         let (over, kept) = staying.into_iter().partition(|item| {
-            let goes = counts(item) && filled > space.bytes();
+            let goes = counts(item) && !item.protected && filled > space.bytes();
             if goes {
                 filled -= item.size;
             }
@@ -101,7 +101,8 @@ mod tests {
 
     fn item(scope: MediaScope, accessed: u64, size: u64) -> Item {
         let name = Name::Thumbnail(String::new(), format!("{accessed}"));
-        Item { name, user: None, scope, hash: format!("{scope:?}{accessed}"), size, created: 0, accessed }
+        let hash = format!("{scope:?}{accessed}");
+        Item { name, user: None, scope, hash, size, created: 0, accessed, protected: false }
     }
 
     fn left(items: Vec<Item>, retention: Vec<Retention>, now: u64) -> Vec<String> {
@@ -135,5 +136,18 @@ mod tests {
         let mut all = remote();
         all.push(item(MediaScope::Local, 0, 10));
         assert_eq!(left(all, vec![of(None, 25)], 5), ["Local0", "Remote4"]);
+    }
+
+    #[test]
+    fn what_is_protected_stays() {
+        let kept = Item { protected: true, ..item(MediaScope::Local, 1, 10) };
+        let all = vec![kept, item(MediaScope::Local, 2, 10)];
+        let retention = Retention {
+            scope: Some(MediaScope::Local),
+            accessed: Some(Duration::from_secs(1)),
+            space: Some(ByteSize(5)),
+            ..Retention::default()
+        };
+        assert_eq!(left(all, vec![retention], 10_000), ["Local1"]);
     }
 }

@@ -109,6 +109,7 @@ impl JoinRules {
                 Viewer::Anyone => false,
                 Viewer::User(user) => self.allow(read, user)? == Some(true),
                 Viewer::Server(server) => self.allow_server(read, server)?,
+                Viewer::Administrator => true,
             },
             _ => false,
         })

@@ -307,6 +307,8 @@ trees! {
     SENDER_REDACTIONS = Queue 242: (RoomNo, OwnedUserId) => (EventNo, i64);
     /// Redactions that are to take with them what relates to the redacted event, and how far that is.
     RELATED_REDACTIONS = Queue 245: (RoomNo, EventNo) => RelatedRedaction;
+    /// What administrators have redacted of what users sent, by an ID made up for it.
+    USER_REDACTIONS = Queue 252: String => UserRedaction;
     /// Events as they were before they were redacted, if the administrator wants them kept for a while.
     REDACTED_ORIGINALS = Queue 243: EventNo => String;
     /// When they are to be forgotten.

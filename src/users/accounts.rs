@@ -203,6 +203,15 @@ pub fn remove_identities(tx: &mut Tx<'_>, user: &UserId) -> Result<usize> {
     Ok(identities.len())
 }
 
+/// Lets exactly these identities at providers into the account.
+///
+/// # Errors
+/// As [`add_identity`].
+pub fn set_identities(tx: &mut Tx<'_>, user: &UserId, identities: Vec<ProviderIdentity>) -> Result<()> {
+    remove_identities(tx, user)?;
+    identities.into_iter().try_for_each(|identity| add_identity(tx, user, identity))
+}
+
 /// The account of `user`.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ mod destinations;
 mod documentation;
 mod files;
 mod reload;
+mod restrictions;
 mod rooms;
 mod synapse;
 mod users;

@@ -10,14 +10,14 @@ use crate::{
     media::upload,
 };
 
-const API: &str = "/_synapse/admin";
+pub const API: &str = "/_synapse/admin";
 
 /// A request of an administrator that must succeed.
-async fn get(admin: &Client, path: &str) -> Value {
+pub async fn get(admin: &Client, path: &str) -> Value {
     admin.ok(Method::GET, &format!("{API}{path}"), Value::Null).await
 }
 
-async fn post(admin: &Client, path: &str, body: Value) -> Value {
+pub async fn post(admin: &Client, path: &str, body: Value) -> Value {
     admin.ok(Method::POST, &format!("{API}{path}"), body).await
 }
 
@@ -147,6 +147,41 @@ async fn rooms_are_listed_shown_and_deleted() {
     assert_eq!(earlier["chunk"][0]["content"]["body"], "first");
     assert_eq!(get(&admin, &format!("/v1/fetch_event/{}", encode(&event))).await["event"]["event_id"], event);
     assert_eq!(get(&admin, &format!("{path}/forward_extremities")).await["count"], 1);
+    let context = get(&admin, &format!("{path}/context/{}?limit=2", encode(&event))).await;
+    assert_eq!(
+        (&context["event"]["event_id"], &context["events_before"].as_array().unwrap().len()),
+        (&json!(event), &1)
+    );
+    assert_eq!(context["events_after"][0]["content"]["body"], "second");
+    assert!(context["state"].to_string().contains("m.room.create"), "{context}");
+    let found = get(&admin, &format!("{path}/timestamp_to_event?ts=0")).await;
+    assert_eq!(
+        found["event_id"],
+        get(&admin, &format!("{path}/state?type=m.room.create")).await["state"][0]["event_id"]
+    );
+    let last = get(&admin, &format!("{path}/timestamp_to_event?ts=99999999999999&dir=b")).await;
+    assert_eq!(last["event_id"], messages["chunk"][0]["event_id"]);
+    let space = alice.create_room(json!({ "name": "Space", "creation_content": { "type": "m.space" } })).await;
+    for room in [&tea, &private] {
+        alice.set_state(&space, "m.space.child", room, json!({ "via": ["localhost"] })).await;
+    }
+    let walk = get(&admin, &format!("/v1/rooms/{}/hierarchy?limit=2", encode(&space))).await;
+    let next = walk["next_batch"].as_str().unwrap();
+    let rest = get(&admin, &format!("/v1/rooms/{}/hierarchy?limit=2&from={next}", encode(&space))).await;
+    let ids = |page: &Value| -> Vec<Value> {
+        page["rooms"].as_array().unwrap().iter().map(|room| room["room_id"].clone()).collect()
+    };
+    let mut walked = [ids(&walk), ids(&rest)].concat();
+    assert_eq!(walked.remove(0), space);
+    assert!(walked.len() == 2 && walked.contains(&json!(tea)) && walked.contains(&json!(private)), "{walked:?}");
+    post(&admin, &format!("/v1/rooms/{}/make_room_admin", encode(&space)), json!({})).await;
+    let gone = admin.ok(Method::DELETE, &format!("{API}/v2/rooms/{}", encode(&space)), json!({})).await;
+    until("the space to be deleted", async || {
+        let id = gone["delete_id"].as_str().unwrap();
+        let status = get(&admin, &format!("/v2/rooms/delete_status/{id}")).await;
+        (status["status"] == "complete").then_some(())
+    })
+    .await;
 
     // An administrator is let into a room and can look after it.
     post(&admin, &format!("/v1/rooms/{}/make_room_admin", encode(&private)), json!({})).await;
@@ -188,7 +223,7 @@ async fn rooms_are_listed_shown_and_deleted() {
 async fn files_are_shown_quarantined_and_deleted() {
     let (server, admin, alice) = start().await;
     let file = upload(&alice, "text/plain", "a.txt", b"some text".to_vec()).await;
-    let other = upload(&alice, "text/plain", "b.txt", b"other text".to_vec()).await;
+    upload(&alice, "text/plain", "b.txt", b"other text".to_vec()).await;
     let room = alice.create_room(json!({})).await;
     let message = json!({ "msgtype": "m.file", "body": "file", "url": format!("mxc://{file}") });
     alice.send(&room, "m.room.message", message).await;
@@ -214,6 +249,17 @@ async fn files_are_shown_quarantined_and_deleted() {
     post(&admin, &format!("/v1/media/unquarantine/{file}"), json!({})).await;
 
     let id = file.split_once('/').unwrap().1;
+    // What is protected stays, unless it is deleted by name.
+    post(&admin, &format!("/v1/media/protect/{id}"), json!({})).await;
+    assert_eq!(get(&admin, &format!("/v1/media/{file}")).await["media_info"]["safe_from_quarantine"], true);
+    assert_eq!(code(&admin.post(&format!("{API}/v1/media/quarantine/{file}"), json!({})).await), (403, "M_FORBIDDEN"));
+    assert_eq!(post(&admin, &format!("{of_room}/quarantine"), json!({})).await["num_quarantined"], 0);
+    let aged = post(&admin, "/v1/media/delete?before_ts=99999999999999&size_gt=9", json!({})).await;
+    assert_eq!(aged["total"], 1, "the other file");
+    assert_eq!(post(&admin, "/v1/media/delete?before_ts=99999999999999", json!({})).await["total"], 0);
+    assert_eq!(code(&admin.post(&format!("{API}/v1/media/protect/none"), json!({})).await), (404, "M_NOT_FOUND"));
+    post(&admin, &format!("/v1/media/unprotect/{id}"), json!({})).await;
+    let other = upload(&alice, "text/plain", "c.txt", b"third text".to_vec()).await;
     let gone = admin.ok(Method::DELETE, &format!("{API}/v1/media/{file}"), json!({})).await;
     assert_eq!(gone, json!({ "deleted_media": [id], "total": 1 }));
     assert_eq!(code(&admin.get(&format!("{API}/v1/media/{file}")).await), (404, "M_NOT_FOUND"));

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The name of the one provider, among those that a client can choose from.
-pub(super) const PROVIDER: &str = "sso";
+pub(in crate::api) const PROVIDER: &str = "sso";
 
 /// The longest address of a client that is taken.
 const MAX_ADDRESS: usize = 4096;

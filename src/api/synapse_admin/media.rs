@@ -38,6 +38,10 @@ requests! {
     Quarantine = POST "/_synapse/admin/v1/media/quarantine/{server_name}/{media_id}" ((OwnedServerName, String), Nothing, Nothing);
     /// `POST /_synapse/admin/v1/media/unquarantine/{server_name}/{media_id}`
     Unquarantine = POST "/_synapse/admin/v1/media/unquarantine/{server_name}/{media_id}" ((OwnedServerName, String), Nothing, Nothing);
+    /// `POST /_synapse/admin/v1/media/protect/{media_id}`
+    Protect = POST "/_synapse/admin/v1/media/protect/{media_id}" ((String,), Nothing, Nothing);
+    /// `POST /_synapse/admin/v1/media/unprotect/{media_id}`
+    Unprotect = POST "/_synapse/admin/v1/media/unprotect/{media_id}" ((String,), Nothing, Nothing);
     /// `POST /_synapse/admin/v1/user/{user_id}/media/quarantine`
     QuarantineOfUser = POST "/_synapse/admin/v1/user/{user_id}/media/quarantine" ((OwnedUserId,), Nothing, Nothing);
     /// `POST /_synapse/admin/v1/room/{room_id}/media/quarantine`
@@ -88,7 +92,7 @@ fn shown(read: &dyn Read, server: &str, id: &str, file: &MediaFile, content: &Me
         "last_access_ts": MEDIA_ACCESSED.get(read, &content.hash)?,
         "quarantined_by": block.map(|block| block.by.map_or_else(|| json!("the server"), |by| json!(by))),
         "authenticated": true,
-        "safe_from_quarantine": false,
+        "safe_from_quarantine": file.protected,
         "sha256": content.hash,
     }))
 }
@@ -129,8 +133,9 @@ pub async fn delete_media(server: &Server, _: Administrator, req: DeleteMedia) -
 /// `POST /_synapse/admin/v1/media/delete`: of users of this server.
 pub async fn delete_by_age(server: &Server, _: Administrator, req: DeleteByAge) -> Result<Reply> {
     let DeleteQuery { before_ts, size_gt } = req.query;
-    let is_wanted =
-        move |item: &Item| item.scope == MediaScope::Local && item.accessed < before_ts && item.size > size_gt;
+    let is_wanted = move |item: &Item| {
+        !item.protected && item.scope == MediaScope::Local && item.accessed < before_ts && item.size > size_gt
+    };
     deleted(&delete(server, is_wanted).await?)
 }
 
@@ -145,7 +150,10 @@ pub async fn purge_cache(server: &Server, _: Administrator, req: PurgeCache) -> 
 pub async fn quarantine(server: &Server, admin: Administrator, req: Quarantine) -> Result<Reply> {
     let (origin, id) = req.path;
     server.store.write(|tx| {
-        let (_, content) = stored(tx, &origin, &id)?;
+        let (file, content) = stored(tx, &origin, &id)?;
+        if file.protected {
+            return Err(Error::forbidden("This file is protected."));
+        }
         media::block(tx, &content.hash, Some(&admin.0))
     })?;
     ok(json!({}))
@@ -159,6 +167,19 @@ pub async fn unquarantine(server: &Server, _: Administrator, req: Unquarantine) 
         media::unblock(tx, &content.hash);
         Ok(())
     })?;
+    ok(json!({}))
+}
+
+/// `POST /_synapse/admin/v1/media/protect/{media_id}`: a file of this server stays, whatever its age, and is not put into
+/// quarantine.
+pub async fn protect(server: &Server, _: Administrator, req: Protect) -> Result<Reply> {
+    server.store.write(|tx| media::protect(tx, server.name(), &req.path.0, true))?;
+    ok(json!({}))
+}
+
+/// `POST /_synapse/admin/v1/media/unprotect/{media_id}`
+pub async fn unprotect(server: &Server, _: Administrator, req: Unprotect) -> Result<Reply> {
+    server.store.write(|tx| media::protect(tx, server.name(), &req.path.0, false))?;
     ok(json!({}))
 }
 
@@ -185,7 +206,8 @@ fn of_user(read: &dyn Read, user: &UserId) -> Result<Vec<(OwnedServerName, Strin
 /// `POST /_synapse/admin/v1/user/{user_id}/media/quarantine`
 pub async fn quarantine_of_user(server: &Server, admin: Administrator, req: QuarantineOfUser) -> Result<Reply> {
     let found = of_user(&server.store.read(), &req.path.0)?;
-    block_all(server, &admin.0, found.into_iter().map(|(.., content)| content.hash).collect())
+    let found = found.into_iter().filter(|(.., file, _)| !file.protected);
+    block_all(server, &admin.0, found.map(|(.., content)| content.hash).collect())
 }
 
 /// The URIs that a room's events name, as far as they are not encrypted.
@@ -205,7 +227,8 @@ pub async fn quarantine_of_room(server: &Server, admin: Administrator, req: Quar
     {
         let read = server.store.read();
         for (origin, id) in of_room(&read, &req.path.0)? {
-            hashes.extend(MEDIA.get(&read, (&origin, &id))?.and_then(|file| file.content).map(|content| content.hash));
+            let file = MEDIA.get(&read, (&origin, &id))?.filter(|file| !file.protected);
+            hashes.extend(file.and_then(|file| file.content).map(|content| content.hash));
         }
     }
     block_all(server, &admin.0, hashes)

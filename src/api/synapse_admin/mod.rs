@@ -15,6 +15,7 @@ pub mod media;
 pub mod register;
 pub mod registration_tokens;
 pub mod reports;
+pub mod restrictions;
 pub mod room_contents;
 pub mod rooms;
 pub mod server;

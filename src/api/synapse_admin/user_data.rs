@@ -5,13 +5,19 @@ use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Map, json};
 
-use super::{Nothing, Reply, ok, requests, users::require};
+use super::{
+    Nothing, Reply, ok, requests,
+    users::{issuer, require},
+};
 use crate::{
     api::auth::Administrator,
     error::{Error, Result},
     rooms::{self, members},
     server::Server,
-    store::{Direction, trees::PUSHERS},
+    store::{
+        Direction,
+        trees::{PROVIDER_IDENTITIES, PUSHERS},
+    },
     users::{account_data, accounts, devices, threepids},
 };
 
@@ -30,6 +36,8 @@ requests! {
     NameAvailable = GET "/_synapse/admin/v1/username_available" (Nothing, Username, Nothing);
     /// `GET /_synapse/admin/v1/threepid/{medium}/users/{address}`
     FindByThreepid = GET "/_synapse/admin/v1/threepid/{medium}/users/{address}" ((String, String), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/auth_providers/{provider}/users/{external_id}`
+    FindByProvider = GET "/_synapse/admin/v1/auth_providers/{provider}/users/{external_id}" ((String, String), Nothing, Nothing);
 }
 
 /// A user name.
@@ -114,5 +122,14 @@ pub async fn find_by_threepid(server: &Server, _: Administrator, req: FindByThre
     match threepids::find(&server.store.read(), &medium, &address)? {
         Some((user, _)) => ok(json!({ "user_id": user })),
         None => Err(Error::not_found("Nobody here has this address.")),
+    }
+}
+
+/// `GET /_synapse/admin/v1/auth_providers/{provider}/users/{external_id}`
+pub async fn find_by_provider(server: &Server, _: Administrator, req: FindByProvider) -> Result<Reply> {
+    let (provider, external_id) = req.path;
+    match PROVIDER_IDENTITIES.get(&server.store.read(), (&issuer(server, &provider), &external_id))? {
+        Some(user) => ok(json!({ "user_id": user })),
+        None => Err(Error::not_found("The provider lets this person into no account here.")),
     }
 }

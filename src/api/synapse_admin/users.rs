@@ -7,14 +7,14 @@ use serde_json::{Value as JsonValue, json};
 
 use super::{Nothing, Paging, Reply, not_here, ok, requests};
 use crate::{
-    api::{auth::Administrator, own::JsonWith},
+    api::{auth::Administrator, client::sso_login_redirect, own::JsonWith},
     clock,
     error::{Error, Result},
     federation::{chores, deactivation},
     server::Server,
     store::{
         Direction, Read, Tx,
-        records::{Account, ThreePid},
+        records::{Account, ProviderIdentity, ThreePid},
         trees::{ACCOUNTS, ERASED_USERS},
     },
     users::{
@@ -36,8 +36,6 @@ requests! {
     PutUser = PUT "/_synapse/admin/v2/users/{user_id}" ((OwnedUserId,), Nothing, UserChange);
     /// `POST /_synapse/admin/v1/deactivate/{user_id}`
     Deactivate = POST "/_synapse/admin/v1/deactivate/{user_id}" ((OwnedUserId,), Nothing, Erase);
-    /// `PUT /_synapse/admin/v1/suspend/{user_id}`
-    Suspend = PUT "/_synapse/admin/v1/suspend/{user_id}" ((OwnedUserId,), Nothing, Suspended);
     /// `POST /_synapse/admin/v1/reset_password/{user_id}`
     ResetPassword = POST "/_synapse/admin/v1/reset_password/{user_id}" ((OwnedUserId,), Nothing, NewPassword);
     /// `GET /_synapse/admin/v1/users/{user_id}/admin`
@@ -46,12 +44,6 @@ requests! {
     PutAdmin = PUT "/_synapse/admin/v1/users/{user_id}/admin" ((OwnedUserId,), Nothing, IsAdmin);
     /// `POST /_synapse/admin/v1/users/{user_id}/login`
     LogInAs = POST "/_synapse/admin/v1/users/{user_id}/login" ((OwnedUserId,), Nothing, ValidUntil);
-    /// `POST /_synapse/admin/v1/users/{user_id}/shadow_ban`
-    ShadowBan = POST "/_synapse/admin/v1/users/{user_id}/shadow_ban" ((OwnedUserId,), Nothing, Nothing);
-    /// `DELETE /_synapse/admin/v1/users/{user_id}/shadow_ban`
-    EndShadowBan = DELETE "/_synapse/admin/v1/users/{user_id}/shadow_ban" ((OwnedUserId,), Nothing, Nothing);
-    /// `GET /_synapse/admin/v1/users/{user_id}/override_ratelimit`
-    GetRateLimit = GET "/_synapse/admin/v1/users/{user_id}/override_ratelimit" ((OwnedUserId,), Nothing, Nothing);
 }
 
 /// Which accounts to list.
@@ -75,6 +67,7 @@ pub struct UserChange {
     displayname: Option<String>,
     avatar_url: Option<String>,
     threepids: Option<Vec<Address>>,
+    external_ids: Option<Vec<ExternalId>>,
     admin: Option<bool>,
     deactivated: Option<bool>,
     locked: Option<bool>,
@@ -90,17 +83,18 @@ pub struct Address {
     address: String,
 }
 
+/// Who somebody is at an identity provider.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ExternalId {
+    auth_provider: String,
+    external_id: String,
+}
+
 /// Whether to erase.
 #[derive(Debug, Deserialize)]
 pub struct Erase {
     #[serde(default)]
     erase: bool,
-}
-
-/// Whether to suspend.
-#[derive(Debug, Deserialize)]
-pub struct Suspended {
-    suspend: bool,
 }
 
 /// A new password.
@@ -142,7 +136,7 @@ pub(super) fn require(server: &Server, read: &dyn Read, user: &UserId) -> Result
 }
 
 /// An account that is in use.
-fn require_active(server: &Server, read: &dyn Read, user: &UserId) -> Result<Account> {
+pub(super) fn require_active(server: &Server, read: &dyn Read, user: &UserId) -> Result<Account> {
     let account = require(server, read, user)?;
     if account.deactivated { Err(Error::not_found("This account was deactivated.")) } else { Ok(account) }
 }
@@ -265,6 +259,7 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
     if user == admin.0 && (change.admin == Some(false) || change.locked == Some(true)) {
         return Err(Error::forbidden("You cannot take your own rights away."));
     }
+    let identities = change.external_ids.as_deref().map(|ids| identities(server, known.as_ref(), ids)).transpose()?;
     let hash = match &change.password {
         Some(password) => {
             passwords::check_new(password, 1)?;
@@ -282,6 +277,7 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
             accounts::create(tx, &user, &account, Some(&accounts::initial_display_name(&server.config(), &user)))?;
             accounts::welcome(tx, &server.config(), &user, Vec::new())?;
         }
+        identities.map_or(Ok(()), |identities| accounts::set_identities(tx, &user, identities))?;
         apply(tx, &user, &change, hash)
     })?;
     if change.deactivated == Some(true) {
@@ -293,6 +289,29 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
     let account = require(server, &read, &user)?;
     let status = if known.is_none() { StatusCode::CREATED } else { StatusCode::OK };
     Ok(JsonWith(status, whole(server, &read, &user, &account)?))
+}
+
+/// Who the user is to be at identity providers: at that of this server, or what an account has already.
+fn identities(server: &Server, known: Option<&Account>, ids: &[ExternalId]) -> Result<Vec<ProviderIdentity>> {
+    let identity = |id: &ExternalId| {
+        let issuer = issuer(server, &id.auth_provider);
+        let identity = ProviderIdentity { issuer, subject: id.external_id.clone() };
+        let is_known = known.is_some_and(|account| account.identities.contains(&identity));
+        match is_known || Some(&identity.issuer) == server.sso.issuer().as_ref() {
+            true => Ok(identity),
+            false => {
+                let message = format!("{} is not the identity provider of this server.", id.auth_provider);
+                Err(Error::invalid_param(message))
+            }
+        }
+    };
+    ids.iter().map(identity).collect()
+}
+
+/// The address of an identity provider, which is called by that, or by the ID that clients know it by.
+pub(super) fn issuer(server: &Server, name: &str) -> String {
+    let known_as = if name == sso_login_redirect::PROVIDER { server.sso.issuer() } else { None };
+    known_as.unwrap_or_else(|| name.to_owned())
 }
 
 /// Changes an account as it is said; `hash` is that of the new password.
@@ -333,19 +352,6 @@ pub async fn deactivate_account(server: &Server, _: Administrator, req: Deactiva
     require(server, &server.store.read(), &req.path.0)?;
     let ended = deactivation::deactivate(&server.federation, &req.path.0, req.body.erase).await?;
     ok(json!({ "id_server_unbind_result": if ended.unbound_all { "success" } else { "no-support" } }))
-}
-
-/// `PUT /_synapse/admin/v1/suspend/{user_id}`
-pub async fn suspend(server: &Server, admin: Administrator, req: Suspend) -> Result<Reply> {
-    let user = req.path.0;
-    if user == admin.0 {
-        return Err(Error::forbidden("You cannot suspend yourself."));
-    }
-    server.store.write(|tx| {
-        require_active(server, tx, &user)?;
-        accounts::update(tx, &user, |account| account.suspended = req.body.suspend)
-    })?;
-    ok(json!({ format!("user_{user}_suspended"): req.body.suspend }))
 }
 
 /// `POST /_synapse/admin/v1/reset_password/{user_id}`
@@ -394,20 +400,4 @@ pub async fn log_in_as(server: &Server, admin: Administrator, req: LogInAs) -> R
     })?;
     tracing::warn!("the administrator {} logs in as {user}", admin.0);
     ok(json!({ "access_token": issued.access }))
-}
-
-/// `POST /_synapse/admin/v1/users/{user_id}/shadow_ban`: refused.
-pub async fn shadow_ban(_: &Server, _: Administrator, _: ShadowBan) -> Result<Reply> {
-    not_here("shadow bans, which deceive the user. Suspend or lock the account instead")
-}
-
-/// `DELETE /_synapse/admin/v1/users/{user_id}/shadow_ban`: nobody is.
-pub async fn end_shadow_ban(_: &Server, _: Administrator, _: EndShadowBan) -> Result<Reply> {
-    ok(json!({}))
-}
-
-/// `GET /_synapse/admin/v1/users/{user_id}/override_ratelimit`: the limits are the same for all.
-pub async fn get_rate_limit(server: &Server, _: Administrator, req: GetRateLimit) -> Result<Reply> {
-    require(server, &server.store.read(), &req.path.0)?;
-    ok(json!({}))
 }

@@ -36,11 +36,23 @@ pub struct Account {
     /// Who the user is at identity providers.
     #[serde(default)]
     pub identities: Vec<ProviderIdentity>,
+    /// How much it may send, if that is not what all accounts may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_limit: Option<SendLimit>,
     /// Which identity servers know addresses and numbers as the user's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bindings: Vec<Binding>,
 }
 record!(Account, 1);
+
+/// How much one account may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendLimit {
+    /// How many events each second; 0 is any number of requests of all kinds.
+    pub per_second: u32,
+    /// How many at once after a pause.
+    pub burst: u32,
+}
 
 /// Somebody, as an identity provider knows them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

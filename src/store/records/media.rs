@@ -16,6 +16,9 @@ pub struct MediaFile {
     /// Until when an upload is accepted for a URI without content, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub expires_ts: Option<u64>,
+    /// Whether it stays until it is deleted by name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
 }
 record!(MediaFile, 1);
 

@@ -1,6 +1,8 @@
 //! What administrators shut out, what they have deleted, and where they have new users brought.
 
-use ruma::{OwnedRoomAliasId, OwnedRoomOrAliasId, OwnedUserId};
+use std::collections::BTreeMap;
+
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{ids::Position, record};
@@ -71,3 +73,37 @@ pub struct Welcome {
     pub retry_at: u64,
 }
 record!(Welcome, 1);
+
+/// That what a user sent is being redacted, or was lately.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRedaction {
+    /// Who sent it.
+    pub user: OwnedUserId,
+    /// The user of this server who redacts it.
+    pub by: OwnedUserId,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The rooms that are not done yet; the first is under way.
+    pub rooms: Vec<OwnedRoomId>,
+    /// The place in its timeline before which to go on; none at its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<i64>,
+    /// How many events are still to be redacted in it at most.
+    pub left: u64,
+    /// The same for each room after it.
+    pub limit: u64,
+    /// Only what was sent after this time, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_ts: Option<u64>,
+    /// Only what was sent before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_ts: Option<u64>,
+    /// The events that could not be redacted, and why; not more than some.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<OwnedEventId, String>,
+    /// When the last room was done, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done_ts: Option<u64>,
+}
+record!(UserRedaction, 1);
