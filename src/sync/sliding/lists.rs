@@ -108,14 +108,10 @@ impl RoomList {
     fn load(&mut self, view: &View<'_>) -> Result<()> {
         let reload = self.upto.is_some();
         let mut gone: HashSet<RoomNo> = self.rooms.keys().copied().collect();
-        let own_rooms: Vec<_> = members::rooms_of(view.read, view.user).collect::<Result<_>>()?;
-        let mut places = latest_changes(view, own_rooms.len())?;
-        for (room, own) in own_rooms {
+        for row in members::rooms_of(view.read, view.user) {
+            let (room, own) = row?;
             gone.remove(&room);
-            let place = match places.remove(&room) {
-                Some(place) => place,
-                None => timeline::last_change(view.read, room)?.unwrap_or(own.position),
-            };
+            let place = timeline::last_change(view.read, room)?.unwrap_or(own.position);
             self.set(view, room, Some(own), place)?;
             if let Some(facts) = self.rooms.get_mut(&room).filter(|_| reload) {
                 // Account data may have changed as well: every room is to be looked at.
@@ -215,14 +211,6 @@ impl RoomList {
     pub fn bytes(&self) -> usize {
         self.rooms.len() * (size_of::<(RoomNo, Facts)>() + 32)
     }
-}
-
-/// When the rooms that changed last did so: as many as cost less to walk through than looking up `count` rooms.
-fn latest_changes(view: &View<'_>, count: usize) -> Result<HashMap<RoomNo, Position>> {
-    timeline::latest_changes(view.read)
-        .take(4 * count)
-        .map(|row| row.map(|(position, room)| (room, position)))
-        .collect()
 }
 
 /// Whether someone else made the user leave: a kick or a ban of one who was in the room.

@@ -221,10 +221,6 @@ fn bump_stamp(view: &View<'_>, no: RoomNo, own: &UserRoom, window: &Window) -> R
 
 /// Name, avatar, members to name it by and counts: all at first, then what changed.
 fn naming(view: &View<'_>, no: RoomNo, room: &Room, initial: bool, state: &State, part: &mut Part) -> Result<()> {
-    if initial || state.name_changed {
-        let name = parts::room_name(view, no)?;
-        part.name = (!initial || name.is_some()).then_some(name);
-    }
     if initial || state.avatar_changed {
         let avatar = parts::room_avatar(view, no)?;
         part.avatar = (!initial || avatar.is_some()).then_some(avatar);
@@ -233,7 +229,11 @@ fn naming(view: &View<'_>, no: RoomNo, room: &Room, initial: bool, state: &State
         part.joined_count = Some(room.joined_at_least());
         part.invited_count = Some(room.invited);
     }
-    if (initial || state.members_changed || state.name_changed) && parts::room_name(view, no)?.is_none() {
+    if !(initial || state.members_changed || state.name_changed) {
+        return Ok(());
+    }
+    let name = parts::room_name(view, no)?;
+    if name.is_none() {
         let mut heroes = Vec::new();
         for user_id in members::heroes(view.read, no, view.user)? {
             let member = members::get(view.read, no, &user_id)?;
@@ -241,6 +241,9 @@ fn naming(view: &View<'_>, no: RoomNo, room: &Room, initial: bool, state: &State
             heroes.push(Hero { user_id, name, avatar });
         }
         part.heroes = Some(heroes);
+    }
+    if state.name_changed || (initial && name.is_some()) {
+        part.name = Some(name);
     }
     Ok(())
 }
