@@ -101,7 +101,7 @@ pub(super) fn is_followed(read: &dyn Read, room: RoomNo, event: EventNo) -> Resu
 
 /// The states after those of an event's predecessors that are `missing`, as far as they are known without them: it is the
 /// state before an earlier event that follows the same ones, or one of them alone. Gives them, and those of the missing that
-/// they say nothing of.
+/// they say nothing of. For the others, the earlier event says already that they are missing.
 ///
 /// # Errors
 /// As [`edges`].

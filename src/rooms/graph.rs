@@ -47,10 +47,8 @@ pub(super) struct Arrival {
     pub(super) pdu: Pdu,
     /// The states after its predecessors, as far as they are known.
     pub(super) states: BTreeSet<StateNo>,
-    /// Its predecessors that have no place in the graph.
+    /// Its predecessors that have no place in the graph, and after which the state is not known either.
     pub(super) missing: Vec<OwnedEventId>,
-    /// Those of them after which the state is not known.
-    pub(super) unknown: Vec<OwnedEventId>,
     /// The extremities that it follows, among others.
     pub(super) follows: Vec<EventNo>,
     /// Whether an event follows it that came before it.
@@ -214,7 +212,7 @@ impl Rooms {
             Look::Refused(arrival, why) => return self.keep_refused(arrival, why),
             Look::Arrived(arrival) => arrival,
         };
-        if !arrival.unknown.is_empty() {
+        if !arrival.missing.is_empty() {
             let state = match given {
                 Given::State(given) => self.given_state(&arrival, given)?,
                 _ => Ok(arrival.room.partial.as_ref().map_or(deltas::EMPTY, |partial| partial.known)),
@@ -279,7 +277,7 @@ impl Rooms {
         }
         let has_create = wanted.contains_key(&("m.room.create".to_owned(), String::new()));
         if !missing.is_empty() || !has_create {
-            let prev = if missing.is_empty() { arrival.unknown.clone() } else { Vec::new() };
+            let prev = if missing.is_empty() { arrival.missing.clone() } else { Vec::new() };
             return Ok(Err(Outcome::Missing { prev, auth: missing }));
         }
         let base = match deltas::is_whole(&snapshot, arrival.room.state)? {
@@ -449,13 +447,13 @@ fn look(rooms: &Rooms, read: &dyn Read, guard: &RoomGuard, pdu: Pdu, given: Give
         }
     }
     if !missing_auth.is_empty() {
-        let prev = if state_given { Vec::new() } else { arrival.unknown };
+        let prev = if state_given { Vec::new() } else { arrival.missing };
         return Ok(Look::Done(Outcome::Missing { prev, auth: missing_auth }));
     }
-    let cannot_be_placed = !arrival.unknown.is_empty() && !state_given;
+    let cannot_be_placed = !arrival.missing.is_empty() && !state_given;
     match by_auth_events(&context, &arrival)? {
         Err(why) if cannot_be_placed => Ok(Look::Refused(arrival, why)),
-        _ if cannot_be_placed => Ok(Look::Done(Outcome::Missing { prev: arrival.unknown, auth: Vec::new() })),
+        _ if cannot_be_placed => Ok(Look::Done(Outcome::Missing { prev: arrival.missing, auth: Vec::new() })),
         _ => Ok(Look::Arrived(arrival)),
     }
 }
@@ -471,7 +469,6 @@ impl Arrival {
             pdu,
             states: BTreeSet::new(),
             missing: Vec::new(),
-            unknown: Vec::new(),
             follows: Vec::new(),
             followed: false,
             relayed: false,
@@ -484,7 +481,7 @@ impl Arrival {
 /// Finds the predecessors, and what the event follows beyond those that were refused: these are no extremities, but what
 /// they follow may be.
 fn follow(context: &Context<'_>, arrival: &mut Arrival) -> Result<()> {
-    let mut refused = Vec::new();
+    let (mut refused, mut unplaced) = (Vec::new(), Vec::new());
     for id in &arrival.pdu.prev_events {
         match context.by_id(id)?.filter(|event| event.is_placed() && event.room == arrival.room_no) {
             Some(event) => {
@@ -492,12 +489,12 @@ fn follow(context: &Context<'_>, arrival: &mut Arrival) -> Result<()> {
                 arrival.follows.push(event.no);
                 refused.extend((event.status != Status::Accepted).then_some(event));
             }
-            None => arrival.missing.push(id.clone()),
+            None => unplaced.push(id.clone()),
         }
     }
-    let (states, unknown) = backfill::states_after(context.read, arrival.room_no, &arrival.pdu, &arrival.missing)?;
+    let (states, missing) = backfill::states_after(context.read, arrival.room_no, &arrival.pdu, &unplaced)?;
     arrival.states.extend(states);
-    arrival.unknown = unknown;
+    arrival.missing = missing;
     let mut gone_through = 0;
     while let Some(event) = refused.pop()
         && gone_through < THROUGH_REFUSED

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, UserId, events::TimelineEventType};
 
 use super::{
-    Event, Room, RoomGuard, Rooms, backfill, deltas, effects,
+    Event, Room, RoomGuard, Rooms, deltas, effects,
     event::{self, Status},
     members, servers, state, timeline,
 };
@@ -144,16 +144,12 @@ impl Rooms {
         let mut guessed = Vec::new();
         for row in trees::GAPS.scan(&read, (room,), Direction::Forward) {
             let ((_, _, follower), order) = row?;
-            if order <= join.order || guessed.len() == GUESSES {
-                continue;
+            if order > join.order && guessed.len() < GUESSES {
+                let id = event::require(&read, follower)?.pdu.event_id.clone();
+                if !guessed.contains(&id) {
+                    guessed.push(id);
+                }
             }
-            let pdu = &event::require(&read, follower)?.pdu;
-            if guessed.contains(&pdu.event_id) {
-                continue;
-            }
-            let missing = self.unplaced(pdu.prev_events.iter().cloned().collect())?;
-            let (_, unknown) = backfill::states_after(&read, room, pdu, &missing)?;
-            guessed.extend((!unknown.is_empty()).then(|| pdu.event_id.clone()));
         }
         Ok(guessed)
     }

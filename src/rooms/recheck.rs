@@ -74,11 +74,11 @@ impl Rooms {
             (event, arrival)
         };
         let given = match states.get(&event.pdu.event_id) {
-            Some(given) if !arrival.unknown.is_empty() => self.given_state(&arrival, given)?.ok(),
+            Some(given) if !arrival.missing.is_empty() => self.given_state(&arrival, given)?.ok(),
             _ => None,
         };
         arrival.states.extend(given);
-        let is_known = arrival.unknown.is_empty() || given.is_some();
+        let is_known = arrival.missing.is_empty() || given.is_some();
         let state_before = match is_known {
             true => {
                 let states = arrival.states.iter().copied().collect();
