@@ -9,7 +9,7 @@
 //! - **Patience.** After a failure the loop waits ([`Pace`]), longer each time, then reads again what waits: by then
 //!   several things may have become one. [`Sender::retry`] ends the wait.
 //! - **Fairness.** A [`Gate`] bounds how many batches of how many destinations are in memory. Destinations that failed
-//!   last time pass it by another door, and whoever takes long gives its place to the next, so the dead do not hold up
+//!   last time, or are still to be found, pass it by another door, and whoever takes long gives its place to the next, so the dead do not hold up
 //!   the living.
 //!
 //! To stop a loop, drop its future: nothing is half done then, since only the sending awaits. The place up to which a
@@ -40,6 +40,11 @@ pub trait Queue: Sync {
     /// # Errors
     /// When the database fails or a row is damaged. The loop treats that as a failure to send.
     fn next(&self) -> Result<Option<Self::Batch>>;
+
+    /// Whether it may take long to reach the destination, though it did not fail last time.
+    fn is_doubtful(&self) -> bool {
+        false
+    }
 
     /// Sends it; returns when the destination has it, or when it is to be sent again later. What the destination will
     /// never take counts as arrived. Ends within a time of its own.
@@ -173,7 +178,7 @@ impl Sender<'_> {
 
     /// Sends the next batch, if something waits: tells whether it did.
     async fn send_next(&self, queue: &impl Queue, is_failing: bool) -> Result<bool, Refusal> {
-        let place = self.gate.enter(is_failing).await;
+        let place = self.gate.enter(is_failing || queue.is_doubtful()).await;
         let Some(batch) = queue.next().map_err(|error| fault(&error))? else { return Ok(false) };
         self.store.durable().await.map_err(|error| fault(&error))?;
         // On the heap while it lasts: a destination that waits is to take little memory.

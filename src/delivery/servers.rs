@@ -65,9 +65,9 @@ const PACE: Pace = Pace {
     longest_later: Duration::from_secs(24 * 60 * 60),
 };
 
-/// How many transactions are in memory at a time: to servers that answer, to those that failed last, and to those that
-/// take long. Each has about 64 KiB at most.
-const GATE: (usize, usize, usize) = (128, 32, 1024);
+/// How many transactions are in memory at a time: to servers that answer, to those that failed last or are still to be
+/// found, and to those that take long. Each has about 64 KiB at most.
+const GATE: (usize, usize, usize) = (128, 64, 1024);
 
 /// How long a server may take, and how much it may answer.
 const LIMITS: Limits = Limits { body: 256 * 1024, timeout: Duration::from_secs(60), redirects: 0 };
@@ -353,6 +353,11 @@ impl Queue for Line {
             self.has.fetch_max(read.position()?.0, Relaxed);
             return Ok(None);
         }
+    }
+
+    /// In a room of thousands of servers, nobody is to wait for names to be looked up but those who have them.
+    fn is_doubtful(&self) -> bool {
+        !self.server.federation.knows_way_to(&self.name)
     }
 
     async fn send(&self, transaction: &Transaction) -> Result<(), Refusal> {

@@ -160,6 +160,11 @@ impl Federation {
         }
     }
 
+    /// Whether `destination` was looked for not long ago. To find another may take a while.
+    pub fn knows_way_to(&self, destination: &ServerName) -> bool {
+        self.delegations.has(destination)
+    }
+
     /// The request with our signature for `destination`.
     pub(super) fn signed(
         &self,

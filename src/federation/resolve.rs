@@ -85,6 +85,11 @@ impl Delegations {
         delegation.to.unwrap_or(name)
     }
 
+    /// Whether it is known where `server` is, more or less: it was looked for not long ago.
+    pub(super) fn has(&self, server: &ServerName) -> bool {
+        server.is_ip_literal() || server.port().is_some() || self.known.contains_key(server)
+    }
+
     /// Forgets what `server` said, since nothing answers there; gives whether that was some time ago.
     pub(super) fn forget(&self, server: &ServerName) -> bool {
         let forgotten = self.known.remove(server);

@@ -15,6 +15,7 @@ pub mod livekit;
 pub mod mail;
 mod names;
 mod proxy;
+mod stack;
 mod turns;
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};

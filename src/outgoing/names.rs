@@ -3,8 +3,8 @@
 //! The resolver of a small machine is a small resolver: some drop what comes too fast, some answer errors for record
 //! types they do not know, some forget everything while they restart. So answers are kept for as long as they are valid
 //! and at least a minute, failures too; an answer that is no longer valid serves on if no new one can be had; one query
-//! at a time asks for a name, a few in all, fewer when answers stay away; and addresses of a family that the machine has
-//! no route for are not asked for.
+//! at a time asks for a name, a few in all, fewer when answers stay away, the newest first where more wait; and addresses
+//! of a family that the machine has no route for are not asked for.
 
 use std::{
     collections::HashMap,
@@ -27,9 +27,9 @@ use hickory_resolver::{
 };
 use parking_lot::RwLock;
 use quick_cache::{Weighter, sync::Cache};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
-use super::turns::Turns;
+use super::{stack::Stack, turns::Turns};
 use crate::clock;
 
 /// Bytes of answers kept: those for about 5,000 names.
@@ -81,7 +81,7 @@ pub(super) struct Names {
     resolver: RwLock<System>,
     answers: Cache<Question, Answer, Weight>,
     asking: Turns<Question>,
-    queries: Semaphore,
+    queries: Stack,
     /// How many may run at once now, and how many answers came since that last changed.
     at_once: AtomicUsize,
     answered: AtomicUsize,
@@ -148,7 +148,7 @@ impl Names {
             resolver: RwLock::new(system),
             answers: Cache::with_weighter(5_000, CACHE_BYTES, Weight),
             asking: Turns::default(),
-            queries: Semaphore::new(QUERIES),
+            queries: Stack::new(QUERIES),
             at_once: AtomicUsize::new(QUERIES),
             answered: AtomicUsize::new(0),
         }
@@ -272,7 +272,7 @@ impl Names {
         let resolver = self.system().0.map_err(Failed::Refused)?;
         // With a dot, a name is whole: search domains are for the short names of a local network.
         let whole = if name.contains('.') { format!("{name}.") } else { name.to_owned() };
-        let turn = self.queries.acquire().await.map_err(|closed| Failed::Refused(closed.to_string()))?;
+        let turn = self.queries.take().await;
         match resolver.lookup(whole, kind).await {
             Ok(lookup) => {
                 self.was_answered();
@@ -300,7 +300,7 @@ impl Names {
         let answered = self.answered.fetch_add(1, Ordering::Relaxed) + 1;
         if answered.is_multiple_of(ANSWERS_FOR_ONE_MORE) && self.at_once.load(Ordering::Relaxed) < QUERIES {
             self.at_once.fetch_add(1, Ordering::Relaxed);
-            self.queries.add_permits(1);
+            self.queries.add();
         }
     }
 
