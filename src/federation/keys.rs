@@ -3,7 +3,8 @@
 //!
 //! A server publishes a document of its keys, signed by itself. It is fetched from the server, or from a server that we
 //! trust to pass it on (a notary, which signs it as well); when many servers are asked for at once, as on joining a large
-//! room, notaries come first, since they answer for all of them together. What was learned stays in the database.
+//! room, notaries come first, since they answer for all of them together; else they are asked as well where the server
+//! itself is not quick. What was learned stays in the database.
 //!
 //! Invariants: a document that its own server did not sign teaches nothing; an older document takes nothing back that a
 //! newer one said; no key is believed for longer than seven days ahead.
@@ -13,6 +14,7 @@ mod notaries;
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +27,7 @@ use ruma::{
     serde::Base64,
     signatures::{PublicKeyMap, PublicKeySet},
 };
+use tokio::time::timeout;
 
 pub use self::documents::is_signed;
 use self::documents::{BELIEVED_MS, Document, MAX_KEYS, signatures};
@@ -48,6 +51,9 @@ const OURS_VALID_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// From how many servers on notaries are asked first.
 const MANY: usize = 8;
+
+/// How long fewer are waited for before notaries are asked, too.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many servers are asked at once: those of which nothing bad is known, those that failed before, and those that take
 /// long. They have these turns for themselves: whoever sends requests in made-up names has us ask for keys, and must not
@@ -156,26 +162,39 @@ impl ServerKeys {
     /// # Errors
     /// When the database fails.
     pub async fn fetch(&self, federation: &Federation, needed: &Needed) -> Result<KnownKeys> {
-        let mut known = self.known(needed)?;
-        let missing = self.missing(needed, &known);
-        if missing.is_empty() {
-            return Ok(known);
+        let missing = self.missing(needed, &self.known(needed)?);
+        if missing.len() >= MANY {
+            self.ask_notaries(federation, &missing).await?;
+            let left = self.missing(&missing, &self.known(&missing)?);
+            self.ask_servers(federation, &left).await?;
+        } else if !missing.is_empty() {
+            self.ask_few(federation, &missing).await?;
         }
-        let notaries_first = missing.len() >= MANY;
-        for notaries in [notaries_first, !notaries_first] {
-            let missing = self.missing(needed, &known);
-            if missing.is_empty() {
-                break;
-            }
-            if notaries {
-                self.ask_notaries(federation, &missing).await?;
-            } else {
-                self.ask_servers(federation, &missing).await?;
-            }
-            known = self.known(needed)?;
-        }
+        let known = self.known(needed)?;
         self.missing(needed, &known).into_keys().for_each(|server| self.note_failure(server));
         Ok(known)
+    }
+
+    /// Asks servers for their keys, and notaries for what they do not tell, or not soon: those that are slow, or gone, need
+    /// not be waited for if somebody else tells.
+    async fn ask_few(&self, federation: &Federation, missing: &Needed) -> Result<()> {
+        let mut servers = pin!(self.ask_servers(federation, missing));
+        if let Ok(asked) = timeout(PATIENCE, &mut servers).await {
+            asked?;
+            return self.ask_notaries(federation, missing).await;
+        }
+        // Both go on: a notary may be one of the servers.
+        let mut notaries = pin!(self.ask_notaries(federation, missing));
+        tokio::select! {
+            asked = &mut servers => {
+                asked?;
+                notaries.await
+            }
+            told = &mut notaries => {
+                told?;
+                if self.missing(missing, &self.known(missing)?).is_empty() { Ok(()) } else { servers.await }
+            }
+        }
     }
 
     /// The keys with which `server`, which sends us a request, may sign it with key `id` now. That it sends one says that it

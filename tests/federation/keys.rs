@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::common::{
     TestServer,
-    net::TestNet,
+    net::{Fate, TestNet},
     peer::{Peer, answer},
 };
 
@@ -246,6 +246,38 @@ async fn a_trusted_server_tells_the_keys_of_one_that_is_gone_and_a_lying_one_is_
     net.cut("b", "victim");
     assert_eq!(key(&b, &victim, now).await, None);
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+/// A server that lets us wait is not waited for where somebody else tells its keys.
+#[tokio::test]
+async fn a_trusted_server_is_asked_while_another_does_not_answer() {
+    let net = TestNet::new();
+    let notary = net.server("notary").await;
+    let peer = Peer::new(&net, "peer").await;
+    let now = clock::now_ms();
+    assert!(key(&notary, &peer, now).await.is_some());
+    // Counts those who wait at the peer.
+    let waiting = Arc::new(());
+    let waits = waiting.clone();
+    peer.on("/_matrix/key/v2/server", move |_| {
+        let waits = waits.clone();
+        async move {
+            let _waits = waits;
+            std::future::pending().await
+        }
+    });
+    let alone = Arc::strong_count(&waiting);
+    let a = net.server_with("a", |config| config.trusted_servers = vec!["notary.test".try_into().unwrap()]).await;
+    let at_the_time = Arc::new(AtomicUsize::new(0));
+    let count = at_the_time.clone();
+    net.wire("a", "notary").decide(move |passing| {
+        if passing.path.contains("/query") {
+            count.store(Arc::strong_count(&waiting), Ordering::Relaxed);
+        }
+        Fate::Passes
+    });
+    assert!(key(&a, &peer, now).await.is_some());
+    assert!(at_the_time.load(Ordering::Relaxed) > alone);
 }
 
 #[tokio::test]
