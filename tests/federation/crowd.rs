@@ -1,15 +1,20 @@
 //! Joining a room of many servers through a resolver that answers twenty queries a second, and drops the others.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use conduit::{
+    clock,
     config::Config,
     outgoing::Network,
     rooms::{Outcome, servers},
     signing::{self, SigningKeys},
+    store::{
+        records::{ServerKey, ServerKeyDocument},
+        trees,
+    },
 };
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -18,13 +23,14 @@ use hyper_util::{
 };
 use parking_lot::Mutex;
 use ruma::{RoomId, RoomVersionId, ServerName, UserId};
-use serde_json::{json, value::to_raw_value};
+use serde_json::{Value, json, value::to_raw_value};
 use tokio::net::TcpListener;
 
-use super::joins::join;
+use super::joins::{join, until};
 use crate::common::{
     TestServer,
     dns::Dns,
+    encode,
     net::TestNet,
     peer::{Peer, answer},
 };
@@ -65,15 +71,29 @@ impl Crowd {
         Self { members, address }
     }
 
-    /// Has a user of each join a room of `server`, as its events say.
+    /// Has a user of each join a room of `server`, as its events say. Their keys it is told beforehand.
     async fn join(&self, server: &TestServer, room: &RoomId) {
-        let rooms = &server.handle.server().rooms;
+        let (rooms, federation) = (&server.handle.server().rooms, &server.handle.server().federation);
+        let (now, valid_until_ts) = (clock::now_ms(), clock::now_ms() + 86_400_000);
+        rooms
+            .store
+            .write(|tx| {
+                for peer in self.members.values() {
+                    let name = ServerName::parse(&*peer.name).unwrap();
+                    let document = peer.document(|document| document["valid_until_ts"] = json!(valid_until_ts));
+                    let document = ServerKeyDocument { json: document.to_string(), valid_until_ts, fetched_ts: now };
+                    trees::SERVER_KEY_DOCUMENTS.put(tx, &name, &document);
+                    let key = ServerKey { key: peer.keys.public_key(), valid_until_ts };
+                    trees::SERVER_KEYS.put(tx, (&name, peer.keys.id()), &key);
+                }
+                Ok(())
+            })
+            .unwrap();
         for (name, peer) in &self.members {
             let user = UserId::parse(format!("@user:{name}")).unwrap();
             let content = to_raw_value(&json!({ "membership": "join" })).unwrap();
             let draft = conduit::rooms::Draft::raw_state("m.room.member".into(), user.as_str(), content);
             let (event, _) = peer.event(server, room.as_str(), user.as_str(), draft, |_| {});
-            let federation = &server.handle.server().federation;
             let pdus = vec![to_raw_value(&event).unwrap()];
             let (_, signed) = federation.verify(&RoomVersionId::V11, pdus).await.unwrap().remove(0);
             let guard = rooms.lock(room).await;
@@ -108,13 +128,9 @@ impl std::io::Write for Faults {
     }
 }
 
-/// `CONDUIT_CROWD` has the room be of so many servers, 3,000 for example; then, as by default, there is a server that is
-/// trusted to tell the keys of others.
-#[tokio::test]
-async fn a_room_of_many_servers_is_joined_through_a_slow_resolver() {
-    let crowd = std::env::var("CONDUIT_CROWD").ok();
-    let trusted = crowd.is_some().then(|| ServerName::parse("a.test").unwrap());
-    let count = crowd.map_or(4, |count| count.parse().unwrap());
+/// Bob joins a room of `count` servers, and is heard in it. `trusts` says whether his server trusts that of the room to tell
+/// the keys of others.
+async fn joins(count: usize, trusts: bool) {
     let faults = Faults::default();
     let writer = faults.clone();
     let log =
@@ -136,17 +152,43 @@ async fn a_room_of_many_servers_is_joined_through_a_slow_resolver() {
         dns.service(&format!("_matrix-fed._tcp.{name}"), 0, "here.test", crowd.address.port());
     }
     dns.limit(2);
+    let trusted = trusts.then(|| ServerName::parse("a.test").unwrap());
     let change = |config: &mut Config| config.trusted_servers = trusted.into_iter().collect();
     let b = net.server_at_with("b", Network::Resolver(dns.address), change).await;
     let bob = b.register("bob").await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     join(&bob, &room, &["a.test"]).await;
-    #[allow(clippy::print_stdout)] // the figure, for who asked for a large crowd
+    let (joined, queries) = (begun.elapsed(), dns.queries().len());
+    let members = format!("/_matrix/client/v3/rooms/{}/joined_members", encode(&room));
+    let members = bob.ok(Method::GET, &members, Value::Null).await;
+    assert_eq!(members["joined"].as_object().unwrap().len(), count + 2);
+    let whole = begun.elapsed();
+    bob.send_text(&room, "here I am").await;
+    let messages = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=1", encode(&room));
+    until("bob's message", async || alice.get(&messages).await.1.to_string().contains("here I am").then_some(())).await;
+    #[allow(clippy::print_stdout)] // the figures, for who asked for a large crowd
     {
-        println!("a room of {count} servers was joined in {:?}, with {} queries", begun.elapsed(), dns.queries().len());
+        let heard = begun.elapsed();
+        println!(
+            "{count} servers: joined in {joined:?} with {queries} queries, whole in {whole:?}, heard in {heard:?}"
+        );
     }
     let read = b.handle.server().store.read();
     let no = conduit::rooms::find(&read, <&RoomId>::try_from(&*room).unwrap()).unwrap().unwrap();
     assert_eq!(servers::count(&read, no).unwrap(), count + 2);
+    drop(read);
+    b.stop().await;
     assert_eq!(String::from_utf8_lossy(&faults.0.lock()), "");
+}
+
+/// Each is asked for its keys.
+#[tokio::test]
+async fn a_room_of_some_servers_is_joined_through_a_slow_resolver() {
+    joins(4, false).await;
+}
+
+/// `CONDUIT_CROWD` has the room be of more servers, 3,000 for example.
+#[tokio::test]
+async fn a_room_of_many_servers_is_joined_through_a_slow_resolver() {
+    joins(std::env::var("CONDUIT_CROWD").map_or(100, |count| count.parse().unwrap()), true).await;
 }
