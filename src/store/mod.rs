@@ -99,6 +99,10 @@ impl Store {
     /// name (nothing is changed then), or when it cannot be read.
     pub fn open(path: &Path, server_name: &ServerName, memory: usize) -> Result<Self> {
         std::fs::create_dir_all(path)?;
+        if let Some(db) = rocks::look_at(path) {
+            // Opening it alone has RocksDB put its files in order.
+            check_identity(&Snapshot::new(&db, &Memory::new(0)), path, server_name)?;
+        }
         let remembered = (memory / 8).min(MAX_REMEMBERED);
         let db = Arc::new(rocks::open(path, memory - remembered)?);
         let log = Arc::new(Log { state: Mutex::default(), work: Condvar::new(), synced: watch::Sender::default() });
@@ -115,34 +119,11 @@ impl Store {
             hub: Hub::default(),
             syncer: Mutex::new(Some(syncer)),
         };
-        store.check_identity(server_name)?;
-        Ok(store)
-    }
-
-    /// Refuses a database of a newer schema or another server name; marks a new one.
-    fn check_identity(&self, server_name: &ServerName) -> Result<()> {
-        let snapshot = self.read();
-        let schema = trees::COUNTERS.get(&snapshot, "schema")?;
-        let name = trees::IDENTITY.get(&snapshot, "server_name")?;
-        match schema {
-            Some(found) if !(OLDEST_SCHEMA..=SCHEMA).contains(&found) => Err(Error::internal(format_args!(
-                "the database in {} has version {found}; this program reads versions {OLDEST_SCHEMA} to {SCHEMA}. \
-                 Start the program that wrote it again, or restore a backup made with this one. Nothing was changed.",
-                self.path.display(),
-            ))),
-            Some(_) if name.as_deref() != Some(server_name.as_str()) => Err(Error::internal(format_args!(
-                "the database in {} belongs to the server name {}, but server_name is set to {server_name}. A server \
-                 cannot be renamed: set server_name back, or choose another database_path. Nothing was changed.",
-                self.path.display(),
-                name.unwrap_or_default(),
-            ))),
-            _ => {
-                if schema == Some(2) {
-                    upgrade::list_events_off_timeline(self)?;
-                }
-                self.mark(server_name)
-            }
+        if check_identity(&store.read(), path, server_name)? == Some(2) {
+            upgrade::list_events_off_timeline(&store)?;
         }
+        store.mark(server_name)?;
+        Ok(store)
     }
 
     /// Writes what the database is, and skips some positions.
@@ -247,6 +228,26 @@ impl Store {
             Ok((family.name(), bytes.unwrap_or(0)))
         };
         Family::ALL.into_iter().map(size).collect()
+    }
+}
+
+/// Refuses a database of a newer schema or another server name; gives the schema of one that is not new.
+fn check_identity(read: &Snapshot<'_>, path: &Path, server_name: &ServerName) -> Result<Option<u64>> {
+    let schema = trees::COUNTERS.get(read, "schema")?;
+    let name = trees::IDENTITY.get(read, "server_name")?;
+    match schema {
+        Some(found) if !(OLDEST_SCHEMA..=SCHEMA).contains(&found) => Err(Error::internal(format_args!(
+            "the database in {} has version {found}; this program reads versions {OLDEST_SCHEMA} to {SCHEMA}. Start the \
+             program that wrote it again, or restore a backup made with this one. Nothing was changed.",
+            path.display(),
+        ))),
+        Some(_) if name.as_deref() != Some(server_name.as_str()) => Err(Error::internal(format_args!(
+            "the database in {} belongs to the server name {}, but server_name is set to {server_name}. A server cannot \
+             be renamed: set server_name back, or choose another database_path. Nothing was changed.",
+            path.display(),
+            name.unwrap_or_default(),
+        ))),
+        _ => Ok(schema),
     }
 }
 

@@ -49,6 +49,18 @@ pub(super) fn open(path: &Path, memory: usize) -> Result<DB> {
     DB::open_cf_descriptors(&options, path, families).map_err(|error| in_use(error, path))
 }
 
+/// The database in `path` for a look at its [`Family::Lookup`], without anything being written, whatever other families it
+/// has. `None` if there is none, and also if it cannot be looked at: opening it says why.
+pub(super) fn look_at(path: &Path) -> Option<DB> {
+    let mut options = Options::default();
+    options.set_max_open_files(16);
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_log_level(LogLevel::Fatal);
+    path.join("CURRENT")
+        .exists()
+        .then(|| DB::open_cf_for_read_only(&options, path, [Family::Lookup.name()], false).ok())?
+}
+
 /// A sentence for the one failure that happens to everybody some day.
 fn in_use(error: rocksdb::Error, path: &Path) -> Error {
     if error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("While lock file") {
