@@ -14,13 +14,14 @@ use bytes::Bytes;
 use conduit::{
     clock,
     error::Result,
-    rooms,
+    ids::Position,
+    rooms::{self, event},
     server::Server,
     start,
     store::{
         Direction, Tx,
-        records::{Failures, Outgoing, UnreachedServer},
-        trees::{OUTGOING, ROOM_SERVERS, ROOMS, TO_SERVERS_WAITING, UNREACHED_SERVERS},
+        records::{Failures, Outgoing, StickyEvent, UnreachedServer},
+        trees::{OUTGOING, ROOM_SERVERS, ROOMS, STICKY_EVENTS, TO_SERVERS_WAITING, UNREACHED_SERVERS},
     },
     users::to_servers,
 };
@@ -261,6 +262,67 @@ async fn who_is_heard_of_is_told_what_waits() {
     // Whatever it asks, if it signs it.
     b.peer.ask(&a, Method::GET, "/_matrix/federation/v1/media/download/nothing", None).await;
     b.until_texts(&texts).await;
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
+    a.stop().await;
+}
+
+/// The log forgets what a server missed that was away for long, but for the latest event of a room and what sticks to it.
+#[tokio::test]
+async fn what_sticks_to_a_room_is_kept_for_who_was_away() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    set_present(a.handle.server(), &room, &[b.name()], true);
+    b.go_down(true);
+    let said = alice.send_text(&room, "forgotten").await;
+    let stick = async |body: &str| {
+        let query = "org.matrix.msc4354.sticky_duration_ms=3600000";
+        let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{body}?{query}", encode(&room));
+        let answer = alice.ok(Method::PUT, &path, json!({ "msgtype": "m.text", "body": body })).await;
+        answer["event_id"].as_str().unwrap().to_owned()
+    };
+    let sticky = stick("sticky").await;
+    alice.send_text(&room, "latest").await;
+    b.until_refused().await;
+    let store = a.handle.server().store.clone();
+    let no = rooms::find(&store.read(), &RoomId::parse(&*room).unwrap()).unwrap().unwrap();
+    let is_logged = |event: &str| {
+        let read = store.read();
+        let event = event::by_id(&read, event.try_into().unwrap()).unwrap().unwrap();
+        OUTGOING.contains(&read, Position(event.order.unsigned_abs())).unwrap()
+    };
+    // News that is too old to be told.
+    let fill = |tx: &mut Tx<'_>| {
+        for _ in 0..6_000 {
+            let (position, user) = (tx.next_position()?, UserId::parse(&*alice.user_id).unwrap());
+            OUTGOING.put(tx, position, &Outgoing::Typing { room: no, user, typing: true, ts: 0 });
+        }
+        Ok(())
+    };
+    store.write(fill).unwrap();
+    store.hub().wake_delivery();
+    while is_logged(&said) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(is_logged(&sticky));
+    b.go_down(false);
+    b.peer.ask(&a, Method::GET, "/_matrix/federation/v1/media/download/nothing", None).await;
+    b.until_texts(&["sticky", "latest"].map(str::to_owned)).await;
+
+    // When it sticks no more, it goes with the next that does.
+    let expire = |tx: &mut Tx<'_>| {
+        let rows = STICKY_EVENTS.scan(tx, (no,), Direction::Forward).collect::<Result<Vec<_>>>()?;
+        for (key, row) in rows {
+            STICKY_EVENTS.put(tx, key, &StickyEvent { expires: 1, ..row });
+        }
+        Ok(())
+    };
+    store.write(expire).unwrap();
+    let next = stick("next").await;
+    assert!(!is_logged(&sticky) && is_logged(&next));
     until_unreached(&a, 0).await;
     set_present(a.handle.server(), &room, &[b.name()], false);
     a.stop().await;
