@@ -1,8 +1,8 @@
 //! Request and response types of our own, for where ruma's cannot hold what the specification or clients need.
 //!
 //! Such a type stands beside its handler. It takes method, paths, authentication and rate limit from the ruma type that
-//! it stands in for ([`stands_in_for`](crate::stands_in_for)), and often answers with [`Json`]
-//! ([`answers_json`](crate::answers_json)).
+//! it stands in for ([`stands_in_for`](crate::stands_in_for)), says how it is read ([`reads`](crate::reads)), and often answers
+//! with [`Json`] ([`answers_json`](crate::answers_json)).
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use ruma::{
@@ -105,6 +105,25 @@ macro_rules! stands_in_for {
     };
 }
 
+/// Declares how a request type of our own is read from the HTTP request and the variables of its path, and what it is
+/// answered with.
+#[macro_export]
+macro_rules! reads {
+    ($request:ty => $response:ty, |$http:ident, $args:ident| $read:expr) => {
+        impl ruma::api::IncomingRequest for $request {
+            type EndpointError = ruma::api::error::Error;
+            type OutgoingResponse = $response;
+
+            fn try_from_http_request_inner(
+                $http: http::Request<&[u8]>,
+                $args: &[&str],
+            ) -> Result<Self, ruma::api::error::DeserializationError> {
+                Ok($read)
+            }
+        }
+    };
+}
+
 /// Declares a request type that is ruma's in all but its response, which is [`Json`] of a type of our own.
 #[macro_export]
 macro_rules! answers_json {
@@ -114,17 +133,12 @@ macro_rules! answers_json {
 
         $crate::stands_in_for!($ours, $theirs $(, $authentication)?);
 
-        impl ruma::api::IncomingRequest for $ours {
-            type EndpointError = ruma::api::error::Error;
-            type OutgoingResponse = $crate::api::own::Json<$answer>;
-
-            fn try_from_http_request_inner(
-                request: ruma::exports::http::Request<&[u8]>,
-                path_args: &[&str],
-            ) -> Result<Self, ruma::api::error::DeserializationError> {
-                <$theirs as ruma::api::IncomingRequest>::try_from_http_request_inner(request, path_args).map(Self)
+        $crate::reads!(
+            $ours => $crate::api::own::Json<$answer>,
+            |request, path_args| {
+                Self(<$theirs as ruma::api::IncomingRequest>::try_from_http_request_inner(request, path_args)?)
             }
-        }
+        );
     };
 }
 
@@ -141,16 +155,6 @@ macro_rules! operation {
             const PATH_BUILDER: Self::PathBuilder = ruma::api::path_builder::SinglePath::new($path);
         }
 
-        impl ruma::api::IncomingRequest for $request {
-            type EndpointError = ruma::api::error::Error;
-            type OutgoingResponse = $response;
-
-            fn try_from_http_request_inner(
-                $http: http::Request<&[u8]>,
-                $args: &[&str],
-            ) -> Result<Self, ruma::api::error::DeserializationError> {
-                Ok($read)
-            }
-        }
+        $crate::reads!($request => $response, |$http, $args| $read);
     };
 }

@@ -7,14 +7,14 @@ use http::{Method, StatusCode};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedClientSecret, OwnedSessionId, UInt, UserId,
     api::{
-        IncomingRequest, Metadata,
+        Metadata,
         auth_scheme::AccessToken,
         client::account::{
             ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
             request_3pid_management_token_via_email as by_email, request_3pid_management_token_via_msisdn as by_msisdn,
             unbind_3pid,
         },
-        error::{DeserializationError, ErrorKind},
+        error::ErrorKind,
     },
     thirdparty::{Medium, ThirdPartyIdentifierInit},
 };
@@ -33,6 +33,7 @@ use crate::{
         Federation,
         identity::{self, IdentityServer},
     },
+    reads,
     server::Server,
     store::records::{Binding, Purpose},
     users::{accounts, threepids, validations},
@@ -234,11 +235,4 @@ impl Metadata for Post3PidsRequest {
     const PATH_BUILDER: Self::PathBuilder = <get_3pids::v3::Request as Metadata>::PATH_BUILDER;
 }
 
-impl IncomingRequest for Post3PidsRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<JsonValue>;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        Ok(own::body(&request)?)
-    }
-}
+reads!(Post3PidsRequest => Json<JsonValue>, |request, _args| own::body(&request)?);

@@ -4,18 +4,19 @@ use http::StatusCode;
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, UInt,
     api::{
-        IncomingRequest, OutgoingResponse,
+        OutgoingResponse,
         client::device::{
             self, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
             get_devices as get_all, update_device as update,
         },
-        error::{DeserializationError, IntoHttpError},
+        error::IntoHttpError,
     },
 };
 
 use crate::{
     api::{auth::User, uiaa},
     error::Result,
+    reads,
     server::Server,
     stands_in_for,
     store::{records::Device, trees::DEVICES},
@@ -72,17 +73,9 @@ pub async fn update_device(server: &Server, user: User, req: UpdateDeviceRequest
     Ok(UpdateDeviceResponse { created })
 }
 
-impl IncomingRequest for UpdateDeviceRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = UpdateDeviceResponse;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        update::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
-    }
-}
+reads!(UpdateDeviceRequest => UpdateDeviceResponse, |request, path_args| {
+    Self(update::v3::Request::try_from_http_request_inner(request, path_args)?)
+});
 
 impl OutgoingResponse for UpdateDeviceResponse {
     type Body = <update::v3::Response as OutgoingResponse>::Body;

@@ -3,7 +3,6 @@
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId, RoomOrAliasId,
     api::{
-        IncomingRequest,
         client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias},
         error::DeserializationError,
     },
@@ -15,6 +14,7 @@ use crate::{
     api::{auth::User, own},
     error::{Error, Result},
     federation::{self, third_party_invite},
+    reads,
     rooms::{self, guests, membership::Content},
     server::Server,
     stands_in_for,
@@ -125,28 +125,12 @@ fn parse<T: DeserializeOwned>(
     Ok((room, via, proof, content))
 }
 
-impl IncomingRequest for ByIdRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = join_room_by_id::v3::Response;
+reads!(ByIdRequest => join_room_by_id::v3::Response, |request, path_args| {
+    let (room_id, via, proof, content) = parse(&request, path_args)?;
+    Self { room_id, via, proof, content }
+});
 
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        let (room_id, via, proof, content) = parse(&request, path_args)?;
-        Ok(Self { room_id, via, proof, content })
-    }
-}
-
-impl IncomingRequest for ByIdOrAliasRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = join_room_by_id_or_alias::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        let (room, via, proof, content) = parse(&request, path_args)?;
-        Ok(Self { room, via, proof, content })
-    }
-}
+reads!(ByIdOrAliasRequest => join_room_by_id_or_alias::v3::Response, |request, path_args| {
+    let (room, via, proof, content) = parse(&request, path_args)?;
+    Self { room, via, proof, content }
+});

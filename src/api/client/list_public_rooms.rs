@@ -6,13 +6,12 @@ use http::StatusCode;
 use ruma::{
     OwnedRoomId, ServerName,
     api::{
-        IncomingRequest,
         auth_scheme::AccessTokenOptional,
         client::{
             directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
             room::Visibility,
         },
-        error::{DeserializationError, ErrorKind},
+        error::ErrorKind,
     },
     directory::{Filter, RoomNetwork},
 };
@@ -27,6 +26,7 @@ use crate::{
     },
     error::{Error, Result},
     federation::{self, directory::Listing},
+    reads,
     rooms::{
         self,
         directory::{self, Page},
@@ -126,20 +126,12 @@ pub async fn set_room_visibility_on_directory(
     Ok(set_room_visibility::v3::Response::new())
 }
 
-impl IncomingRequest for SetVisibilityRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = set_room_visibility::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Body {
-            visibility: Option<Visibility>,
-        }
-        let (room_id,) = own::path(path_args)?;
-        let body: Body = own::body(&request)?;
-        Ok(Self { room_id, visibility: body.visibility.unwrap_or(Visibility::Public) })
+reads!(SetVisibilityRequest => set_room_visibility::v3::Response, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Body {
+        visibility: Option<Visibility>,
     }
-}
+    let (room_id,) = own::path(path_args)?;
+    let body: Body = own::body(&request)?;
+    Self { room_id, visibility: body.visibility.unwrap_or(Visibility::Public) }
+});

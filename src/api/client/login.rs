@@ -7,7 +7,6 @@ use ring::hmac;
 use ruma::{
     OwnedDeviceId, OwnedUserId, UserId,
     api::{
-        IncomingRequest,
         client::{
             session::{
                 get_login_types::v3::{
@@ -18,7 +17,7 @@ use ruma::{
             },
             uiaa::{EmailUserIdentifier, MatrixUserIdentifier, MsisdnUserIdentifier, UserIdentifier},
         },
-        error::{DeserializationError, ErrorKind},
+        error::ErrorKind,
     },
     serde::{Base64, JsonObject, base64::UrlSafe},
 };
@@ -35,6 +34,7 @@ use crate::{
     config::{Config, Secret},
     error::{Error, Result},
     http::limits::Class,
+    reads,
     server::Server,
     stands_in_for,
     store::{
@@ -68,14 +68,7 @@ pub struct LoginRequest {
 }
 stands_in_for!(LoginRequest, ruma_login::Request);
 
-impl IncomingRequest for LoginRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = ruma_login::Response;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        Ok(serde_json::from_slice(request.body())?)
-    }
-}
+reads!(LoginRequest => ruma_login::Response, |request, _args| serde_json::from_slice(request.body())?);
 
 /// How long tokens live of a client that can refresh them.
 pub fn lifetimes(config: &Config) -> Lifetimes {

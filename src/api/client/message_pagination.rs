@@ -4,13 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
     OwnedRoomId, OwnedUserId,
-    api::{
-        IncomingRequest,
-        client::{
-            filter::{LazyLoadOptions, RoomEventFilter},
-            message::get_message_events::v3::{Request, Response},
-        },
-        error::DeserializationError,
+    api::client::{
+        filter::{LazyLoadOptions, RoomEventFilter},
+        message::get_message_events::v3::{Request, Response},
     },
     events::{AnyStateEvent, AnyTimelineEvent},
     serde::Raw,
@@ -20,6 +16,7 @@ use serde::Deserialize;
 use crate::{
     api::{auth::User, own},
     error::{Error, Result},
+    reads,
     rooms::{
         Event, access,
         backfill::{self, Edge},
@@ -188,31 +185,23 @@ pub(super) fn senders<'e>(
     history::senders(read, events)?.into_iter().map(show).collect()
 }
 
-impl IncomingRequest for MessagesRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Query {
-            from: Option<String>,
-            to: Option<String>,
-            dir: Option<ruma::api::Direction>,
-            limit: Option<u64>,
-            filter: Option<String>,
-        }
-        let (room_id,) = own::path(path_args)?;
-        let query: Query = own::query(&request)?;
-        let direction = query.dir.map(|dir| match dir {
-            ruma::api::Direction::Forward => Direction::Forward,
-            ruma::api::Direction::Backward => Direction::Backward,
-        });
-        let filter = Filter::parse(query.filter.as_deref())?;
-        let limit = query.limit.or(filter.events.limit.map(u64::from)).unwrap_or(10);
-        let limit = usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE);
-        Ok(Self { room_id, from: query.from, to: query.to, direction, limit, filter })
+reads!(MessagesRequest => Response, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Query {
+        from: Option<String>,
+        to: Option<String>,
+        dir: Option<ruma::api::Direction>,
+        limit: Option<u64>,
+        filter: Option<String>,
     }
-}
+    let (room_id,) = own::path(path_args)?;
+    let query: Query = own::query(&request)?;
+    let direction = query.dir.map(|dir| match dir {
+        ruma::api::Direction::Forward => Direction::Forward,
+        ruma::api::Direction::Backward => Direction::Backward,
+    });
+    let filter = Filter::parse(query.filter.as_deref())?;
+    let limit = query.limit.or(filter.events.limit.map(u64::from)).unwrap_or(10);
+    let limit = usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE);
+    Self { room_id, from: query.from, to: query.to, direction, limit, filter }
+});

@@ -6,10 +6,8 @@ use std::time::Duration;
 use ruma::{
     OwnedEventId, OwnedRoomId,
     api::{
-        IncomingRequest,
         auth_scheme::AccessToken,
         client::{peeking::listen_to_new_events, room::get_room_event},
-        error::DeserializationError,
     },
 };
 use serde::Deserialize;
@@ -22,7 +20,7 @@ use crate::{
     },
     error::{Error, Result},
     ids::Position,
-    operation,
+    operation, reads,
     rooms::{client_event, event, point::Point, visibility},
     server::Server,
     stands_in_for,
@@ -83,14 +81,7 @@ pub struct EventsRequest {
 
 stands_in_for!(EventsRequest, listen_to_new_events::v3::Request);
 
-impl IncomingRequest for EventsRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<Stream>;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        own::query(&request)
-    }
-}
+reads!(EventsRequest => Json<Stream>, |request, _args| own::query(&request)?);
 
 impl EventsRequest {
     /// Where the client goes on; without a token, from now on.

@@ -4,12 +4,11 @@ use http::StatusCode;
 use ruma::{
     OwnedUserId, UserId,
     api::{
-        IncomingRequest,
         auth_scheme::AccessTokenOptional,
         client::profile::{
             delete_profile_field as delete, get_profile, get_profile_field as get_field, set_profile_field,
         },
-        error::{DeserializationError, ErrorKind},
+        error::ErrorKind,
     },
 };
 use serde_json::{Map, Value as JsonValue};
@@ -22,6 +21,7 @@ use crate::{
     },
     error::{Error, Result},
     federation::{self, chores},
+    reads,
     server::Server,
     stands_in_for,
     sync::company::Company,
@@ -37,18 +37,10 @@ pub struct SetFieldRequest {
 }
 stands_in_for!(SetFieldRequest, set_profile_field::v3::Request);
 
-impl IncomingRequest for SetFieldRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = set_profile_field::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        let (user_id, field) = own::path(path_args)?;
-        Ok(Self { user_id, field, body: own::body(&request)? })
-    }
-}
+reads!(SetFieldRequest => set_profile_field::v3::Response, |request, path_args| {
+    let (user_id, field) = own::path(path_args)?;
+    Self { user_id, field, body: own::body(&request)? }
+});
 
 answers_json! {
     /// The fields are answered as they are kept, whatever ruma knows of their types. Who asks may matter, as the

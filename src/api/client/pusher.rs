@@ -1,13 +1,9 @@
 //! Pushers: where a user wants to be told of notifications. They can be switched off, also from another device, under the
 //! names of [MSC3881](https://github.com/matrix-org/matrix-spec-proposals/pull/3881), a proposal.
 
-use ruma::api::{
-    IncomingRequest,
-    client::push::{
-        PusherKind, get_pushers as get,
-        set_pusher::v3::{self as set, PusherAction},
-    },
-    error::DeserializationError,
+use ruma::api::client::push::{
+    PusherKind, get_pushers as get,
+    set_pusher::v3::{self as set, PusherAction},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, json};
@@ -19,6 +15,7 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
+    reads,
     server::Server,
     stands_in_for,
     users::pushers,
@@ -55,24 +52,16 @@ pub struct SetPusherRequest {
 }
 stands_in_for!(SetPusherRequest, set::Request);
 
-impl IncomingRequest for SetPusherRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = set::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Body {
-            #[serde(rename = "org.matrix.msc3881.enabled")]
-            enabled: Option<bool>,
-        }
-        let Body { enabled } = own::body(&request)?;
-        let request = set::Request::try_from_http_request_inner(request, path_args)?;
-        Ok(Self { request, enabled: enabled.unwrap_or(true) })
+reads!(SetPusherRequest => set::Response, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "org.matrix.msc3881.enabled")]
+        enabled: Option<bool>,
     }
-}
+    let Body { enabled } = own::body(&request)?;
+    let request = set::Request::try_from_http_request_inner(request, path_args)?;
+    Self { request, enabled: enabled.unwrap_or(true) }
+});
 
 /// `POST /_matrix/client/v3/pushers/set`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3pushersset))

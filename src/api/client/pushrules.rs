@@ -1,13 +1,9 @@
 //! Push rules: reading and changing them.
 
 use ruma::{
-    api::{
-        IncomingRequest,
-        client::push::{
-            PushRule, delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
-            get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
-        },
-        error::DeserializationError,
+    api::client::push::{
+        PushRule, delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
+        get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
     },
     push::{
         Action, NewConditionalPushRule, NewPatternedPushRule, NewPushRule, NewSimplePushRule, PushCondition, Ruleset,
@@ -19,6 +15,7 @@ use crate::{
     api::{auth::User, own},
     error::Result,
     push::rules,
+    reads,
     rooms::notifications,
     server::Server,
     stands_in_for,
@@ -90,54 +87,46 @@ pub struct SetPushRuleRequest {
 
 stands_in_for!(SetPushRuleRequest, set_pushrule::v3::Request);
 
-impl IncomingRequest for SetPushRuleRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = set_pushrule::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        enum Kind {
-            Override,
-            Underride,
-            Sender,
-            Room,
-            Content,
-        }
-        #[derive(Deserialize)]
-        struct Query {
-            before: Option<String>,
-            after: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct Body {
-            actions: Vec<Action>,
-            #[serde(default)]
-            conditions: Vec<PushCondition>,
-        }
-        #[derive(Deserialize)]
-        struct PatternBody {
-            pattern: String,
-        }
-        let (kind, id): (Kind, String) = own::path(path_args)?;
-        let Query { before, after } = own::query(&request)?;
-        let Body { actions, conditions } = own::body(&request)?;
-        let rule = match kind {
-            Kind::Override => NewPushRule::Override(NewConditionalPushRule::new(id, conditions, actions)),
-            Kind::Underride => NewPushRule::Underride(NewConditionalPushRule::new(id, conditions, actions)),
-            Kind::Sender => NewPushRule::Sender(NewSimplePushRule::new(id.try_into()?, actions)),
-            Kind::Room => NewPushRule::Room(NewSimplePushRule::new(id.try_into()?, actions)),
-            Kind::Content => {
-                let PatternBody { pattern } = own::body(&request)?;
-                NewPushRule::Content(NewPatternedPushRule::new(id, pattern, actions))
-            }
-        };
-        Ok(Self { rule, before, after })
+reads!(SetPushRuleRequest => set_pushrule::v3::Response, |request, path_args| {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        Override,
+        Underride,
+        Sender,
+        Room,
+        Content,
     }
-}
+    #[derive(Deserialize)]
+    struct Query {
+        before: Option<String>,
+        after: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Body {
+        actions: Vec<Action>,
+        #[serde(default)]
+        conditions: Vec<PushCondition>,
+    }
+    #[derive(Deserialize)]
+    struct PatternBody {
+        pattern: String,
+    }
+    let (kind, id): (Kind, String) = own::path(path_args)?;
+    let Query { before, after } = own::query(&request)?;
+    let Body { actions, conditions } = own::body(&request)?;
+    let rule = match kind {
+        Kind::Override => NewPushRule::Override(NewConditionalPushRule::new(id, conditions, actions)),
+        Kind::Underride => NewPushRule::Underride(NewConditionalPushRule::new(id, conditions, actions)),
+        Kind::Sender => NewPushRule::Sender(NewSimplePushRule::new(id.try_into()?, actions)),
+        Kind::Room => NewPushRule::Room(NewSimplePushRule::new(id.try_into()?, actions)),
+        Kind::Content => {
+            let PatternBody { pattern } = own::body(&request)?;
+            NewPushRule::Content(NewPatternedPushRule::new(id, pattern, actions))
+        }
+    };
+    Self { rule, before, after }
+});
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid))

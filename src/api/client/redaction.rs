@@ -1,17 +1,14 @@
 //! [Redacting events](https://spec.matrix.org/latest/client-server-api/#redactions); with what relates to them, if the client
 //! asks for that ([MSC3912](https://github.com/matrix-org/matrix-spec-proposals/pull/3912), a proposal).
 
-use ruma::api::{
-    IncomingRequest,
-    client::redact::redact_event::v3::{Request, Response},
-    error::DeserializationError,
-};
+use ruma::api::client::redact::redact_event::v3::{Request, Response};
 use serde::Deserialize;
 
 use super::room_send::send_once;
 use crate::{
     api::{auth::User, own},
     error::{Error, Result},
+    reads,
     rooms::{build::Draft, related_redactions},
     server::Server,
     stands_in_for,
@@ -27,23 +24,15 @@ pub struct RedactRequest {
 }
 stands_in_for!(RedactRequest, Request);
 
-impl IncomingRequest for RedactRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Body {
-            #[serde(rename = "org.matrix.msc3912.with_relations", default)]
-            with_relations: Vec<String>,
-        }
-        let Body { with_relations } = own::body(&request)?;
-        Ok(Self { request: Request::try_from_http_request_inner(request, path_args)?, with_relations })
+reads!(RedactRequest => Response, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "org.matrix.msc3912.with_relations", default)]
+        with_relations: Vec<String>,
     }
-}
+    let Body { with_relations } = own::body(&request)?;
+    Self { request: Request::try_from_http_request_inner(request, path_args)?, with_relations }
+});
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid))

@@ -1,10 +1,7 @@
 //! [A room as it is](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidinitialsync), for who
 //! looks into it without being in it.
 
-use ruma::{
-    OwnedRoomId,
-    api::{IncomingRequest, client::peeking::get_current_state, error::DeserializationError},
-};
+use ruma::{OwnedRoomId, api::client::peeking::get_current_state};
 
 use super::old_sync::{InitialSyncRequest, view};
 use crate::{
@@ -13,6 +10,7 @@ use crate::{
         own::{self, Json},
     },
     error::Result,
+    reads,
     server::Server,
     stands_in_for,
     store::Snapshot,
@@ -30,15 +28,10 @@ pub struct RoomInitialSyncRequest {
 
 stands_in_for!(RoomInitialSyncRequest, get_current_state::v3::Request);
 
-impl IncomingRequest for RoomInitialSyncRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<RoomInfo>;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, args: &[&str]) -> Result<Self, DeserializationError> {
-        let (room_id,) = own::path(args)?;
-        Ok(Self { room_id, query: own::query(&request)? })
-    }
-}
+reads!(RoomInitialSyncRequest => Json<RoomInfo>, |request, args| {
+    let (room_id,) = own::path(args)?;
+    Self { room_id, query: own::query(&request)? }
+});
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/initialSync`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomidinitialsync))

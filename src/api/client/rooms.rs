@@ -6,17 +6,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use http::StatusCode;
 use ruma::{
     OwnedUserId, RoomId, UserId,
-    api::{
-        IncomingRequest,
-        client::{
-            membership::{get_member_events, joined_members},
-            room::get_room_event,
-            state::{
-                get_state_event_for_key::{self, v3::StateEventFormat},
-                get_state_events,
-            },
+    api::client::{
+        membership::{get_member_events, joined_members},
+        room::get_room_event,
+        state::{
+            get_state_event_for_key::{self, v3::StateEventFormat},
+            get_state_events,
         },
-        error::DeserializationError,
     },
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
@@ -30,6 +26,7 @@ use crate::{
     },
     error::{Error, Result},
     federation::missing_members,
+    reads,
     rooms::{
         self, Event, Room,
         access::{self, View},
@@ -61,24 +58,16 @@ pub struct EventRequest {
 }
 stands_in_for!(EventRequest, get_room_event::v3::Request);
 
-impl IncomingRequest for EventRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = get_room_event::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Query {
-            #[serde(rename = "fi.mau.msc2815.include_unredacted_content", default)]
-            unredacted: bool,
-        }
-        let Query { unredacted } = own::query(&request)?;
-        let request = get_room_event::v3::Request::try_from_http_request_inner(request, path_args)?;
-        Ok(Self { request, unredacted })
+reads!(EventRequest => get_room_event::v3::Response, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Query {
+        #[serde(rename = "fi.mau.msc2815.include_unredacted_content", default)]
+        unredacted: bool,
     }
-}
+    let Query { unredacted } = own::query(&request)?;
+    let request = get_room_event::v3::Request::try_from_http_request_inner(request, path_args)?;
+    Self { request, unredacted }
+});
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomideventeventid))

@@ -4,13 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId,
-    api::{
-        IncomingRequest,
-        client::{
-            filter::RoomEventFilter,
-            search::search_events::v3::{self as theirs, EventContext, GroupingKey, OrderBy, SearchKeys},
-        },
-        error::DeserializationError,
+    api::client::{
+        filter::RoomEventFilter,
+        search::search_events::v3::{self as theirs, EventContext, GroupingKey, OrderBy, SearchKeys},
     },
     events::{AnyStateEvent, AnyTimelineEvent, StateEventType, room::member::MembershipState},
     serde::Raw,
@@ -26,6 +22,7 @@ use crate::{
     },
     error::{Error, Result},
     ids::RoomNo,
+    reads,
     rooms::{
         self, Event, access,
         client_event::View,
@@ -273,25 +270,20 @@ fn profile(read: &dyn Read, event: &Event) -> Result<Option<Profile>> {
     Ok(Some(Profile { displayname: field("displayname"), avatar_url: field("avatar_url") }))
 }
 
-impl IncomingRequest for SearchRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<Answer>;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Query {
-            next_batch: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct Body {
-            search_categories: Categories,
-        }
-        #[derive(Deserialize)]
-        struct Categories {
-            room_events: Option<Criteria>,
-        }
-        let query: Query = own::query(&request)?;
-        let body: Body = own::body(&request)?;
-        Ok(Self { next_batch: query.next_batch, criteria: body.search_categories.room_events })
+reads!(SearchRequest => Json<Answer>, |request, _args| {
+    #[derive(Deserialize)]
+    struct Query {
+        next_batch: Option<String>,
     }
-}
+    #[derive(Deserialize)]
+    struct Body {
+        search_categories: Categories,
+    }
+    #[derive(Deserialize)]
+    struct Categories {
+        room_events: Option<Criteria>,
+    }
+    let query: Query = own::query(&request)?;
+    let body: Body = own::body(&request)?;
+    Self { next_batch: query.next_batch, criteria: body.search_categories.room_events }
+});

@@ -2,13 +2,7 @@
 //! answer is made in `src/sync/sliding/`.
 
 use ruma::{
-    api::{
-        IncomingRequest, Metadata,
-        auth_scheme::AccessToken,
-        client::sync::sync_events,
-        error::{DeserializationError, Error as RumaError},
-        path_builder::SinglePath,
-    },
+    api::{auth_scheme::AccessToken, client::sync::sync_events},
     exports::http,
 };
 use serde::Deserialize;
@@ -21,6 +15,7 @@ use crate::{
     },
     error::Result,
     ids::Position,
+    operation, reads,
     rooms::point::Point,
     server::Server,
     stands_in_for,
@@ -53,17 +48,9 @@ struct UnstableQuery {
 
 stands_in_for!(UnstableRequest, sync_events::v5::Request);
 
-impl IncomingRequest for UnstableRequest {
-    type EndpointError = RumaError;
-    type OutgoingResponse = Json<Response>;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        _path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        Ok(Self { query: own::query(&request)?, body: own::body(&request)? })
-    }
-}
+reads!(UnstableRequest => Json<Response>, |request, _args| {
+    Self { query: own::query(&request)?, body: own::body(&request)? }
+});
 
 /// The accepted form: all parameters are in the body.
 #[derive(Debug, Default)]
@@ -71,25 +58,10 @@ pub struct AcceptedRequest {
     body: AcceptedBody,
 }
 
-impl Metadata for AcceptedRequest {
-    const METHOD: http::Method = http::Method::POST;
-    const RATE_LIMITED: bool = false;
-    type Authentication = AccessToken;
-    type PathBuilder = SinglePath;
-    const PATH_BUILDER: SinglePath = SinglePath::new("/_matrix/client/v4/sync");
-}
-
-impl IncomingRequest for AcceptedRequest {
-    type EndpointError = RumaError;
-    type OutgoingResponse = Json<Response>;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        _path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        Ok(Self { body: own::body(&request)? })
-    }
-}
+operation!(
+    POST "/_matrix/client/v4/sync", AccessToken: AcceptedRequest => Json<Response>,
+    |request, _args| Self { body: own::body(&request)? }
+);
 
 /// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`
 /// ([MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186)).

@@ -4,11 +4,7 @@
 use std::time::Duration;
 
 use ruma::{
-    api::{
-        IncomingRequest,
-        client::{filter::FilterDefinition, sync::sync_events},
-        error::{DeserializationError, Error as RumaError},
-    },
+    api::client::{filter::FilterDefinition, sync::sync_events},
     exports::http,
     presence::PresenceState,
 };
@@ -20,6 +16,7 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
+    reads,
     server::Server,
     stands_in_for,
     store::{Snapshot, Store},
@@ -48,17 +45,7 @@ pub struct Request {
 
 stands_in_for!(Request, sync_events::v3::Request);
 
-impl IncomingRequest for Request {
-    type EndpointError = RumaError;
-    type OutgoingResponse = Json<Response>;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        _path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        own::query(&request)
-    }
-}
+reads!(Request => Json<Response>, |request, _args| own::query(&request)?);
 
 /// `GET /_matrix/client/v3/sync`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync)).

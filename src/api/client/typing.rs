@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use ruma::{
     OwnedRoomId, OwnedUserId,
-    api::{
-        IncomingRequest,
-        client::typing::create_typing_event::v3::{Request, Response},
-        error::DeserializationError,
-    },
+    api::client::typing::create_typing_event::v3::{Request, Response},
 };
 use serde::Deserialize;
 
@@ -16,6 +12,7 @@ use super::receipts::joined_room;
 use crate::{
     api::{auth::User, own},
     error::Result,
+    reads,
     server::Server,
     stands_in_for,
 };
@@ -32,25 +29,17 @@ pub struct SetTypingRequest {
 
 stands_in_for!(SetTypingRequest, Request);
 
-impl IncomingRequest for SetTypingRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Body {
-            typing: bool,
-            timeout: Option<u64>,
-        }
-        let (room_id, user_id) = own::path(path_args)?;
-        let Body { typing, timeout } = own::body(&request)?;
-        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-        Ok(Self { room_id, user_id, timeout: typing.then_some(timeout) })
+reads!(SetTypingRequest => Response, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Body {
+        typing: bool,
+        timeout: Option<u64>,
     }
-}
+    let (room_id, user_id) = own::path(path_args)?;
+    let Body { typing, timeout } = own::body(&request)?;
+    let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+    Self { room_id, user_id, timeout: typing.then_some(timeout) }
+});
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidtypinguserid))

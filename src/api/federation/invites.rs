@@ -3,11 +3,7 @@
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
-    api::{
-        IncomingRequest,
-        error::DeserializationError,
-        federation::membership::{RawStrippedState, create_invite},
-    },
+    api::federation::membership::{RawStrippedState, create_invite},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -20,6 +16,7 @@ use crate::{
     error::Result,
     federation::invite::{self, Invitation},
     outgoing::appservices,
+    reads,
     server::Server,
     stands_in_for,
 };
@@ -33,30 +30,22 @@ pub struct InviteV1Request {
 }
 stands_in_for!(InviteV1Request, create_invite::v1::Request);
 
-impl IncomingRequest for InviteV1Request {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<(u16, EventContainer)>;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        #[derive(Deserialize)]
-        struct Body {
-            #[serde(default)]
-            unsigned: Unsigned,
-        }
-        #[derive(Deserialize, Default)]
-        struct Unsigned {
-            #[serde(default)]
-            invite_room_state: Vec<RawStrippedState>,
-        }
-        let (room_id, event_id) = own::path(path_args)?;
-        let event = own::body(&request)?;
-        let body: Body = own::body(&request)?;
-        Ok(Self { room_id, event_id, event, preview: body.unsigned.invite_room_state })
+reads!(InviteV1Request => Json<(u16, EventContainer)>, |request, path_args| {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        unsigned: Unsigned,
     }
-}
+    #[derive(Deserialize, Default)]
+    struct Unsigned {
+        #[serde(default)]
+        invite_room_state: Vec<RawStrippedState>,
+    }
+    let (room_id, event_id) = own::path(path_args)?;
+    let event = own::body(&request)?;
+    let body: Body = own::body(&request)?;
+    Self { room_id, event_id, event, preview: body.unsigned.invite_room_state }
+});
 
 /// The event with both servers' signatures.
 #[derive(Debug, Clone, serde::Serialize)]

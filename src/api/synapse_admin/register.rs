@@ -9,12 +9,7 @@ use std::fmt::Write as _;
 
 use http::Method;
 use ring::hmac;
-use ruma::api::{
-    IncomingRequest, Metadata,
-    auth_scheme::NoAccessToken,
-    error::{DeserializationError, ErrorKind},
-    path_builder::SinglePath,
-};
+use ruma::api::{Metadata, auth_scheme::NoAccessToken, error::ErrorKind, path_builder::SinglePath};
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
@@ -27,6 +22,7 @@ use crate::{
     clock,
     config::Secret,
     error::{Error, Result},
+    reads,
     server::Server,
     store::records::Account,
     users::{
@@ -71,23 +67,9 @@ macro_rules! metadata {
 metadata!(NonceRequest, GET);
 metadata!(RegisterRequest, POST);
 
-impl IncomingRequest for NonceRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<JsonValue>;
+reads!(NonceRequest => Json<JsonValue>, |_request, _args| Self);
 
-    fn try_from_http_request_inner(_: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        Ok(Self)
-    }
-}
-
-impl IncomingRequest for RegisterRequest {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json<Registered>;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, _: &[&str]) -> Result<Self, DeserializationError> {
-        Ok(own::body(&request)?)
-    }
-}
+reads!(RegisterRequest => Json<Registered>, |request, _args| own::body(&request)?);
 
 fn secret(server: &Server) -> Result<Secret> {
     let off =
