@@ -263,6 +263,7 @@ async fn updates_are_applied_in_order_and_gaps_are_filled() {
     let since = pair.changed(&since).await;
     let mut three = both.clone();
     three.push("ZPHONE".to_owned());
+    three.sort();
     assert_eq!(pair.devices().await, (three, true));
     // One that came already changes nothing, whatever it says now.
     pair.device_changed(&made_up(bob, "GHOST"), newest + 1, &[newest]);

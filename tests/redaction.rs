@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use conduit::{
     config::Config,
-    store::trees::{RELATED_REDACTIONS, SENDER_REDACTIONS},
+    rooms::{deletion, event},
+    store::{
+        records::{Deletion, DeletionStage, RelatedRedaction},
+        trees::{RELATED_REDACTIONS, SENDER_REDACTIONS},
+    },
 };
 use http::{Method, StatusCode};
 use ruma::{RoomId, UserId};
@@ -109,6 +113,40 @@ async fn what_is_left_of_it_when_the_server_stops_is_redacted_after_the_next_sta
     }
     let first = alice.ok(Method::GET, &event_path(&room, &related[0]), Value::Null).await;
     assert_eq!(first["unsigned"]["redacted_because"]["content"]["reason"], "spam");
+    while waiting(&server) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_redacted_any_more_in_a_room_that_was_deleted() {
+    let server = TestServer::start().await;
+    let (alice, _, room) = two(&server).await;
+    let event = alice.send_text(&room, "hello").await;
+    let rooms = server.handle.server().rooms.clone();
+    let no = conduit::rooms::find(&rooms.store.read(), <&RoomId>::try_from(&*room).unwrap()).unwrap().unwrap();
+    let no_of = |id: &str| event::no_of(&rooms.store.read(), id.try_into().unwrap()).unwrap().unwrap();
+    let event = no_of(&event);
+    rooms.store.write(|tx| deletion::begin(tx, no, None, false)).unwrap();
+    rooms.deletions.notify_one();
+    let is_done = |deletion: Deletion| matches!(deletion.stage, DeletionStage::Done(_));
+    while !deletion::get(&rooms.store.read(), no).unwrap().is_some_and(is_done) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let row = RelatedRedaction {
+        target: event,
+        sender: alice.user_id.as_str().try_into().unwrap(),
+        reason: None,
+        kinds: vec!["*".to_owned()],
+        below: i64::MAX,
+        since: 0,
+    };
+    let note = |tx: &mut conduit::store::Tx<'_>| {
+        RELATED_REDACTIONS.put(tx, (no, event), &row);
+        Ok(())
+    };
+    rooms.store.write(note).unwrap();
+    rooms.chores.notify_one();
     while waiting(&server) > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -5,7 +5,7 @@
 //! the redaction, in one transaction, and done in the background (`federation/chores.rs`), the latest first: `below` says how
 //! far. What comes to relate to the event meanwhile is not redacted.
 
-use ruma::{OwnedEventId, UserId};
+use ruma::OwnedEventId;
 
 use super::{Event, event, redaction};
 use crate::{
@@ -63,6 +63,9 @@ pub fn all(read: &dyn Read) -> Result<Vec<(Place, RelatedRedaction)>> {
 pub fn page(read: &dyn Read, room_no: RoomNo, row: &RelatedRedaction) -> Result<Page> {
     let mut page = Page { events: Vec::new(), below: None };
     let room = super::get(read, room_no)?;
+    if room.create.is_none() {
+        return Ok(page); // it was deleted
+    }
     let has_power = redaction::has_power(read, room_no, &room, &row.sender)?;
     let related = trees::RELATIONS.range(read, (row.target, i64::MIN), (row.target, row.below), Direction::Backward);
     for (looked_at, related) in related.enumerate() {
@@ -73,16 +76,12 @@ pub fn page(read: &dyn Read, room_no: RoomNo, row: &RelatedRedaction) -> Result<
         page.below = Some(place);
         let Some(child) = event::get(read, child)? else { continue };
         let wanted = row.kinds.iter().any(|wanted| *wanted == kind || wanted == "*");
-        if wanted && child.redacted_by.is_none() && (has_power || is_of(&child, &row.sender)) {
+        if wanted && child.redacted_by.is_none() && (has_power || child.pdu.sender == row.sender) {
             page.events.push(child.pdu.event_id.clone());
         }
     }
     page.below = None;
     Ok(page)
-}
-
-fn is_of(event: &Event, user: &UserId) -> bool {
-    event.pdu.sender == user
 }
 
 /// Notes that a page is done; tells whether there are more.

@@ -131,6 +131,17 @@ impl Listener {
     }
 }
 
+/// Alice's server `a`, a listener, and a room of hers in which both are.
+async fn with_listener() -> (TestNet, TestServer, Listener, Client, String) {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let b = Listener::new(&net, "b").await;
+    let alice = a.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    set_present(a.handle.server(), &room, &[b.name()], true);
+    (net, a, b, alice, room)
+}
+
 /// Makes other servers take part in a room, or no longer, by the index alone.
 fn set_present(server: &Server, room: &str, names: &[OwnedServerName], present: bool) {
     let room = rooms::find(&server.store.read(), &RoomId::parse(room).unwrap()).unwrap().unwrap();
@@ -233,12 +244,7 @@ async fn a_server_that_was_down_gets_what_it_missed() {
 /// A server that is not to be tried for an hour is told at once what waits when a request of it comes.
 #[tokio::test]
 async fn who_is_heard_of_is_told_what_waits() {
-    let net = TestNet::new();
-    let a = net.server("a").await;
-    let b = Listener::new(&net, "b").await;
-    let alice = a.register("alice").await;
-    let room = alice.create_room(json!({})).await;
-    set_present(a.handle.server(), &room, &[b.name()], true);
+    let (net, a, b, alice, room) = with_listener().await;
     b.go_down(true);
     let texts = numbers(0..3);
     send_all(&alice, &room, &texts).await;
@@ -270,12 +276,7 @@ async fn who_is_heard_of_is_told_what_waits() {
 /// The log forgets what a server missed that was away for long, but for the latest event of a room and what sticks to it.
 #[tokio::test]
 async fn what_sticks_to_a_room_is_kept_for_who_was_away() {
-    let net = TestNet::new();
-    let a = net.server("a").await;
-    let b = Listener::new(&net, "b").await;
-    let alice = a.register("alice").await;
-    let room = alice.create_room(json!({})).await;
-    set_present(a.handle.server(), &room, &[b.name()], true);
+    let (_net, a, b, alice, room) = with_listener().await;
     b.go_down(true);
     let said = alice.send_text(&room, "forgotten").await;
     let stick = async |body: &str| {
@@ -330,12 +331,7 @@ async fn what_sticks_to_a_room_is_kept_for_who_was_away() {
 
 #[tokio::test]
 async fn what_is_not_told_one_by_one_is_told_once() {
-    let net = TestNet::new();
-    let a = net.server("a").await;
-    let b = Listener::new(&net, "b").await;
-    let alice = a.register("alice").await;
-    let room = alice.create_room(json!({})).await;
-    set_present(a.handle.server(), &room, &[b.name()], true);
+    let (_net, a, b, alice, room) = with_listener().await;
     let event = alice.send_text(&room, "hello").await;
     let rooms = format!("/_matrix/client/v3/rooms/{}", encode(&room));
     let typing = format!("{rooms}/typing/{}", encode(&alice.user_id));
@@ -377,12 +373,7 @@ async fn what_is_not_told_one_by_one_is_told_once() {
 
 #[tokio::test]
 async fn keys_are_told_as_a_chain_of_changes() {
-    let net = TestNet::new();
-    let a = net.server("a").await;
-    let b = Listener::new(&net, "b").await;
-    let alice = a.register("alice").await;
-    let room = alice.create_room(json!({})).await;
-    set_present(a.handle.server(), &room, &[b.name()], true);
+    let (_net, a, b, alice, room) = with_listener().await;
     let keys = |device: &str, key: &str| {
         json!({ "device_keys": {
             "user_id": alice.user_id, "device_id": device, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
