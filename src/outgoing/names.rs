@@ -43,11 +43,13 @@ const NOTHING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_s
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// How many queries run at once while all is well, and at least.
-const QUERIES: usize = 32;
-const LEAST_QUERIES: usize = 2;
+const QUERIES: usize = 16;
+const LEAST_QUERIES: usize = 4;
 
-/// How often a query is made that is not answered.
-const TRIES: usize = 3;
+/// How long an answer is waited for, with the query sent four times within the first second or so; and how often that is
+/// done. A resolver that takes longer to find out knows by the time it is asked again.
+const PATIENCE: Duration = Duration::from_millis(2_500);
+const TRIES: usize = 4;
 
 /// After how many answers one more query runs at once, if some were lost before.
 const ANSWERS_FOR_ONE_MORE: usize = 16;
@@ -243,12 +245,12 @@ impl Names {
 
     async fn query(&self, (name, kind): &Question, known: Option<Answer>) -> Answer {
         let asked = clock::instant();
-        let mut found = self.query_resolver(name, *kind).await;
+        let mut found = self.query_resolver(name, *kind, true).await;
         for _ in 1..TRIES {
             if !matches!(found, Err(Failed::Lost)) {
                 break;
             }
-            found = self.query_resolver(name, *kind).await;
+            found = self.query_resolver(name, *kind, false).await;
         }
         match found {
             Ok((found, ttl)) => {
@@ -267,8 +269,13 @@ impl Names {
         }
     }
 
-    /// Asks the resolver, when it is our turn to.
-    async fn query_resolver(&self, name: &str, kind: RecordType) -> Result<(Vec<Found>, Duration), Failed> {
+    /// Asks the resolver, when it is our turn to; whether it is the `first` time.
+    async fn query_resolver(
+        &self,
+        name: &str,
+        kind: RecordType,
+        first: bool,
+    ) -> Result<(Vec<Found>, Duration), Failed> {
         let resolver = self.system().0.map_err(Failed::Refused)?;
         // With a dot, a name is whole: search domains are for the short names of a local network.
         let whole = if name.contains('.') { format!("{name}.") } else { name.to_owned() };
@@ -285,8 +292,8 @@ impl Names {
                 Ok((Vec::new(), Duration::from_secs(nothing.negative_ttl.unwrap_or(0).into())))
             }
             Err(NetError::Timeout) => {
-                // Fewer at once: it may be that it is asked too fast.
-                if self.at_once.load(Ordering::Relaxed) > LEAST_QUERIES {
+                // Fewer at once: it may be that it is asked too fast. If nobody answers for the name, that is said once.
+                if first && self.at_once.load(Ordering::Relaxed) > LEAST_QUERIES {
                     self.at_once.fetch_sub(1, Ordering::Relaxed);
                     turn.forget();
                 }
@@ -363,6 +370,7 @@ fn resolver(network: &Network) -> Option<TokioResolver> {
     };
     // What is remembered is remembered here.
     builder.options_mut().cache_size = 0;
+    (builder.options_mut().timeout, builder.options_mut().attempts) = (PATIENCE, 0);
     builder.build().ok()
 }
 
