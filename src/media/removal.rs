@@ -4,7 +4,7 @@
 //! looking at the row of every file, so this is for what happens once a day or because an administrator asks for it, on a
 //! thread of its own.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fs, io, path::Path, time::SystemTime};
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 
@@ -156,24 +156,32 @@ fn count(going: &[Item], staying: &[Item]) -> Removed {
     }
 }
 
-/// Removes `going`; of their bytes those stay that `staying` name.
+/// Removes `going`; of their bytes those stay that `staying` name. No bytes go before it is certain that their names are
+/// gone, also after a power cut.
 ///
 /// # Errors
 /// When the database or the disk fails.
 pub(super) fn delete(store: &Store, files: &Files, going: &[Item], staying: &[Item]) -> Result<Removed> {
+    let begun = SystemTime::now();
     for batch in going.chunks(BATCH) {
         store.write(|tx| {
             batch.iter().for_each(|item| delete_name(tx, item));
             Ok(())
         })?;
     }
+    store.sync()?;
     for item in unnamed(going, staying) {
-        match std::fs::remove_file(files.path(&item.hash)?) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        match remove_file(&files.path(&item.hash)?, begun) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
     }
     Ok(count(going, staying))
+}
+
+/// Removes a file, but not if the same bytes were sent anew since `begun`: they have another name by now, or soon.
+fn remove_file(path: &Path, begun: SystemTime) -> io::Result<()> {
+    if fs::metadata(path)?.modified()? < begun { fs::remove_file(path) } else { Ok(()) }
 }
 
 fn delete_name(tx: &mut Tx<'_>, item: &Item) {

@@ -178,6 +178,14 @@ impl Store {
         }
     }
 
+    /// The same for work on a thread of its own, which waits for the disk itself.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
     /// Who waits for news.
     pub fn hub(&self) -> &Hub {
         &self.hub
