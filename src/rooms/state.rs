@@ -16,15 +16,22 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::{EventNo, Position, RoomNo, StateKeyNo, StateNo},
-    store::{Direction, Read, Tx, trees},
+    store::{Direction, Read, Tx, Weigh, trees},
 };
+
+impl Weigh for StateKeyNo {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + 32
+    }
+}
 
 /// The number of a pair of type and state key; `None` if no room ever had it.
 ///
 /// # Errors
 /// When the database fails or a row is damaged; so for all functions here.
 pub fn key_no(read: &dyn Read, kind: &StateEventType, key: &str) -> Result<Option<StateKeyNo>> {
-    trees::STATE_KEY_NOS.get(read, (kind.to_string(), key))
+    let no = trees::STATE_KEY_NOS.made(read, (kind.to_string(), key), Ok)?;
+    Ok(no.map(|no| *no))
 }
 
 /// The number of a pair of type and state key; a new one if it has none.

@@ -1,7 +1,7 @@
 //! What was made of rows, remembered so that those which are read often are not decoded each time.
 //!
-//! For the trees of [`Family::Blobs`](super::Family), whose rows are large and hardly ever change. A reader gets what its
-//! own snapshot shows, as if there were no memory:
+//! For rows that hardly ever change: events, which are large, and the numbers of state keys, which are asked for many times
+//! a request. A reader gets what its own snapshot shows, as if there were no memory:
 //!
 //! - Commits are numbered, and a snapshot knows of one that it shows everything up to. What a reader remembers bears that
 //!   number, and is for snapshots of that commit or later ones.
@@ -19,7 +19,9 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{Equivalent, Weighter, sync::Cache};
+
+use super::tree::Family;
 
 /// What a reader made of a row, with about how many bytes that takes.
 #[derive(Clone)]
@@ -35,9 +37,23 @@ const NOTES: usize = 1024;
 
 /// See the module.
 pub(super) struct Memory {
-    entries: Cache<Vec<u8>, Entry, Weight>,
+    entries: Cache<Row, Entry, Weight>,
     noted: RwLock<Box<[u64]>>,
     commits: AtomicU64,
+}
+
+/// A row by its key.
+#[derive(PartialEq, Eq, Hash)]
+struct Row(Family, Vec<u8>);
+
+/// The same to ask with.
+#[derive(Hash)]
+struct AskedRow<'k>(Family, &'k [u8]);
+
+impl Equivalent<Row> for AskedRow<'_> {
+    fn equivalent(&self, row: &Row) -> bool {
+        self.0 == row.0 && *self.1 == *row.1
+    }
 }
 
 #[derive(Clone)]
@@ -50,9 +66,9 @@ struct Entry {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Vec<u8>, Entry> for Weight {
-    fn weight(&self, key: &Vec<u8>, entry: &Entry) -> u64 {
-        (entry.made.bytes + key.len() + size_of::<(Vec<u8>, Entry)>()) as u64
+impl Weighter<Row, Entry> for Weight {
+    fn weight(&self, row: &Row, entry: &Entry) -> u64 {
+        (entry.made.bytes + row.1.len() + size_of::<(Row, Entry)>()) as u64
     }
 }
 
@@ -77,44 +93,45 @@ impl Memory {
     }
 
     /// What is remembered of the row at `key` for a reader that shows everything up to `commit`.
-    pub fn recall(&self, key: &[u8], commit: u64) -> Option<Made> {
-        self.entries.get(key).filter(|entry| entry.since <= commit).map(|entry| entry.made)
+    pub fn recall(&self, family: Family, key: &[u8], commit: u64) -> Option<Made> {
+        self.entries.get(&AskedRow(family, key)).filter(|entry| entry.since <= commit).map(|entry| entry.made)
     }
 
     /// Remembers what was made of the row at `key` by a reader that shows everything up to `commit`, unless the row was
     /// written since.
-    pub fn remember(&self, key: Vec<u8>, made: Made, commit: u64) {
+    pub fn remember(&self, family: Family, key: Vec<u8>, made: Made, commit: u64) {
         let noted = self.noted.read();
-        if noted.get(slot(&key)).is_some_and(|written| *written <= commit) {
-            self.entries.insert(key, Entry { since: commit, made });
+        if noted.get(slot(family, &key)).is_some_and(|written| *written <= commit) {
+            self.entries.insert(Row(family, key), Entry { since: commit, made });
         }
     }
 
     /// Forgets these rows, since a commit is about to write them; called by one writer at a time.
-    pub fn forget<'k>(&self, keys: impl Iterator<Item = &'k Vec<u8>>) {
+    pub fn forget<'k>(&self, rows: impl Iterator<Item = (Family, &'k Vec<u8>)>) {
         let next = self.commits() + 1;
         let mut noted = self.noted.write();
-        for key in keys {
-            if let Some(written) = noted.get_mut(slot(key)) {
+        for (family, key) in rows {
+            if let Some(written) = noted.get_mut(slot(family, key)) {
                 *written = next;
             }
-            self.entries.remove(key);
+            self.entries.remove(&AskedRow(family, key));
         }
     }
 
     /// The commit is over, and `made` is what the rows that it wrote come to.
-    pub fn committed(&self, made: impl IntoIterator<Item = (Vec<u8>, Made)>) {
+    pub fn committed(&self, made: impl IntoIterator<Item = (Family, Vec<u8>, Made)>) {
         let commit = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
-        for (key, made) in made {
-            self.remember(key, made, commit);
+        for (family, key, made) in made {
+            self.remember(family, key, made, commit);
         }
     }
 }
 
 /// FNV-1a, which is enough for short keys that differ in their last bytes.
-fn slot(key: &[u8]) -> usize {
+fn slot(family: Family, key: &[u8]) -> usize {
     let hash = key
         .iter()
+        .chain(&[family as u8])
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     usize::try_from(hash % NOTES as u64).unwrap_or_default()
 }

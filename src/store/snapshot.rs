@@ -55,12 +55,12 @@ impl Read for Snapshot<'_> {
     }
 
     fn recall(&self, family: Family, key: &[u8]) -> Option<Made> {
-        if family.is_remembered() { self.memory.recall(key, self.commit) } else { None }
+        if family.is_remembered() { self.memory.recall(family, key, self.commit) } else { None }
     }
 
     fn remember(&self, family: Family, key: Vec<u8>, made: Made) {
         if family.is_remembered() {
-            self.memory.remember(key, made, self.commit);
+            self.memory.remember(family, key, made, self.commit);
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// Which rows a tree's are kept with: one column family per access pattern.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Family {
     /// Large values that are written once.
     Blobs,
@@ -31,9 +31,9 @@ impl Family {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Blobs, Self::Lookup, Self::Scan, Self::Queue];
 
-    /// Whether readers' work on its rows is remembered (`memory.rs`).
+    /// Whether what readers make of its rows may be remembered (`memory.rs`).
     pub fn is_remembered(self) -> bool {
-        self == Self::Blobs
+        matches!(self, Self::Blobs | Self::Lookup)
     }
 
     /// The column family's name.

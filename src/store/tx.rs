@@ -34,7 +34,7 @@ pub struct Tx<'a> {
     memory: &'a Memory,
     overlays: [Overlay; Family::ALL.len()],
     /// What is made of rows of the overlays.
-    made: BTreeMap<Vec<u8>, Made>,
+    made: [BTreeMap<Vec<u8>, Made>; Family::ALL.len()],
     wakes: Wakes,
     on_commit: Vec<Box<dyn FnOnce() + 'a>>,
     not_send: PhantomData<*const ()>,
@@ -74,7 +74,7 @@ impl<'a> Tx<'a> {
             db,
             memory,
             overlays: Default::default(),
-            made: BTreeMap::new(),
+            made: Default::default(),
             wakes: Wakes::default(),
             on_commit: Vec::new(),
             not_send: PhantomData,
@@ -136,16 +136,14 @@ impl<'a> Tx<'a> {
     }
 
     fn write_raw(&mut self, family: Family, key: Vec<u8>, value: Option<Vec<u8>>) {
-        if family.is_remembered() {
-            self.made.remove(&key);
-        }
+        self.made[family as usize].remove(&key);
         self.overlays[family as usize].insert(key, value);
     }
 
     pub(super) fn put_made(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>, made: Made) {
         self.put_raw(family, key.clone(), value);
         if family.is_remembered() {
-            self.made.insert(key, made);
+            self.made[family as usize].insert(key, made);
         }
     }
 
@@ -165,9 +163,11 @@ impl<'a> Tx<'a> {
             }
         }
         let remembered = Family::ALL.into_iter().zip(&self.overlays).filter(|(family, _)| family.is_remembered());
-        self.memory.forget(remembered.flat_map(|(_, overlay)| overlay.keys()));
+        self.memory.forget(remembered.flat_map(|(family, overlay)| overlay.keys().map(move |key| (family, key))));
         self.db.write(batch)?;
-        self.memory.committed(self.made);
+        let made = Family::ALL.into_iter().zip(self.made);
+        self.memory
+            .committed(made.flat_map(|(family, rows)| rows.into_iter().map(move |(key, made)| (family, key, made))));
         for action in self.on_commit {
             action();
         }
@@ -194,15 +194,15 @@ impl Read for Tx<'_> {
             return None;
         }
         match self.overlays[family as usize].contains_key(key) {
-            true => self.made.get(key).cloned(),
-            false => self.memory.recall(key, self.memory.commits()),
+            true => self.made[family as usize].get(key).cloned(),
+            false => self.memory.recall(family, key, self.memory.commits()),
         }
     }
 
     fn remember(&self, family: Family, key: Vec<u8>, made: Made) {
         // What this transaction wrote is nobody else's to see before its end.
         if family.is_remembered() && !self.overlays[family as usize].contains_key(&key) {
-            self.memory.remember(key, made, self.memory.commits());
+            self.memory.remember(family, key, made, self.memory.commits());
         }
     }
 
