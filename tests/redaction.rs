@@ -77,6 +77,12 @@ fn waiting(server: &TestServer) -> u64 {
     RELATED_REDACTIONS.verify(&server.handle.server().store.read()).unwrap().0
 }
 
+async fn until_none_waits(server: &TestServer) {
+    while waiting(server) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_left_of_it_when_the_server_stops_is_redacted_after_the_next_start() {
     let server = TestServer::start().await;
@@ -113,9 +119,7 @@ async fn what_is_left_of_it_when_the_server_stops_is_redacted_after_the_next_sta
     }
     let first = alice.ok(Method::GET, &event_path(&room, &related[0]), Value::Null).await;
     assert_eq!(first["unsigned"]["redacted_because"]["content"]["reason"], "spam");
-    while waiting(&server) > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_none_waits(&server).await;
 }
 
 #[tokio::test]
@@ -147,9 +151,7 @@ async fn nothing_is_redacted_any_more_in_a_room_that_was_deleted() {
     };
     rooms.store.write(note).unwrap();
     rooms.chores.notify_one();
-    while waiting(&server) > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_none_waits(&server).await;
 }
 
 #[tokio::test]
