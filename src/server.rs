@@ -7,11 +7,14 @@ mod reload;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName, UserId};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -107,6 +110,8 @@ pub struct Server {
     pub limits: Limits,
     /// When it started.
     pub started: Instant,
+    /// How many requests were answered with a status of each class, from 1xx to 5xx.
+    pub answered: [AtomicU64; 5],
     /// The program that it runs in, if there is one that can do something for it.
     pub program: OnceLock<Program>,
     /// Held by whoever puts another configuration into effect.
@@ -131,6 +136,24 @@ impl Server {
     /// The server's name.
     pub fn name(&self) -> &ServerName {
         &self.rooms.server_name
+    }
+
+    /// The bytes that parts of it take in memory, as far as they are counted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn memory(&self) -> Result<Vec<(&'static str, u64)>> {
+        let mut parts = self.store.memory()?;
+        parts.extend(self.rooms.memory());
+        parts.push(("sliding sync: what clients have", self.sliding.bytes()));
+        Ok(parts)
+    }
+
+    /// How much memory this process takes, where the system says it.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     }
 
     /// The options as they are now.
@@ -162,6 +185,12 @@ impl State for Server {
                 let own = own.map(|own| Allowance { per_second: own.per_second.into(), burst: own.burst });
                 self.limits.count(route, caller, address, own)
             }
+        }
+    }
+
+    fn answered(&self, status: StatusCode) {
+        if let Some(count) = self.answered.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 

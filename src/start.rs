@@ -8,10 +8,11 @@ use std::{
     io::{IsTerminal, stderr},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
+use futures_util::future::{OptionFuture, join};
 use parking_lot::Mutex;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -29,7 +30,7 @@ use crate::{
     error::{Error, Result},
     federation::{Federation, chores, devices, loose_ends, missing_members, newcomers, user_redactions},
     http::{
-        Router,
+        Route, Router,
         limits::Limits,
         listen::{self, ListenOptions, Tls, TlsFiles, UnixSocket},
     },
@@ -61,6 +62,7 @@ const EVERY_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A server that runs.
 pub struct Handle {
     addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     server: Arc<Server>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
@@ -70,6 +72,11 @@ impl Handle {
     /// The TCP addresses it listens on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The address at which it gives figures about itself, if it does.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Its state.
@@ -123,6 +130,11 @@ pub async fn start(config: Config) -> Result<Handle> {
 pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     let listeners = listen::bind(&listen_options(&config)).await?;
     let addresses = listeners.addresses();
+    let metrics = match config.metrics.address {
+        Some(address) => Some(listen::bind_aside(address).await?),
+        None => None,
+    };
+    let metrics_address = metrics.as_ref().and_then(|metrics| metrics.addresses().first().copied());
     let router = router()?;
     let (stop, stopping) = watch::channel(false);
     let tls = listeners.tls();
@@ -141,8 +153,15 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     tokio::spawn(delivery::servers::run(server.clone()));
     tokio::spawn(delivery::gateways::run(server.clone()));
     tokio::spawn(delivery::digests::run(server.clone()));
-    let serving = tokio::spawn(listeners.serve(router, server.clone(), stopping));
-    Ok(Handle { addresses, server, stop, serving })
+    let others = match metrics {
+        Some(metrics) => Some(metrics.serve(built([web::metrics()])?, server.clone(), stopping.clone())),
+        None => None,
+    };
+    let all = join(listeners.serve(router, server.clone(), stopping), OptionFuture::from(others));
+    let serving = tokio::spawn(async move {
+        all.await;
+    });
+    Ok(Handle { addresses, metrics_address, server, stop, serving })
 }
 
 /// The router over everything that the server answers.
@@ -150,7 +169,10 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
 /// # Errors
 /// When two routes claim the same method and path.
 pub fn router() -> Result<Router<Server>> {
-    let routes = routes::routes().into_iter().chain(web::routes());
+    built(routes::routes().into_iter().chain(web::routes()))
+}
+
+fn built(routes: impl IntoIterator<Item = Route<Server>>) -> Result<Router<Server>> {
     Router::builder().add_all(routes).build().map_err(|clash| Error::internal(format_args!("{clash}")))
 }
 
@@ -336,6 +358,7 @@ fn open(
         whole_syncs: Semaphore::new(2),
         event_lists: (Turns::default(), Semaphore::new(2)),
         started: clock::instant(),
+        answered: std::array::from_fn(|_| AtomicU64::new(0)),
         program: OnceLock::new(),
         reloading: Mutex::default(),
         delayed_events: Notify::new(),

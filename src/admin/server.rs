@@ -107,17 +107,14 @@ fn status(server: &Server) -> Result<Answer> {
         ("running_for_seconds", json!(server.started.elapsed().as_secs())),
         ("registration", json!(registration)),
         ("waiting_clients", json!(server.store.hub().len())),
-        ("memory_bytes", json!(resident_bytes())),
+        ("memory_bytes", json!(server.resident_bytes())),
         ("memory_budget_bytes", json!(server.config().memory_budget())),
     ]))
 }
 
 fn memory(server: &Server) -> Result<Answer> {
-    let mut rows: Vec<(&str, u64)> = server.store.memory()?;
-    rows.extend(server.rooms.memory());
-    rows.push(("sliding sync: what clients have", server.sliding.bytes()));
-    let mut rows: Vec<_> = rows.into_iter().map(|(part, bytes)| vec![json!(part), json!(bytes)]).collect();
-    rows.push(vec![json!("the whole process"), json!(resident_bytes())]);
+    let mut rows: Vec<_> = server.memory()?.into_iter().map(|(part, bytes)| vec![json!(part), json!(bytes)]).collect();
+    rows.push(vec![json!("the whole process"), json!(server.resident_bytes())]);
     rows.push(vec![json!("memory_budget"), json!(server.config().memory_budget())]);
     Ok(Answer::Table(vec!["part", "bytes"], rows))
 }
@@ -134,11 +131,4 @@ fn resolutions(server: &Server) -> Result<Answer> {
         rows.push(vec![json!(id), json!(times.count), milliseconds(times.total), milliseconds(times.longest)]);
     }
     Ok(Answer::Table(vec!["room", "resolutions", "milliseconds", "longest"], rows))
-}
-
-/// How much memory this process takes, where the system says it.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -4,7 +4,11 @@
 //! Beside these there are the keys of other servers that mean nothing here ([`INERT`]). An option that is not needed
 //! any more moves there, so that nobody's configuration stops working.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use http::HeaderName;
 use lettre::message::Mailbox;
@@ -241,6 +245,9 @@ options! {
         /// How often things may be done. A burst is what is allowed at once after a pause.
         rate_limits: RateLimits = RateLimits::default();
 
+        /// Figures about the server for Prometheus and its kin.
+        metrics: Metrics = Metrics::default();
+
         /// Proxies for requests to other servers: one for all, or some by domain.
         proxy: Proxy = Proxy::default();
     }
@@ -466,6 +473,13 @@ options! {
         other: RateLimit = RateLimit { per_second: 20.0, burst: 200 };
     }
 
+    /// `[metrics]`
+    pub struct Metrics {
+        /// The address and port at which they can be had, below /metrics. Whoever can connect to it can read them, so that it is
+        /// best one of this machine or of a network of your own.
+        address: Option<SocketAddr> = None, example r#""127.0.0.1:9168""#;
+    }
+
     /// `[proxy]`
     pub struct Proxy {
         /// Proxies for some domains, such as { url = "socks5h://localhost:9050", include = ["*.onion"], exclude = [] }. The
@@ -490,7 +504,7 @@ pub(crate) fn unused_for_30_days(scope: MediaScope) -> Retention {
 
 /// The options, and tables of options, that take effect with the next start: all others do when the configuration is read
 /// again while the server runs.
-pub(crate) const RESTART: [&str; 16] = [
+pub(crate) const RESTART: [&str; 17] = [
     "server_name",
     "database_path",
     "database_backend",
@@ -503,6 +517,7 @@ pub(crate) const RESTART: [&str; 16] = [
     "allow_presence",
     "allow_outgoing_presence",
     "max_concurrent_requests",
+    "metrics",
     "tls",
     "redaction_retention",
     "media.backend",

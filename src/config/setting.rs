@@ -4,7 +4,11 @@
 //! `conduit-example.toml` all come from the same lines. A field's type says how its value is read ([`Scalar`]), so the
 //! reason given for a wrong value is worded beside the type (`values.rs`).
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ruma::{
     OwnedRoomOrAliasId, OwnedServerName, RoomOrAliasId, RoomVersionId, ServerName,
@@ -275,6 +279,17 @@ impl Scalar for IpAddr {
     fn parse(value: &Value) -> Result<Self, String> {
         let parsed = value.as_str().and_then(|text| text.trim_matches(['[', ']']).parse().ok());
         parsed.map_or_else(|| unexpected("an IP address such as \"127.0.0.1\" or \"::1\"", value), Ok)
+    }
+
+    fn print(&self) -> String {
+        quote(&self.to_string())
+    }
+}
+
+impl Scalar for SocketAddr {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let parsed = value.as_str().and_then(|text| text.parse().ok());
+        parsed.map_or_else(|| unexpected("an address and port such as \"127.0.0.1:9168\" or \"[::1]:9168\"", value), Ok)
     }
 
     fn print(&self) -> String {

@@ -184,6 +184,7 @@ async fn answer<S: State>(connection: Arc<Connection<S>>, request: Request<Incom
     let App { router, state, .. } = &*connection.app;
     let address = client_address(connection.peer, request.headers(), state.address_header());
     let response = router.answer(state, request.map(Body::from), address).await;
+    state.answered(response.status());
     drop(running);
     response.map(|body| Watched { body, connection })
 }

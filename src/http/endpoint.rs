@@ -10,7 +10,7 @@
 use std::{any::type_name, future::Future, marker::PhantomData, net::IpAddr, pin::Pin};
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response, Uri};
+use http::{HeaderName, Method, Request, Response, StatusCode, Uri};
 use ruma::api::{IncomingRequest, OutgoingResponseExt, auth_scheme::AuthScheme, path_builder::PathBuilder};
 use tracing::Span;
 
@@ -38,6 +38,9 @@ pub trait State: Send + Sync + 'static {
     /// # Errors
     /// `M_LIMIT_EXCEEDED` if there were too many.
     fn limit(&self, route: &Info, caller: Option<&str>, address: IpAddr) -> Result<()>;
+
+    /// Hears with what status a request was answered.
+    fn answered(&self, _: StatusCode) {}
 
     /// Waits until everything that this process has stored is on the disk.
     ///

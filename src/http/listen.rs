@@ -56,6 +56,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What part of all connections one peer may have.
 const SHARE_OF_ONE: usize = 4;
 
+/// How many connections a socket beside the others takes.
+const ASIDE: usize = 16;
+
 /// How long to wait after a failed accept; it fails when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -96,6 +99,8 @@ pub struct Listeners {
     tls: Option<Arc<Tls>>,
     max_connections: usize,
     timeouts: Timeouts,
+    /// Whether systemd is told of them.
+    told: bool,
 }
 
 enum Socket {
@@ -128,7 +133,16 @@ pub async fn bind(options: &ListenOptions) -> Result<Listeners> {
             "there is nothing to listen on: no address, no unix socket, none passed by systemd",
         ));
     }
-    Ok(Listeners { sockets, tls, max_connections: options.max_connections, timeouts: options.timeouts })
+    Ok(Listeners { sockets, tls, max_connections: options.max_connections, timeouts: options.timeouts, told: true })
+}
+
+/// Opens a socket beside those of the server, without TLS and for a few connections, that systemd has nothing to do with.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn bind_aside(address: SocketAddr) -> Result<Listeners> {
+    let sockets = bind_tcp(&[address]).await?;
+    Ok(Listeners { sockets, tls: None, max_connections: ASIDE, timeouts: Timeouts::default(), told: false })
 }
 
 fn cannot_listen(place: impl std::fmt::Display, error: &io::Error) -> Error {
@@ -234,6 +248,10 @@ impl Listeners {
             slots: Arc::clone(&slots),
             stop: stop.clone(),
         });
+        if !self.told {
+            join_all(accept.map(Acceptor::run)).await;
+            return;
+        }
         notify(NotifyState::Ready);
         let mut stopping = stop.clone();
         let told = async {

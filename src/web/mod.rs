@@ -5,6 +5,7 @@
 
 pub mod confirm_email;
 pub mod health;
+pub mod metrics;
 pub mod register;
 pub mod reset_password;
 pub mod sso;
@@ -43,6 +44,11 @@ pub fn routes() -> Vec<Route<Server>> {
         page(Method::GET, pushers::UNSUBSCRIBE_PAGE, unsubscribe::show_end_of_mails),
         page(Method::POST, pushers::UNSUBSCRIBE_PAGE, unsubscribe::submit_end_of_mails),
     ]
+}
+
+/// The page with figures, which has an address of its own.
+pub fn metrics() -> Route<Server> {
+    page(Method::GET, "/metrics", metrics::show_metrics)
 }
 
 /// What a person is told of an error.

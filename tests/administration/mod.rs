@@ -3,6 +3,7 @@
 mod destinations;
 mod documentation;
 mod files;
+mod metrics;
 mod reload;
 mod restrictions;
 mod rooms;

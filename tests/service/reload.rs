@@ -46,4 +46,10 @@ async fn a_hangup_and_a_command_have_the_configuration_read_again() {
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && said.contains("email.host: set email.from as well"), "{said}");
     process.terminate();
+
+    let mut command = program(directory.path());
+    let refused = command.args(["admin", "server", "status"]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said.contains("cannot reach the server through") && said.contains("Is it running"), "{said}");
 }
