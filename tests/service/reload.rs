@@ -47,6 +47,7 @@ async fn a_hangup_and_a_command_have_the_configuration_read_again() {
     assert!(!refused.status.success() && said.contains("email.host: set email.from as well"), "{said}");
     process.terminate();
 
+    std::fs::write(&file, before).unwrap();
     let mut command = program(directory.path());
     let refused = command.args(["admin", "server", "status"]).output().unwrap();
     let said = String::from_utf8(refused.stderr).unwrap();
