@@ -7,7 +7,7 @@
 //! - [`Store::durable`] waits until every commit so far is on the disk. The HTTP layer awaits it before an answer
 //!   leaves, and delivery before a request does, so nothing leaves the server that a power cut could take back; the
 //!   writers themselves never wait, and all who wait share one disk sync (group commit).
-//! - `memory.rs` keeps what was made of large rows that are read often; readers cannot tell that it is there.
+//! - `memory.rs` keeps what was made of rows that are read often; readers cannot tell that it is there.
 //!
 //! Deliberately absent: sync calls under the writer lock, per-tree column families, and any caching of answers.
 
