@@ -125,7 +125,8 @@ async fn an_event_is_put_off_sent_and_taken_back_by_whoever_knows_its_id() {
     assert_eq!(update(&server, &id, "send").await, StatusCode::OK);
     assert_eq!(alice.get(&state_path(&room, "a")).await.1, json!({ "by": "delay" }));
     assert!(waiting(&alice).await.is_empty());
-    for action in ["send", "restart", "cancel"] {
+    assert_eq!(update(&server, &id, "send").await, StatusCode::OK, "asking again is no error");
+    for action in ["restart", "cancel"] {
         assert_eq!(update(&server, &id, action).await, StatusCode::NOT_FOUND, "{action} of what is over");
     }
 
@@ -155,10 +156,10 @@ async fn the_newer_operation_takes_messages_and_state() {
         let room = encode(&room);
         format!("/_matrix/client/unstable/org.matrix.msc4140/rooms/{room}/delayed_event/{kind}/{txn}")
     };
-    let body = json!({ "delay": 0, "state_key": "x", "content": { "by": "delay" } });
+    let body = json!({ "delay": 1, "state_key": "x", "content": { "by": "delay" } });
     let state = alice.ok(Method::PUT, &path("org.example.seat", "1"), body.clone()).await;
     assert_eq!(alice.ok(Method::PUT, &path("org.example.seat", "1"), body).await, state);
-    let body = json!({ "delay": 0, "content": { "msgtype": "m.text", "body": "hello" } });
+    let body = json!({ "delay_ms": 1, "content": { "msgtype": "m.text", "body": "hello" } });
     alice.ok(Method::PUT, &path("m.room.message", "2"), body).await;
     sync_until(&alice, |answer| bodies(answer, &room).contains(&"hello".to_owned())).await;
     assert_eq!(alice.get(&state_path(&room, "x")).await.1, json!({ "by": "delay" }));
@@ -193,13 +194,25 @@ async fn what_its_sender_may_not_send_any_more_is_over_with_the_reason() {
     let (status, answer) = bob.put(&path, body).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")), "bob is not in the room");
     bob.join(&room).await;
-    let id = delay_message(&bob, &room, "t", HOUR).await;
-    let kick = json!({ "user_id": bob.user_id });
-    alice.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/kick", encode(&room)), kick).await;
+    // What he asks for before its time waits on, since he may be allowed to later.
+    let id = delay_state(&bob, &room, "a", HOUR).await;
     assert_eq!(update(&server, &id, "send").await, StatusCode::FORBIDDEN);
-    let event = one(&bob, &id).await;
+    assert!(one(&bob, &id).await.get("finalised").is_none());
+    assert_eq!(waiting(&bob).await.len(), 1);
+    assert_eq!(update(&server, &id, "cancel").await, StatusCode::OK);
+
+    let id = delay_state(&bob, &room, "b", 1).await;
+    let event = loop {
+        let event = one(&bob, &id).await;
+        if event.get("finalised").is_some() {
+            break event;
+        }
+        tokio::task::yield_now().await;
+    };
     assert_eq!(event["error"]["errcode"], "M_FORBIDDEN", "{event}");
+    assert_eq!(event["finalised"]["error"], event["error"]);
     assert!(waiting(&bob).await.is_empty());
+    assert_eq!(update(&server, &id, "cancel").await, StatusCode::OK, "it is as good as cancelled");
 }
 
 #[tokio::test]
@@ -212,7 +225,8 @@ async fn delays_and_numbers_have_limits() {
         format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t{delay}?org.matrix.msc4140.delay={delay}")
     };
     let body = || json!({ "body": "x" });
-    assert_eq!(alice.put(&path("86400001"), body()).await.1["errcode"], "M_FORBIDDEN");
+    let (status, answer) = alice.put(&path("86400001"), body()).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_DELAY_TOO_LARGE")));
     assert_eq!(alice.put(&path("-1"), body()).await.1["errcode"], "M_INVALID_PARAM");
     let long = json!({ "body": "x".repeat(70_000) });
     assert_eq!(alice.put(&path("86400000"), long).await.1["errcode"], "M_TOO_LARGE");
@@ -223,7 +237,9 @@ async fn delays_and_numbers_have_limits() {
     assert_eq!((status, &answer["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &json!("M_LIMIT_EXCEEDED")));
     assert_eq!(waiting(&alice).await.len(), 2);
     let capabilities = alice.ok(Method::GET, "/_matrix/client/v3/capabilities", Value::Null).await;
-    assert_eq!(capabilities["capabilities"]["org.matrix.msc4140.delayed_events"]["max_delay_ms"], 86_400_000);
+    for name in ["m.delayed_events", "org.matrix.msc4140.delayed_events"] {
+        assert_eq!(capabilities["capabilities"][name], json!({ "max_delay_ms": 86_400_000, "max_scheduled": 2 }));
+    }
 }
 
 #[tokio::test]
@@ -264,7 +280,9 @@ async fn its_sender_alone_is_told_its_delay_id_with_the_event() {
     bob.join(&room).await;
     let told = async |client: &Client, event: &str| {
         let path = format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&room), encode(event));
-        client.ok(Method::GET, &path, Value::Null).await["unsigned"]["org.matrix.msc4140.delay_id"].clone()
+        let unsigned = client.ok(Method::GET, &path, Value::Null).await["unsigned"].clone();
+        assert_eq!(unsigned["delay_id"], unsigned["org.matrix.msc4140.delay_id"]);
+        unsigned["delay_id"].clone()
     };
     let other_device = server.login("alice").await;
     for id in [delay_message(&alice, &room, "m", HOUR).await, delay_state(&alice, &room, "s", HOUR).await] {
@@ -274,4 +292,100 @@ async fn its_sender_alone_is_told_its_delay_id_with_the_event() {
         assert_eq!(told(&other_device, &event).await, json!(id));
         assert_eq!(told(&bob, &event).await, Value::Null);
     }
+}
+
+/// As the proposal was accepted.
+const ACCEPTED: &str = "/_matrix/client/v1/delayed_events";
+
+async fn act(client: &Client, id: &str, action: &str) -> (StatusCode, Value) {
+    client.post(&format!("{ACCEPTED}/{id}/{action}"), json!({})).await
+}
+
+#[tokio::test]
+async fn the_accepted_names_are_there_and_ask_for_a_token() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let versions = server.anyone().ok(Method::GET, "/_matrix/client/versions", Value::Null).await;
+    assert_eq!(versions["unstable_features"]["org.matrix.msc4140.stable"], true);
+    let room = alice.create_room(json!({})).await;
+    let path = |txn: &str| format!("/_matrix/client/v3/rooms/{}/delayed_event/org.example.seat/{txn}", encode(&room));
+    for body in [json!({ "delay_ms": 0, "content": {} }), json!({ "delay_ms": 5 }), json!({ "content": {} })] {
+        assert_eq!(alice.put(&path("0"), body.clone()).await.0, StatusCode::BAD_REQUEST, "{body}");
+    }
+    let body = json!({ "delay_ms": HOUR, "state_key": "a", "content": { "by": "delay" } });
+    let answer = alice.ok(Method::PUT, &path("1"), body.clone()).await;
+    assert_eq!(alice.ok(Method::PUT, &path("1"), body.clone()).await, answer);
+    let id = answer["delay_id"].as_str().unwrap();
+
+    let mut event = alice.ok(Method::GET, &format!("{ACCEPTED}/{id}"), Value::Null).await;
+    let since = event.as_object_mut().unwrap().remove("delayed_since_ts").unwrap();
+    let expected = json!({
+        "delay_id": id,
+        "room_id": room,
+        "type": "org.example.seat",
+        "state_key": "a",
+        "delay_ms": HOUR,
+        "content": { "by": "delay" },
+    });
+    assert_eq!(event, expected);
+    assert_eq!(one(&alice, id).await["running_since"], since, "the same under the earlier name");
+
+    for action in ["restart", "send", "cancel"] {
+        let (status, _) = server.anyone().post(&format!("{ACCEPTED}/{id}/{action}"), json!({})).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{action}");
+        assert_eq!(act(&bob, id, action).await.0, StatusCode::NOT_FOUND, "{action} of what is another's");
+        let (status, _) = bob.post(&format!("{BASE}/{id}/{action}"), json!({})).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{action} of what is another's, under the earlier name");
+    }
+    assert_eq!(act(&alice, id, "oops").await.1["errcode"], "M_UNRECOGNIZED");
+    assert_eq!(act(&alice, id, "restart").await, (StatusCode::OK, json!({})));
+    for _ in 0..2 {
+        assert_eq!(act(&alice, id, "send").await, (StatusCode::OK, json!({})));
+    }
+    for action in ["restart", "cancel"] {
+        let (status, answer) = act(&alice, id, action).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::CONFLICT, &json!("M_UNKNOWN")), "{action}");
+    }
+    let event = alice.ok(Method::GET, &format!("{ACCEPTED}/{id}"), Value::Null).await;
+    assert!(event["finalised"]["event_id"].is_string() && event["finalised"]["finalised_ts"].is_u64(), "{event}");
+    assert!(event.get("event_id").is_none() && event.get("delay").is_none(), "{event}");
+
+    let answer = alice.ok(Method::PUT, &path("2"), body).await;
+    let id = answer["delay_id"].as_str().unwrap();
+    for _ in 0..2 {
+        assert_eq!(act(&alice, id, "cancel").await.0, StatusCode::OK);
+    }
+    for action in ["restart", "send"] {
+        assert_eq!(act(&alice, id, action).await.0, StatusCode::CONFLICT, "{action}");
+    }
+    assert_eq!(act(&alice, "nothing", "cancel").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_server_can_have_none() {
+    let server = TestServer::start_with(|config| config.delayed_events.max_delay = std::time::Duration::ZERO).await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let path = format!("/_matrix/client/v3/rooms/{}/delayed_event/m.room.message/1", encode(&room));
+    let (status, answer) = alice.put(&path, json!({ "delay_ms": 5, "content": {} })).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")));
+    let capabilities = alice.ok(Method::GET, "/_matrix/client/v3/capabilities", Value::Null).await;
+    assert!(capabilities["capabilities"].get("m.delayed_events").is_none(), "{capabilities}");
+}
+
+#[tokio::test]
+async fn guests_have_them_too() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    alice.set_state(&room, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).await;
+    let anyone = server.anyone();
+    let guest = anyone.ok(Method::POST, "/_matrix/client/v3/register?kind=guest", json!({})).await;
+    let guest = anyone.logged_in(&guest);
+    guest.join(&room).await;
+    let path = format!("/_matrix/client/v3/rooms/{}/delayed_event/m.room.message/1", encode(&room));
+    let answer = guest.ok(Method::PUT, &path, json!({ "delay_ms": HOUR, "content": { "body": "x" } })).await;
+    let id = answer["delay_id"].as_str().unwrap();
+    guest.ok(Method::GET, &format!("{ACCEPTED}/{id}"), Value::Null).await;
+    assert_eq!(act(&guest, id, "cancel").await.0, StatusCode::OK);
 }

@@ -274,10 +274,13 @@ fn client_server() -> Vec<Route<Server>> {
             .also("/_matrix/client/r0/rooms/{room_id}/state/{event_type}")
             .also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}"),
         on(redaction::redact_event).rate_limited(),
-        on(delayed_events::send_delayed_event).body_required().rate_limited(),
+        on(delayed_events::send_delayed_event)
+            .also("/_matrix/client/v3/rooms/{room_id}/delayed_event/{event_type}/{txn_id}")
+            .body_required()
+            .rate_limited(),
         on(delayed_events::get_all_delayed_events),
-        on(delayed_events::get_delayed_event),
-        on(delayed_events::update_delayed_event),
+        on(delayed_events::get_delayed_event).also("/_matrix/client/v1/delayed_events/{delay_id}"),
+        on(delayed_events::update_delayed_event).also("/_matrix/client/v1/delayed_events/{delay_id}/{action}"),
         on(delayed_events::update_delayed_event_v1),
         on(rooms::get_one_room_event),
         on(rooms::get_room_state_with_key)

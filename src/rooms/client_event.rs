@@ -141,9 +141,12 @@ struct Unsigned<'a> {
     replaces_state: Option<ruma::OwnedEventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a TransactionId>,
-    /// MSC4140, a proposal.
-    #[serde(rename = "org.matrix.msc4140.delay_id", skip_serializing_if = "Option::is_none")]
+    /// MSC4140.
+    #[serde(skip_serializing_if = "Option::is_none")]
     delay_id: Option<&'a str>,
+    /// The same under the name from before it was accepted.
+    #[serde(rename = "org.matrix.msc4140.delay_id", skip_serializing_if = "Option::is_none")]
+    unstable_delay_id: Option<&'a str>,
     /// For how many milliseconds it is still sticky (MSC4354, a proposal).
     #[serde(rename = "msc4354_sticky_duration_ttl_ms", skip_serializing_if = "Option::is_none")]
     sticky_for: Option<u64>,
@@ -304,6 +307,10 @@ impl<'a> View<'a> {
         let previous = if extent == Extent::Setting { None } else { self.previous(event)? };
         let gate = self.gate.as_ref().filter(|_| extent != Extent::Setting && event.is_placed());
         let previous = previous.as_ref().map(|previous| &previous.pdu);
+        let delay_id = match request {
+            Some((_, Request::Delay(id))) => Some(id.as_str()),
+            _ => None,
+        };
         Ok(Unsigned {
             age: self.now.saturating_sub(u64::from(event.pdu.origin_server_ts.get()).cast_signed()),
             membership: gate.map(|gate| gate.membership_at(event.state_after)).transpose()?,
@@ -316,10 +323,8 @@ impl<'a> View<'a> {
                 Some((viewing, Request::Transaction(device, id))) if viewing == &**device => Some(id),
                 _ => None,
             },
-            delay_id: match request {
-                Some((_, Request::Delay(id))) => Some(id),
-                _ => None,
-            },
+            delay_id,
+            unstable_delay_id: delay_id,
             sticky_for: sticky::expiry(event).map(|expires| expires.saturating_sub(self.now.unsigned_abs())),
         })
     }

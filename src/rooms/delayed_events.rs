@@ -1,5 +1,5 @@
-//! Events that are to be sent later ([MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140), a
-//! proposal): the rows of those that wait, and of those that are over, which are told of for a while.
+//! Events that are to be sent later ([MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)): the
+//! rows of those that wait, and of those that are over, which are told of for a while.
 //!
 //! Invariants: each has one row in `DELAYED_EVENT_TIMES`, at the time when there is something to do with it; one that
 //! waits is among its user's, and a state event that waits is found by what it sets; one that is over is in neither. It
@@ -63,6 +63,14 @@ pub fn require(read: &dyn Read, id: &str) -> Result<DelayedEvent> {
 /// 404 `M_NOT_FOUND`.
 pub fn require_waiting(read: &dyn Read, id: &str) -> Result<DelayedEvent> {
     Some(require(read, id)?).filter(|event| event.over.is_none()).ok_or_else(unknown)
+}
+
+/// The delayed event with this ID, if `user` sends it.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn require_of(read: &dyn Read, id: &str, user: &UserId) -> Result<DelayedEvent> {
+    Some(require(read, id)?).filter(|event| event.user == user).ok_or_else(unknown)
 }
 
 fn unknown() -> Error {

@@ -34,10 +34,15 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             "m.get_login_token": { "enabled": has_password },
             // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,
-            // MSC4140, a proposal.
-            "org.matrix.msc4140.delayed_events": { "max_delay_ms": server.config().delayed_events.max_delay.as_millis() },
         }
     });
+    // MSC4140, which has no version of the specification yet.
+    let delayed = &server.config().delayed_events;
+    if !delayed.max_delay.is_zero() {
+        let limits = json!({ "max_delay_ms": delayed.max_delay.as_millis(), "max_scheduled": delayed.max_per_user });
+        answer["capabilities"]["org.matrix.msc4140.delayed_events"] = limits.clone();
+        answer["capabilities"]["m.delayed_events"] = limits;
+    }
     if account.admin {
         answer["capabilities"]["m.account_moderation"] = json!({ "lock": true, "suspend": true });
     }

@@ -1,34 +1,38 @@
 //! Events that are sent later, unless their sender takes them back or puts them off
-//! ([MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140), a proposal). Calls live by them: who drops
+//! ([MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140), accepted). Calls live by them: who drops
 //! out of a call without a word is taken out of it by the event that their client kept putting off.
 //!
-//! The operations that send events take the delay as a query parameter ([`Timed`]), or the proposal's newer operation
-//! does. Whoever knows a delay ID may put the event off, send it or take it back without logging in, so that a service of
-//! the call can do it. [`run`] sends what is due. An event is sent as if its sender sent it then: with the rules,
-//! and the state of the room, of that time.
+//! Each operation has the name that it was accepted under, and that from before, which clients use until a version of the
+//! specification has the other. What differs between the two is in [`is_accepted`] and where it is asked: under the earlier
+//! names, whoever knows a delay ID may put the event off, send it or take it back without logging in, so that a service of the
+//! call can do it, and answers have the fields of both times. The operations that send events take a delay as a query
+//! parameter as well ([`Timed`]), which was not accepted. Listing what waits is left to another proposal (MSC4486), so it has
+//! its earlier name alone.
+//!
+//! [`run`] sends what is due. An event is sent as if its sender sent it then: with the rules, and the state of the room, of
+//! that time.
 
-use std::{collections::HashSet, time::Duration};
+mod due;
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+pub use due::run;
 use http::StatusCode;
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, TransactionId, UInt,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId, TransactionId,
     api::{
         IncomingRequest, Metadata,
-        auth_scheme::NoAccessToken,
+        auth_scheme::{AccessToken, AccessTokenOptional, NoAccessToken},
         client::delayed_events::{
-            DelayedEventData, get_all_delayed_events, get_delayed_event, send_delayed_event,
+            get_all_delayed_events, get_delayed_event, send_delayed_event,
             update_delayed_event::{self, UpdateAction},
         },
         error::{DeserializationError, ErrorKind},
     },
-    events::TimelineEventType,
-    serde::Raw,
+    events::{TimelineEventType, sticky::StickyDurationMs},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value as JsonValue, json, value::RawValue};
 
-use super::{room_send, room_state};
+use super::room_send;
 use crate::{
     answers_json,
     api::{
@@ -37,21 +41,16 @@ use crate::{
     },
     clock,
     error::{Error, Result},
-    rooms::{self, Draft, Event, build, delayed_events, event::Request, members, sticky::Sticky},
+    reads,
+    rooms::{self, Draft, build, delayed_events, members, sticky::Sticky},
     server::Server,
+    stands_in_for,
     store::{
-        Tx,
+        Read,
         records::{DelayedEvent, Ending},
     },
-    users::{accounts, transactions},
+    users::transactions,
 };
-
-/// How many rows are looked at to find what is due.
-const AT_ONCE: usize = 1_000;
-
-/// When an event that failed by a fault of ours, or of the room's policy server, is tried again, and for how long.
-const AGAIN: Duration = Duration::from_secs(10);
-const TRIED_FOR_MS: u64 = 60 * 60 * 1000;
 
 /// A request that sends an event, which may say how many milliseconds later.
 pub struct Timed<R> {
@@ -113,8 +112,9 @@ pub enum Sent {
 /// transaction ID.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` when the sender is not in the room, or the delay is longer than the administrator allows; 429
-/// `M_LIMIT_EXCEEDED` when too many wait; those of [`build::check`].
+/// 403 `M_FORBIDDEN` when the sender is not in the room, or the administrator wants no delayed events; 400
+/// `M_DELAY_TOO_LARGE` when the delay is longer than the administrator allows; 429 `M_LIMIT_EXCEEDED` when too many wait;
+/// those of [`build::check`].
 pub(super) fn schedule(
     server: &Server,
     user: &User,
@@ -124,9 +124,12 @@ pub(super) fn schedule(
     transaction: Option<(String, &TransactionId)>,
 ) -> Result<String> {
     let longest = server.config().delayed_events.max_delay.as_millis();
+    if longest == 0 {
+        return Err(Error::forbidden("This server sends no events later."));
+    }
     if u128::from(delay) > longest {
         let message = format!("An event can be delayed by {longest} milliseconds at most.");
-        return Err(Error::forbidden(message));
+        return Err(Error::custom(StatusCode::BAD_REQUEST, "M_DELAY_TOO_LARGE", message));
     }
     let now = clock::now_ms();
     let event = DelayedEvent {
@@ -166,81 +169,164 @@ pub(super) fn schedule(
     Ok(id)
 }
 
-/// `PUT /_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}`
-/// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140))
-pub async fn send_delayed_event(
-    server: &Server,
-    user: User,
-    req: send_delayed_event::unstable::Request,
-) -> Result<send_delayed_event::unstable::Response> {
-    let kind = req.event_type.to_string();
-    room_send::check_encryption(server, &kind)?;
-    let operation = format!("delayed_event/{}/{kind}", req.room_id);
-    let mut draft = match req.state_key {
-        Some(key) => Draft::raw_state(kind.into(), key, req.content.into_json()),
-        None => Draft::message(req.event_type, req.content.into_json()),
-    };
-    draft.sticky = req.sticky_duration_ms.map(Sticky::from);
-    let delay = u64::try_from(req.delay.as_millis()).unwrap_or(u64::MAX);
-    let id = schedule(server, &user, &req.room_id, draft, delay, Some((operation, &req.txn_id)))?;
-    Ok(send_delayed_event::unstable::Response::new(id))
+/// Whether a request is for the name that an operation was accepted under.
+fn is_accepted(request: &http::Request<&[u8]>) -> bool {
+    !request.uri().path().starts_with("/_matrix/client/unstable/")
 }
 
-/// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events`
+/// An event, and how much later it is to be sent.
+pub struct ToDelay {
+    path: (OwnedRoomId, TimelineEventType, OwnedTransactionId),
+    query: ToDelayQuery,
+    body: ToDelayBody,
+}
+
+#[derive(Deserialize)]
+struct ToDelayQuery {
+    ts: Option<MilliSecondsSinceUnixEpoch>,
+    #[serde(rename = "org.matrix.msc4354.sticky_duration_ms")]
+    sticky_duration_ms: Option<StickyDurationMs>,
+}
+
+#[derive(Deserialize)]
+struct ToDelayBody {
+    #[serde(alias = "delay")]
+    delay_ms: u64,
+    state_key: Option<String>,
+    content: Box<RawValue>,
+}
+
+stands_in_for!(ToDelay, send_delayed_event::unstable::Request);
+reads!(ToDelay => Json<Sent>, |request, path_args| {
+    Self { path: own::path(path_args)?, query: own::query(&request)?, body: own::body(&request)? }
+});
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/delayed_event/{eventType}/{txnId}`
 /// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140))
-pub async fn get_all_delayed_events(
-    server: &Server,
-    user: User,
-    _: get_all_delayed_events::unstable::Request,
-) -> Result<get_all_delayed_events::unstable::Response> {
+pub async fn send_delayed_event(server: &Server, user: User, req: ToDelay) -> Result<Json<Sent>> {
+    let (room, kind, txn) = req.path;
+    let ToDelayBody { delay_ms, state_key, content } = req.body;
+    if delay_ms == 0 {
+        return Err(Error::invalid_param("delay_ms must be greater than 0."));
+    }
+    room_send::check_encryption(server, &kind.to_string())?;
+    let operation = format!("delayed_event/{room}/{kind}");
+    let mut draft = Draft::message(kind, content);
+    draft.state_key = state_key;
+    draft.sticky = req.query.sticky_duration_ms.map(Sticky::from);
+    draft.timestamp = req.query.ts.filter(|_| user.appservice.is_some());
+    let delay_id = schedule(server, &user, &room, draft, delay_ms, Some((operation, &txn)))?;
+    Ok(Json(Sent::Later { delay_id }))
+}
+
+answers_json! {
+    /// Which of the user's wait.
+    pub struct ListRequest(get_all_delayed_events::unstable::Request, AccessToken) => JsonValue;
+}
+
+/// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events`, as an earlier form of the proposal has it
+/// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140))
+pub async fn get_all_delayed_events(server: &Server, user: User, _: ListRequest) -> Result<Json<JsonValue>> {
     let read = server.store.read();
     let mut waiting = delayed_events::waiting_of(&read, &user.id).collect::<Result<Vec<_>>>()?;
     waiting.sort_by_key(|(_, event)| event.due);
-    let events = waiting.into_iter().map(|(id, event)| shown(id, event)).collect();
-    Ok(get_all_delayed_events::unstable::Response::new(events))
+    let events: Vec<_> = waiting.into_iter().map(|(id, event)| with_earlier_names(shown(&id, event))).collect();
+    Ok(Json(json!({ "delayed_events": events })))
 }
 
-/// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`
+/// Which delayed event.
+pub struct OneRequest {
+    id: String,
+    accepted: bool,
+}
+
+stands_in_for!(OneRequest, get_delayed_event::unstable::Request);
+reads!(OneRequest => Json<JsonValue>, |request, path_args| {
+    let (id,) = own::path(path_args)?;
+    Self { id, accepted: is_accepted(&request) }
+});
+
+/// `GET /_matrix/client/v1/delayed_events/{delayId}`
 /// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140))
-pub async fn get_delayed_event(
-    server: &Server,
-    user: User,
-    req: get_delayed_event::unstable::Request,
-) -> Result<get_delayed_event::unstable::Response> {
-    let event = delayed_events::require(&server.store.read(), &req.delay_id)?;
-    if event.user != user.id {
-        return Err(Error::not_found("You have no such delayed event."));
-    }
-    Ok(get_delayed_event::unstable::Response::new(shown(req.delay_id, event)))
+pub async fn get_delayed_event(server: &Server, user: User, req: OneRequest) -> Result<Json<JsonValue>> {
+    let event = delayed_events::require_of(&server.store.read(), &req.id, &user.id)?;
+    let shown = shown(&req.id, event);
+    Ok(Json(if req.accepted { shown } else { with_earlier_names(shown) }))
 }
 
-fn shown(id: String, event: DelayedEvent) -> DelayedEventData {
-    let time = |ms: u64| MilliSecondsSinceUnixEpoch(UInt::new_saturating(ms));
-    let mut data = DelayedEventData::new(
-        id,
-        event.room,
-        event.kind.into(),
-        event.state_key,
-        Raw::from_json(event.content),
-        Duration::from_millis(event.delay),
-        time(event.running_since),
-    );
+fn shown(id: &str, event: DelayedEvent) -> JsonValue {
+    let mut shown = json!({
+        "delay_id": id,
+        "room_id": event.room,
+        "type": event.kind,
+        "delay_ms": event.delay,
+        "delayed_since_ts": event.running_since,
+        "content": event.content,
+    });
+    if let Some(key) = event.state_key {
+        shown["state_key"] = json!(key);
+    }
     if let Some(over) = event.over {
-        data.finalized_ts = Some(time(over.at));
+        let mut finalised = json!({ "finalised_ts": over.at });
         match over.how {
-            Ending::Sent(event) => data.event_id = Some(event),
+            Ending::Sent(event) => finalised["event_id"] = json!(event),
             Ending::Cancelled => {}
-            Ending::Failed(code, message) => {
-                data.error = serde_json::from_value(json!({ "errcode": code, "error": message })).ok();
-            }
+            Ending::Failed(code, message) => finalised["error"] = json!({ "errcode": code, "error": message }),
+        }
+        shown["finalised"] = finalised;
+    }
+    shown
+}
+
+/// With the fields that the proposal had before it was accepted.
+fn with_earlier_names(mut shown: JsonValue) -> JsonValue {
+    shown["delay"] = shown["delay_ms"].clone();
+    shown["running_since"] = shown["delayed_since_ts"].clone();
+    if let Some(finalised) = shown["finalised"].as_object().cloned() {
+        for (name, value) in finalised {
+            shown[name] = value;
         }
     }
-    data
+    shown
+}
+
+/// What to do with which delayed event.
+pub struct ActRequest {
+    id: String,
+    action: String,
+    accepted: bool,
+}
+
+stands_in_for!(ActRequest, update_delayed_event::unstable_v2::Request, AccessTokenOptional);
+reads!(ActRequest => Json<JsonValue>, |request, path_args| {
+    let (id, action) = own::path(path_args)?;
+    Self { id, action, accepted: is_accepted(&request) }
+});
+
+/// `POST /_matrix/client/v1/delayed_events/{delayId}/{action}`
+/// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)): only its sender may, but under the earlier
+/// name nobody needs a token.
+pub async fn update_delayed_event(server: &Server, user: Option<User>, req: ActRequest) -> Result<Json<JsonValue>> {
+    match &user {
+        Some(user) => drop(delayed_events::require_of(&server.store.read(), &req.id, &user.id)?),
+        None if req.accepted => {
+            let message = "Only who sends the event can do this: log in first.";
+            return Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, message));
+        }
+        None => {}
+    }
+    match update(server, &req.id, &UpdateAction::from(req.action), req.accepted).await? {
+        true => Ok(Json(json!({}))),
+        false => {
+            let message = "There is nothing else to do with a delayed event than restart, send and cancel.";
+            Err(Error::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, message))
+        }
+    }
 }
 
 answers_json! {
     /// Ruma wants a token where the action is in the body; clients that have none know the delay ID.
-    pub struct UpdateRequest(update_delayed_event::unstable_v1::Request, NoAccessToken) => serde_json::Value;
+    pub struct UpdateRequest(update_delayed_event::unstable_v1::Request, NoAccessToken) => JsonValue;
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`, as an earlier form of the proposal has it
@@ -249,160 +335,44 @@ pub async fn update_delayed_event_v1(
     server: &Server,
     _: Anyone,
     UpdateRequest(req): UpdateRequest,
-) -> Result<Json<serde_json::Value>> {
-    match update(server, &req.delay_id, &req.action).await? {
+) -> Result<Json<JsonValue>> {
+    match update(server, &req.delay_id, &req.action, false).await? {
         true => Ok(Json(json!({}))),
         false => Err(Error::invalid_param("action must be restart, send or cancel.")),
     }
 }
 
-/// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}`
-/// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140))
-pub async fn update_delayed_event(
-    server: &Server,
-    _: Anyone,
-    req: update_delayed_event::unstable_v2::Request,
-) -> Result<update_delayed_event::unstable_v2::Response> {
-    match update(server, &req.delay_id, &req.action).await? {
-        true => Ok(update_delayed_event::unstable_v2::Response::new()),
-        false => {
-            let message = "There is nothing else to do with a delayed event than restart, send and cancel.";
-            Err(Error::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, message))
-        }
-    }
-}
-
 /// Does what a client wants done with a delayed event; tells whether there is such an action.
-async fn update(server: &Server, id: &str, action: &UpdateAction) -> Result<bool> {
-    match action {
-        UpdateAction::Restart => server.store.write(|tx| delayed_events::restart(tx, id))?,
-        UpdateAction::Cancel => server.store.write(|tx| delayed_events::end(tx, id, Ending::Cancelled))?,
-        UpdateAction::Send => send(server, id).await?,
+async fn update(server: &Server, id: &str, action: &UpdateAction, accepted: bool) -> Result<bool> {
+    let done = match action {
+        UpdateAction::Restart => server.store.write(|tx| delayed_events::restart(tx, id)),
+        UpdateAction::Cancel => server.store.write(|tx| delayed_events::end(tx, id, Ending::Cancelled)),
+        UpdateAction::Send => {
+            let event = delayed_events::require_waiting(&server.store.read(), id);
+            match event {
+                Ok(event) => due::send(server, id, &event).await,
+                Err(error) => Err(error),
+            }
+        }
         _ => return Ok(false),
+    };
+    match done {
+        Err(error) if error.is_not_found() => when_over(&server.store.read(), id, action, accepted, error)?,
+        done => done?,
     }
     Ok(true)
 }
 
-/// Sends what is due. Does not return.
-///
-/// Rooms are independent of each other, since one may have a policy server that takes its time; in a room, events are
-/// sent in the order of their times.
-pub async fn run(server: &Server) {
-    let mut busy: HashSet<OwnedRoomId> = HashSet::new();
-    let mut running = FuturesUnordered::new();
-    loop {
-        let more = server.delayed_events.notified();
-        let wait = match due(server, &busy) {
-            Ok((rooms, wait)) => {
-                for (room, ids) in rooms {
-                    busy.insert(room.clone());
-                    running.push(async move {
-                        for id in ids {
-                            send_due(server, &id).await;
-                        }
-                        room
-                    });
-                }
-                wait
-            }
-            Err(error) => {
-                tracing::error!("delayed events cannot be read: {error}");
-                Some(AGAIN)
-            }
-        };
-        tokio::select! {
-            Some(room) = running.next() => { busy.remove(&room); }
-            () = more => {}
-            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+/// What is answered where an event waits no more: it is no error to ask again for what was done ("to allow safely retrying
+/// requests").
+fn when_over(read: &dyn Read, id: &str, action: &UpdateAction, accepted: bool, error: Error) -> Result<()> {
+    match (action, delayed_events::require(read, id)?.over.map(|over| over.how)) {
+        (UpdateAction::Send, Some(Ending::Sent(_)))
+        | (UpdateAction::Cancel, Some(Ending::Cancelled | Ending::Failed(..))) => Ok(()),
+        (_, Some(_)) if accepted => {
+            let message = "The delayed event is over already, in another way.";
+            Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, message))
         }
+        _ => Err(error),
     }
-}
-
-/// A room and the delayed events that are due in it, by their IDs.
-type Due = (OwnedRoomId, Vec<String>);
-
-/// What is due in rooms that are not `busy`, and how long it is until more is. What is to be forgotten is.
-fn due(server: &Server, busy: &HashSet<OwnedRoomId>) -> Result<(Vec<Due>, Option<Duration>)> {
-    let now = clock::now_ms();
-    let mut rooms: Vec<Due> = Vec::new();
-    let mut old = Vec::new();
-    let mut wait = None;
-    let read = server.store.read();
-    for (at, id) in delayed_events::first(&read, AT_ONCE)? {
-        if at > now {
-            wait = Some(Duration::from_millis(at - now));
-            break;
-        }
-        let event = delayed_events::require(&read, &id)?;
-        if event.over.is_some() {
-            old.push(id);
-        } else if let Some((_, ids)) = rooms.iter_mut().find(|(room, _)| *room == event.room) {
-            ids.push(id);
-        } else if !busy.contains(&event.room) {
-            rooms.push((event.room, vec![id]));
-        }
-    }
-    if !old.is_empty() {
-        server.store.write(|tx| old.iter().try_for_each(|id| delayed_events::forget(tx, id)))?;
-    }
-    Ok((rooms, wait))
-}
-
-/// Sends one whose time has come. That it failed is noted in its row.
-async fn send_due(server: &Server, id: &str) {
-    let Err(error) = send(server, id).await else { return };
-    tracing::debug!("a delayed event was not sent: {error}");
-    if error.status().is_server_error() {
-        // Whatever is wrong, what else waits for the room will meet it too.
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// Sends a delayed event now. Where its sender may not send it, it is over; where that fails by no fault of its own, it is
-/// tried again later.
-async fn send(server: &Server, id: &str) -> Result<()> {
-    let event = delayed_events::require_waiting(&server.store.read(), id)?;
-    let Err(error) = try_send(server, id, &event).await else { return Ok(()) };
-    let overdue = clock::now_ms().saturating_sub(event.running_since.saturating_add(event.delay));
-    let (code, message) = error.told();
-    server.store.write(|tx| match delayed_events::require_waiting(tx, id) {
-        // Taken back or put off meanwhile.
-        Ok(now) if now.due != event.due => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) if error.status().is_server_error() && overdue < TRIED_FOR_MS => delayed_events::put_off(tx, id, AGAIN),
-        Ok(_) => delayed_events::end(tx, id, Ending::Failed(code, message)),
-    })?;
-    Err(error)
-}
-
-async fn try_send(server: &Server, id: &str, event: &DelayedEvent) -> Result<()> {
-    let account = accounts::require(&server.store.read(), &event.user)?;
-    if account.deactivated || account.locked || account.suspended {
-        return Err(Error::forbidden("The sender's account may not send events any more."));
-    }
-    let mut draft = Draft::message(event.kind.as_str().into(), event.content.clone());
-    draft.state_key = event.state_key.clone();
-    draft.request = Some(Request::Delay(id.to_owned()));
-    if draft.kind == TimelineEventType::RoomRedaction {
-        draft.redacts = Some(room_send::redacts(&draft.content)?);
-    }
-    draft.sticky = event.sticky.map(|duration_ms| Sticky { duration_ms });
-    draft.timestamp = event.timestamp.map(|ms| MilliSecondsSinceUnixEpoch(UInt::new_saturating(ms)));
-    // In the transaction that appends the event: whoever took it back or put it off until then did so in time.
-    let over = |tx: &mut Tx<'_>, sent: &Event| {
-        if delayed_events::require_waiting(tx, id)?.due != event.due {
-            return Err(Error::not_found("The delayed event was put off meanwhile."));
-        }
-        delayed_events::end(tx, id, Ending::Sent(sent.pdu.event_id.clone()))
-    };
-    if event.state_key.is_none() {
-        return room_send::send_now(server, &event.user, &event.room, draft, over).await.map(drop);
-    }
-    let set = room_state::set(server, &event.user, &event.room, draft, over).await?;
-    // Nothing is sent where the state is as it should be.
-    server.store.write(|tx| match delayed_events::require(tx, id)?.over {
-        None => delayed_events::end(tx, id, Ending::Sent(set)),
-        Some(_) => Ok(()),
-    })
 }

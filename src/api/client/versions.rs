@@ -43,6 +43,7 @@ const FEATURES: &[(&str, &str)] = &[
     ("org.matrix.msc4108", "where devices meet of which one is not logged in"),
     ("io.element.msc4388", "the same in a newer form"),
     ("org.matrix.msc4140", "delayed events"),
+    ("org.matrix.msc4140.stable", "the same, as they were accepted"),
     ("org.matrix.msc4143", "the ways for group calls"),
     ("org.matrix.msc4155", "whose invitations a user wants"),
     ("org.matrix.msc4222", "the state after the timeline in /sync"),
@@ -73,7 +74,7 @@ pub async fn get_versions(
 fn is_enabled(config: &Config, name: &str, what: &str) -> bool {
     match name {
         "fi.mau.msc2815" => !config.redaction_retention.is_zero(),
-        "org.matrix.msc4140" => !config.delayed_events.max_delay.is_zero(),
+        "org.matrix.msc4140" | "org.matrix.msc4140.stable" => !config.delayed_events.max_delay.is_zero(),
         _ => !what.starts_with("no: "),
     }
 }
