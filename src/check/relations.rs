@@ -51,9 +51,8 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         STICKY_EVENTS,
         EVENTS,
         |_, row| row.event,
-        |(room, position), _, event| {
-            event.room == *room && (event.order < 0 || event.order == timeline::order_of(*position))
-        },
+        // What was live stands at that place, and what came later before it.
+        |(room, position), _, event| event.room == *room && event.order <= timeline::order_of(*position),
     )?;
     checker.has(REDACTED_ORIGINALS, EVENTS, |no, _| *no, |_, _, event| event.redacted_by.is_some())
 }

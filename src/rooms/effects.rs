@@ -204,7 +204,7 @@ pub(super) fn appended(
     redaction::apply(tx, rooms, room, &event)?;
     redaction::of_removed(tx, room, &event)?;
     let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
-    let sticks = sticky::appended(tx, &event)?;
+    let sticks = sticky::appended(tx, &event, live)?;
     if live {
         notifications::on_event(tx, rooms, room, &event)?;
     } else if let Some(position) = sticks {

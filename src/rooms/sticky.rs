@@ -69,20 +69,16 @@ pub fn is_noted(read: &dyn Read, room: RoomNo, position: Position) -> Result<boo
     trees::STICKY_EVENTS.contains(read, (room, position))
 }
 
-/// Notes an event that has its place in the timeline now, if it sticks; gives the position at which it is new then. One that is
-/// not live gets a position for this.
+/// Notes an event that has its place in the timeline now, if it sticks; gives the position at which it is new then. One
+/// that is not `live` gets a position for this: its place may be long past for clients, also where it fills a gap.
 ///
 /// # Errors
 /// As [`is_noted`].
-pub(super) fn appended(tx: &mut Tx<'_>, event: &Event) -> Result<Option<Position>> {
+pub(super) fn appended(tx: &mut Tx<'_>, event: &Event, live: bool) -> Result<Option<Position>> {
     let now = clock::now_ms();
     let Some(expires) = expiry(event).filter(|expires| *expires > now) else { return Ok(None) };
-    let rows: Vec<(Position, StickyEvent)> = trees::STICKY_EVENTS
-        .scan(tx, (event.room,), Direction::Backward)
-        .map(|row| row.map(|((_, position), row)| (position, row)))
-        .collect::<Result<_>>()?;
     let (mut kept, mut of_sender) = (1, 1);
-    for (position, row) in rows {
+    for (position, row) in newest_first(tx, event.room)? {
         let same = row.sender == event.pdu.sender;
         if row.expires <= now || kept >= OF_ROOM || (same && of_sender >= OF_SENDER) {
             trees::STICKY_EVENTS.delete(tx, (event.room, position));
@@ -93,9 +89,26 @@ pub(super) fn appended(tx: &mut Tx<'_>, event: &Event) -> Result<Option<Position
         }
     }
     let row = StickyEvent { event: event.no, sender: event.pdu.sender.clone(), expires };
-    let position = if event.order > 0 { Position(event.order.unsigned_abs()) } else { tx.next_position()? };
+    let position = if live { Position(event.order.unsigned_abs()) } else { tx.next_position()? };
     trees::STICKY_EVENTS.put(tx, (event.room, position), &row);
     Ok(Some(position))
+}
+
+/// Forgets an event that leaves the timeline.
+///
+/// # Errors
+/// As [`is_noted`].
+pub(super) fn forget(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    for (position, _) in newest_first(tx, event.room)?.into_iter().filter(|(_, row)| row.event == event.no) {
+        trees::STICKY_EVENTS.delete(tx, (event.room, position));
+        outbox::unstuck(tx, event.room, position)?;
+    }
+    Ok(())
+}
+
+fn newest_first(read: &dyn Read, room: RoomNo) -> Result<Vec<(Position, StickyEvent)>> {
+    let rows = trees::STICKY_EVENTS.scan(read, (room,), Direction::Backward);
+    rows.map(|row| row.map(|((_, position), row)| (position, row))).collect()
 }
 
 /// The room's events that came after `since` and still stick, in their order, with their positions. History visibility

@@ -1,8 +1,10 @@
 //! Events between servers: transactions in all their orders, what is missing fetched, history fetched when it is looked at.
 
+use std::time::Duration;
+
 use conduit::{
-    rooms::{backfill, event, event::Status, timeline},
-    store::trees,
+    rooms::{Draft, backfill, deletion, event, event::Status, sticky::Sticky, timeline},
+    store::{Tx, trees},
 };
 use http::{Method, StatusCode};
 use ruma::{
@@ -195,6 +197,36 @@ async fn a_timeline_begins_behind_a_gap() {
     // Now there is no gap any more.
     let sync = pair.bob.sync(&format!("since={since}&filter={filter}")).await;
     assert_eq!(sync["rooms"]["join"][room]["timeline"]["limited"], false);
+}
+
+/// What sticks to a room is new when it comes, also where it fills a gap; what came before it meanwhile stays new.
+#[tokio::test]
+async fn what_sticks_is_new_when_a_gap_is_filled() {
+    let pair = Pair::new().await;
+    let alice = UserId::parse(&pair.alice.user_id).unwrap();
+    let call = Draft { sticky: Some(Sticky { duration_ms: 600_000 }), ..text("call") };
+    let call = pair.rooms.send(0, &alice, call).await.unwrap().pdu.event_id;
+    let said = pair.say(300).await;
+    pair.transaction("test late", vec![pair.rooms.json(said.last().unwrap())]).await;
+    let since = pair.bob.sync("").await["next_batch"].as_str().unwrap().to_owned();
+    assert_eq!(status(&pair.b, &call), None);
+    let room = pair.rooms.room.as_str();
+    let later = pair.bob.send_text(room, "later").await;
+    pair.bodies().await;
+    assert_eq!(status(&pair.b, &call), Some(Status::Accepted));
+
+    let sync = pair.bob.sync(&format!("since={since}")).await;
+    let joined = &sync["rooms"]["join"][room];
+    assert_eq!(joined["timeline"]["events"][0]["event_id"], later);
+    assert_eq!(joined["msc4354_sticky"]["events"][0]["event_id"], call.as_str());
+    // It goes with its room.
+    let rooms = &pair.b.handle.server().rooms;
+    let begin = |tx: &mut Tx<'_>| deletion::begin(tx, conduit::rooms::require(tx, &pair.rooms.room)?.0, None, false);
+    rooms.store.write(begin).unwrap();
+    while trees::STICKY_EVENTS.verify(&rooms.store.read()).unwrap().0 > 0 {
+        rooms.deletions.notify_one();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// What allows an event is fetched one by one from a server that does not tell it at once.

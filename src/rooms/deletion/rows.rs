@@ -12,7 +12,7 @@ use crate::{
     rooms::{
         deltas,
         event::{self, Event, Status},
-        members, relations,
+        members, relations, sticky,
     },
     store::{
         Direction, Read, Tree, Tx, Value,
@@ -234,8 +234,9 @@ fn detach(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     if event.order != 0 {
         trees::TIMELINE.delete(tx, (event.room, event.order));
     }
-    if event.order > 0 {
-        trees::STICKY_EVENTS.delete(tx, (event.room, Position(event.order.unsigned_abs())));
+    // A redaction takes the field away that says whether it stuck.
+    if event.pdu.sticky.is_some() || event.redacted_by.is_some() {
+        sticky::forget(tx, event)?;
     }
     relations::unlink(tx, event)?;
     if let Some(target) = &event.pdu.redacts
