@@ -185,15 +185,14 @@ impl ServerKeys {
         }
         // Both go on: a notary may be one of the servers.
         let mut notaries = pin!(self.ask_notaries(federation, missing));
-        tokio::select! {
-            asked = &mut servers => {
-                asked?;
-                notaries.await
-            }
-            told = &mut notaries => {
-                told?;
-                if self.missing(missing, &self.known(missing)?).is_empty() { Ok(()) } else { servers.await }
-            }
+        let have_servers_told = tokio::select! {
+            asked = &mut servers => asked.map(|()| true),
+            told = &mut notaries => told.map(|()| false),
+        }?;
+        match have_servers_told {
+            _ if self.missing(missing, &self.known(missing)?).is_empty() => Ok(()),
+            true => notaries.await,
+            false => servers.await,
         }
     }
 

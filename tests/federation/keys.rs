@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::Arc,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use conduit::{
@@ -13,6 +14,7 @@ use conduit::{
 use http::{Method, StatusCode};
 use ruma::{CanonicalJsonObject, OwnedServerName, ServerName, serde::Base64, signatures::PublicKeySet};
 use serde_json::{Value, json};
+use tokio::{sync::Notify, time::timeout};
 
 use crate::common::{
     TestServer,
@@ -278,6 +280,31 @@ async fn a_trusted_server_is_asked_while_another_does_not_answer() {
     });
     assert!(key(&a, &peer, now).await.is_some());
     assert!(at_the_time.load(Ordering::Relaxed) > alone);
+}
+
+/// Nor is a trusted server that lets us wait, where the server itself tells.
+#[tokio::test]
+async fn a_trusted_server_that_does_not_answer_is_not_waited_for() {
+    let net = TestNet::new();
+    let (notary, peer) = (Peer::new(&net, "notary").await, Peer::new(&net, "peer").await);
+    let asked = Arc::new(Notify::new());
+    let notary_asked = asked.clone();
+    notary.on("/_matrix/key/v2/query", move |_| {
+        notary_asked.notify_one();
+        std::future::pending()
+    });
+    let own = peer.clone();
+    peer.on("/_matrix/key/v2/server", move |_| {
+        let (asked, document) = (asked.clone(), own.document(|_| {}));
+        async move {
+            asked.notified().await;
+            answer(200, &document)
+        }
+    });
+    let a = net.server_with("a", |config| config.trusted_servers = vec!["notary.test".try_into().unwrap()]).await;
+    // Less than the notary is given.
+    let found = timeout(Duration::from_secs(20), key(&a, &peer, clock::now_ms())).await;
+    assert!(found.expect("the notary is waited for").is_some());
 }
 
 #[tokio::test]
