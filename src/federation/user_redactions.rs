@@ -113,20 +113,21 @@ fn rooms_of(read: &dyn Read, user: &UserId) -> Result<Vec<OwnedRoomId>> {
     Ok(found)
 }
 
-/// Does all that is noted, until the server stops.
+/// Does some of each that is noted; if more is left, it has itself called again, after what else waits for its turn.
 ///
 /// # Errors
 /// As [`find`].
 pub async fn work(federation: &Federation) -> Result<()> {
     let noted: Vec<(String, UserRedaction)> =
         USER_REDACTIONS.scan(&federation.rooms.store.read(), (), Direction::Forward).collect::<Result<_>>()?;
-    for (id, mut row) in noted.into_iter().filter(|(_, row)| row.done_ts.is_none()) {
-        while row.done_ts.is_none() && !*federation.stopping.borrow() {
-            row = step(federation, row).await?;
-            federation.rooms.store.write(|tx| {
-                USER_REDACTIONS.put(tx, &id, &row);
-                Ok(())
-            })?;
+    for (id, row) in noted.into_iter().filter(|(_, row)| row.done_ts.is_none()) {
+        let row = step(federation, row).await?;
+        federation.rooms.store.write(|tx| {
+            USER_REDACTIONS.put(tx, &id, &row);
+            Ok(())
+        })?;
+        if row.done_ts.is_none() {
+            federation.rooms.deletions.notify_one();
         }
     }
     Ok(())
