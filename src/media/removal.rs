@@ -4,7 +4,13 @@
 //! looking at the row of every file, so this is for what happens once a day or because an administrator asks for it, on a
 //! thread of its own.
 
-use std::{collections::HashSet, fs, io, path::Path, time::SystemTime};
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 
@@ -107,6 +113,7 @@ pub fn remove(
     dry_run: bool,
     mut is_wanted: impl FnMut(&Item) -> bool,
 ) -> Result<Removed> {
+    let begun = SystemTime::now();
     let items = items(&store.read())?;
     let (mut going, staying): (Vec<_>, Vec<_>) =
         items.into_iter().partition(|item| item.uri().is_some() && is_wanted(item));
@@ -119,7 +126,7 @@ pub fn remove(
         Name::Uri(..) => false,
     });
     going.extend(orphans);
-    if dry_run { Ok(count(&going, &staying)) } else { delete(store, files, &going, &staying) }
+    if dry_run { Ok(count(&going, &staying)) } else { delete(store, files, begun, &going, &staying) }
 }
 
 /// Removes the files of users who asked to be forgotten.
@@ -156,13 +163,18 @@ fn count(going: &[Item], staying: &[Item]) -> Removed {
     }
 }
 
-/// Removes `going`; of their bytes those stay that `staying` name. No bytes go before it is certain that their names are
-/// gone, also after a power cut.
+/// Removes `going`; of their bytes those stay that `staying` name, and those that came anew since `begun`, before which no
+/// item was read. No bytes go before it is certain that their names are gone, also after a power cut.
 ///
 /// # Errors
 /// When the database or the disk fails.
-pub(super) fn delete(store: &Store, files: &Files, going: &[Item], staying: &[Item]) -> Result<Removed> {
-    let begun = SystemTime::now();
+pub(super) fn delete(
+    store: &Store,
+    files: &Files,
+    begun: SystemTime,
+    going: &[Item],
+    staying: &[Item],
+) -> Result<Removed> {
     for batch in going.chunks(BATCH) {
         store.write(|tx| {
             batch.iter().for_each(|item| delete_name(tx, item));
@@ -181,7 +193,14 @@ pub(super) fn delete(store: &Store, files: &Files, going: &[Item], staying: &[It
 
 /// Removes a file, but not if the same bytes were sent anew since `begun`: they have another name by now, or soon.
 fn remove_file(path: &Path, begun: SystemTime) -> io::Result<()> {
-    if fs::metadata(path)?.modified()? < begun { fs::remove_file(path) } else { Ok(()) }
+    if came(path)? < begun { fs::remove_file(path) } else { Ok(()) }
+}
+
+/// When a file was put in its place. It was written before that, and may have been for a while.
+fn came(path: &Path) -> io::Result<SystemTime> {
+    let metadata = fs::metadata(path)?;
+    let (seconds, nanoseconds) = (metadata.ctime().try_into(), metadata.ctime_nsec().try_into());
+    Ok(SystemTime::UNIX_EPOCH + Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default()))
 }
 
 fn delete_name(tx: &mut Tx<'_>, item: &Item) {
@@ -190,4 +209,27 @@ fn delete_name(tx: &mut Tx<'_>, item: &Item) {
         Name::Thumbnail(original, size) => trees::THUMBNAILS.delete(tx, (&**original, &**size)),
     }
     trees::MEDIA_ACCESSED.delete(tx, &*item.hash);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_put_in_place_meanwhile_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (incoming, path) = (folder.path().join("incoming"), folder.path().join("file"));
+        fs::write(&path, "the bytes").unwrap();
+        fs::write(&incoming, "the bytes").unwrap();
+        let begun = came(&incoming).unwrap() + Duration::from_nanos(1);
+        // The clock of a file system may stand still for some milliseconds.
+        while came(&path).unwrap() < begun {
+            fs::rename(&path, &incoming).unwrap();
+            fs::rename(&incoming, &path).unwrap();
+        }
+        remove_file(&path, begun).unwrap();
+        assert!(path.exists());
+        remove_file(&path, came(&path).unwrap() + Duration::from_nanos(1)).unwrap();
+        assert!(!path.exists());
+    }
 }
