@@ -4,13 +4,17 @@
 //! at once and the others in the background (`chores.rs`). Identity servers are asked once to forget the user's addresses;
 //! what they do about it is theirs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use ruma::UserId;
 
 use super::{Federation, chores, identity};
-use crate::{error::Result, store::records::Binding, users::accounts};
+use crate::{
+    error::{Error, Result},
+    store::records::Binding,
+    users::accounts,
+};
 
 /// How long identity servers may take.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -28,13 +32,20 @@ pub struct Ended {
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`; when the database fails.
-pub async fn deactivate(federation: &Federation, user: &UserId, erase: bool) -> Result<Ended> {
-    let rooms = &federation.rooms;
-    let bindings = rooms.store.write(|tx| {
+pub async fn deactivate(federation: &Arc<Federation>, user: &UserId, erase: bool) -> Result<Ended> {
+    let bindings = federation.rooms.store.write(|tx| {
         let bindings = accounts::require(tx, user)?.bindings;
         accounts::deactivate(tx, user, erase)?;
         Ok(bindings)
     })?;
+    let (federation, user) = (federation.clone(), user.to_owned());
+    // To its end, also when the client goes away.
+    tokio::spawn(async move { follow(&federation, &user, bindings).await }).await.map_err(Error::internal)?
+}
+
+/// Does what follows from the end of an account.
+async fn follow(federation: &Federation, user: &UserId, bindings: Vec<Binding>) -> Result<Ended> {
+    let rooms = &federation.rooms;
     rooms.deletions.notify_one();
     let left_all = chores::leave_all(federation, user, chores::AT_ONCE).await?;
     if !left_all {
