@@ -93,7 +93,8 @@ fn status(server: &Server) -> Result<Answer> {
     let in_use = accounts.filter(|(_, account)| !account.deactivated && !account.guest).count();
     let rooms = trees::ROOMS.scan(&read, (), Direction::Forward).filter_map(Result::ok);
     let joined = rooms.filter(|(_, room)| room.local_joined > 0).count();
-    let registration = match (server.config().registration(), sign_ups::registration(&read, &server.config())?) {
+    let config = server.config();
+    let registration = match (config.registration(), sign_ups::registration(&read, &config)?) {
         (_, Registration::Open) => "open",
         (Registration::Open, _) => "closed by itself but for those who have a token",
         (_, Registration::Token) => "with a token",
@@ -108,7 +109,7 @@ fn status(server: &Server) -> Result<Answer> {
         ("registration", json!(registration)),
         ("waiting_clients", json!(server.store.hub().len())),
         ("memory_bytes", json!(server.resident_bytes())),
-        ("memory_budget_bytes", json!(server.config().memory_budget())),
+        ("memory_budget_bytes", json!(config.memory_budget())),
     ]))
 }
 

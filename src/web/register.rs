@@ -59,12 +59,12 @@ pub async fn submit_registration(server: &Server, page: PageRequest) -> Result<R
 }
 
 fn door(server: &Server) -> Result<Door> {
-    let read = server.store.read();
+    let (read, config) = (server.store.read(), server.config());
     let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
-    Ok(match sign_ups::registration(&read, &server.config())? {
+    Ok(match sign_ups::registration(&read, &config)? {
         // The first account is the administrator's, who has the token of the first start.
         _ if awaits_administrator => Door::Token,
-        Registration::Open | Registration::Token if server.config().email.required_to_register => Door::Clients,
+        Registration::Open | Registration::Token if config.email.required_to_register => Door::Clients,
         Registration::Open => Door::Open,
         Registration::Token => Door::Token,
         Registration::Closed => Door::Closed,

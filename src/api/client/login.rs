@@ -127,12 +127,9 @@ fn response(server: &Server, user: OwnedUserId, device: OwnedDeviceId, issued: I
     response.refresh_token = issued.refresh;
     response.expires_in = issued.expires_in;
     // Clients go on at this address: only where the administrator says which it is.
-    response.well_known = server
-        .config()
-        .well_known
-        .client
-        .as_ref()
-        .map(|_| DiscoveryInfo::new(HomeserverInfo::new(server.config().well_known_client())));
+    let config = server.config();
+    let address = config.well_known.client.as_ref().map(|_| config.well_known_client());
+    response.well_known = address.map(|address| DiscoveryInfo::new(HomeserverInfo::new(address)));
     response
 }
 

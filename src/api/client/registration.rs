@@ -142,10 +142,10 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
 
 /// The flows that lead to an account.
 fn flows(server: &Server) -> Result<Vec<Flow>> {
-    let read = server.store.read();
+    let (read, config) = (server.store.read(), server.config());
     let awaits_administrator = registration_tokens::awaits_administrator(&read)?;
-    let (mails, required) = (server.mailer.is_configured(), server.config().email.required_to_register);
-    let mut flows = match sign_ups::registration(&read, &server.config())? {
+    let (mails, required) = (server.mailer.is_configured(), config.email.required_to_register);
+    let mut flows = match sign_ups::registration(&read, &config)? {
         Registration::Open => match (mails, required) {
             (true, true) => vec![uiaa::EMAIL],
             (true, false) => vec![uiaa::DUMMY, uiaa::EMAIL],
