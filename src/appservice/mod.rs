@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use ruma::{OwnedServerName, RoomAliasId, ServerName, UserId, api::error::ErrorKind};
 use tokio::sync::watch;
 
@@ -36,6 +37,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 pub struct Appservices {
     server_name: OwnedServerName,
     registered: watch::Sender<Arc<Registered>>,
+    changing: Mutex<()>,
 }
 
 /// Who is registered at one time.
@@ -49,10 +51,15 @@ impl Appservices {
     /// These, of the server of that name.
     pub fn new(registered: Registered, server_name: &ServerName) -> Self {
         let registered = watch::Sender::new(Arc::new(registered));
-        Self { server_name: server_name.to_owned(), registered }
+        Self { server_name: server_name.to_owned(), registered, changing: Mutex::default() }
     }
 
-    /// Goes on with these.
+    /// Keeps everybody else from registering or removing any for as long as it is held.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
+    }
+
+    /// Goes on with these, which were read while it was [held](Self::hold).
     pub fn set(&self, registered: Registered) {
         self.registered.send_replace(Arc::new(registered));
     }
@@ -117,6 +124,7 @@ impl Appservices {
     /// # Errors
     /// 400 `M_INVALID_PARAM` with what is wrong with it.
     pub fn add(&self, store: &Store, yaml: &str) -> Result<Arc<Registration>> {
+        let _held = self.hold();
         let registration = Registration::parse(yaml, &self.server_name).map_err(Error::invalid_param)?;
         let id = registration.id.clone();
         let replaces = APPSERVICES.contains(&store.read(), &id)?;
@@ -136,6 +144,7 @@ impl Appservices {
     /// # Errors
     /// 404 `M_NOT_FOUND` when nothing of this `id` was registered so.
     pub fn remove(&self, store: &Store, id: &str) -> Result<()> {
+        let _held = self.hold();
         store.write(|tx| {
             if !APPSERVICES.contains(tx, id)? {
                 let message = format!("No application service {id} was registered while the server ran.");

@@ -37,6 +37,8 @@ pub fn reload(server: &Server) -> Result<Reloaded> {
     let changes = config.succeed(&running);
     let ways = Ways::new(&config)?;
     let outlet = Outlet::new(&config)?;
+    // What an administrator registers meanwhile is not lost.
+    let _appservices = server.appservices.hold();
     let (registered, problems) =
         Registered::read(&config.appservice_registrations, &server.store, &config.server_name)?;
     if !problems.is_empty() {
