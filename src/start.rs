@@ -218,7 +218,8 @@ async fn tell_appservices(server: Arc<Server>) {
     }
 }
 
-/// Deletes rooms, their history and the files of erased users, and redacts what users sent, as it is noted, and finds the rooms that nobody is in any more: once a day.
+/// Deletes rooms, their history and the files of erased users, and redacts what users sent, as it is noted, and finds
+/// the rooms that nobody is in any more: once a day.
 async fn delete_rooms(server: &Arc<Server>) {
     let mut ticks = tokio::time::interval(TICK);
     let mut look = tokio::time::Instant::now() + AFTER_START;

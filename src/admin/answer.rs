@@ -75,7 +75,8 @@ pub enum Format {
     Json,
 }
 
-/// A value as people read it: a dash for `null` and for an empty list, text without quotation marks, lists without brackets.
+/// A value as people read it: a dash for `null` and for an empty list, text without quotation marks, lists without
+/// brackets.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

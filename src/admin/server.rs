@@ -28,7 +28,8 @@ pub enum Command {
     Compact,
     /// Read the configuration again, and put into effect what can change while the server runs
     Reload,
-    /// Log something else until the server stops or reads its configuration again, as the option log says it: "warn,conduit=debug"
+    /// Log something else until the server stops or reads its configuration again, as the option log says it:
+    /// "warn,conduit=debug"
     Log { filter: String },
     /// Let people register without a token again, after registration closed by itself
     OpenRegistration,

@@ -1,8 +1,8 @@
 //! Request and response types of our own, for where ruma's cannot hold what the specification or clients need.
 //!
 //! Such a type stands beside its handler. It takes method, paths, authentication and rate limit from the ruma type that
-//! it stands in for ([`stands_in_for`](crate::stands_in_for)), says how it is read ([`reads`](crate::reads)), and often answers
-//! with [`Json`] ([`answers_json`](crate::answers_json)).
+//! it stands in for ([`stands_in_for`](crate::stands_in_for)), says how it is read ([`reads`](crate::reads)), and often
+//! answers with [`Json`] ([`answers_json`](crate::answers_json)).
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use ruma::{

@@ -168,8 +168,8 @@ impl Appservices {
 }
 
 impl Registered {
-    /// Those of the files at `paths` (a folder stands for the files in it) and of the database. Gives a sentence for each
-    /// that is left out as well.
+    /// Those of the files at `paths` (a folder stands for the files in it) and of the database. Gives a sentence for
+    /// each that is left out as well.
     ///
     /// # Errors
     /// When the database fails.

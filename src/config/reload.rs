@@ -6,8 +6,8 @@ use parking_lot::RwLock;
 
 use super::{Config, options::RESTART, setting::Setting};
 
-/// The configuration in effect. All clones are one and the same; whoever needs an option for longer takes all options as
-/// they are at that time with [`get`](Self::get).
+/// The configuration in effect. All clones are one and the same; whoever needs an option for longer takes all options
+/// as they are at that time with [`get`](Self::get).
 #[derive(Clone, Debug)]
 pub struct Current(Arc<RwLock<Arc<Config>>>);
 
@@ -49,8 +49,8 @@ impl Current {
 }
 
 impl Config {
-    /// Makes this a configuration that can take the place of `running` while the server runs: what cannot change keeps its
-    /// value of there. Gives what differs.
+    /// Makes this a configuration that can take the place of `running` while the server runs: what cannot change keeps
+    /// its value of there. Gives what differs.
     pub fn succeed(&mut self, running: &Self) -> Changes {
         let mut changes = Changes::default();
         Setting::succeed(self, running, "", &mut changes);

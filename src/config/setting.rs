@@ -36,8 +36,8 @@ pub(crate) trait Setting {
         false
     }
 
-    /// Notes if the value of the option at `path` differs from the one in effect, which it then keeps if it cannot change
-    /// while the server runs.
+    /// Notes if the value of the option at `path` differs from the one in effect, which it then keeps if it cannot
+    /// change while the server runs.
     fn succeed(&mut self, running: &Self, path: &str, changes: &mut Changes)
     where
         Self: Clone + PartialEq,

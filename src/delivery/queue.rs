@@ -9,8 +9,8 @@
 //! - **Patience.** After a failure the loop waits ([`Pace`]), longer each time, then reads again what waits: by then
 //!   several things may have become one. [`Sender::retry`] ends the wait.
 //! - **Fairness.** A [`Gate`] bounds how many batches of how many destinations are in memory. Destinations that failed
-//!   last time, or are still to be found, pass it by another door, and whoever takes long gives its place to the next, so the dead do not hold up
-//!   the living.
+//!   last time, or are still to be found, pass it by another door, and whoever takes long gives its place to the next,
+//!   so the dead do not hold up the living.
 //!
 //! To stop a loop, drop its future: nothing is half done then, since only the sending awaits. The place up to which a
 //! destination has everything is the queue's to keep, in the database; a loop that starts again goes on from there, and

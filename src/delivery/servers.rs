@@ -11,9 +11,10 @@
 //! goes on without it. When it has caught up, the row goes. After a kill the lines go on from there: what was sent, but
 //! not yet noted, is sent again, and known by its event and message IDs.
 //!
-//! The log forgets. Beyond [`KEPT`] rows only the newest event of each room stays, those that stick to it, and each user's
-//! keys; so a server that was away for long gets the newest event of each room and asks for what lies between. Lines need not know the
-//! difference. Messages to devices stay until they arrive, in a queue for each server (`users/to_servers.rs`).
+//! The log forgets. Beyond [`KEPT`] rows only the newest event of each room stays, those that stick to it, and each
+//! user's keys; so a server that was away for long gets the newest event of each room and asks for what lies between.
+//! Lines need not know the difference. Messages to devices stay until they arrive, in a queue for each server
+//! (`users/to_servers.rs`).
 //!
 //! Invariants: a server is told of a room's events only if it was in the room when they happened, or they are about one
 //! of its users; a server that fails is left alone, for longer and longer, up to an hour in the first week and a day

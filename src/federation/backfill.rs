@@ -132,8 +132,8 @@ impl Federation {
     }
 }
 
-/// Gives an event that a server sent its place in history from before the room begins here: fetches what lies between from
-/// that server, if that is not too much.
+/// Gives an event that a server sent its place in history from before the room begins here: fetches what lies between
+/// from that server, if that is not too much.
 pub(super) async fn back_to(fetch: Fetch<'_>, event: &Signed) -> Result<(), Unfetched> {
     for _ in 0..ROUNDS {
         let earliest = {
@@ -151,8 +151,8 @@ pub(super) async fn back_to(fetch: Fetch<'_>, event: &Signed) -> Result<(), Unfe
     Ok(())
 }
 
-/// Fetches what came before an edge from one server; whether anything did come. An event that is `given` is taken as it is,
-/// since the server may not show it whole as history.
+/// Fetches what came before an edge from one server; whether anything did come. An event that is `given` is taken as it
+/// is, since the server may not show it whole as history.
 async fn before(fetch: Fetch<'_>, edge: &Edge, given: Option<&Signed>) -> Result<bool, Unfetched> {
     let missing = edge.missing.iter().take(20).cloned().collect();
     let request = Request::new(fetch.room.to_owned(), missing, UInt::from(EVENTS));

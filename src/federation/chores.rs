@@ -69,8 +69,8 @@ pub async fn all(federation: &Federation) -> Result<()> {
     Ok(())
 }
 
-/// Has the guests of this server leave the room, unless it admits them again. A guest whom the room's rules do not let go
-/// stays, and that is logged.
+/// Has the guests of this server leave the room, unless it admits them again. A guest whom the room's rules do not let
+/// go stays, and that is logged.
 async fn remove_guests(federation: &Federation, room: RoomNo) -> Result<()> {
     let id = rooms::get(&federation.rooms.store.read(), room)?.id;
     let guard = federation.rooms.lock(&id).await;

@@ -1,8 +1,8 @@
 //! The end of an account of this server, whoever wants it: the user or an administrator.
 //!
-//! The account ends in one transaction (`users/accounts.rs`), which queues what takes longer: the user leaves the first rooms
-//! at once and the others in the background (`chores.rs`). Identity servers are asked once to forget the user's addresses;
-//! what they do about it is theirs.
+//! The account ends in one transaction (`users/accounts.rs`), which queues what takes longer: the user leaves the first
+//! rooms at once and the others in the background (`chores.rs`). Identity servers are asked once to forget the user's
+//! addresses; what they do about it is theirs.
 
 use std::{sync::Arc, time::Duration};
 

@@ -65,8 +65,8 @@ const SHORT: usize = 10;
 /// How many states are fetched for one event and those before it.
 const STATES: usize = 3;
 
-/// How long events of a room wait that a user of this server is just joining: the others there know of the join before it is
-/// done here.
+/// How long events of a room wait that a user of this server is just joining: the others there know of the join before
+/// it is done here.
 const JOINING: Duration = Duration::from_secs(20);
 
 /// How long other servers' answers are waited for, for all events of one room in a transaction together.
@@ -236,8 +236,8 @@ async fn complete(fetch: Fetch<'_>, event: Signed, prev_is_missing: bool) -> Res
         let earlier = policy::looked_at(fetch.federation, fetch.room, earlier).await?;
         place(fetch, &earlier, &mut states).await?;
     }
-    // Who tells what came before the event, but does not show what it follows, is not asked for the state there: it could
-    // make up one in which whatever it likes is allowed.
+    // Who tells what came before the event, but does not show what it follows, is not asked for the state there: it
+    // could make up one in which whatever it likes is allowed.
     if is_told {
         let follows = event.pdu().prev_events.iter().filter(|id| !history.contains(*id)).cloned().collect();
         let hidden = fetch.federation.rooms.unplaced(follows)?;
@@ -247,8 +247,8 @@ async fn complete(fetch: Fetch<'_>, event: Signed, prev_is_missing: bool) -> Res
 }
 
 /// Whether the event sticks to the room and happened before it begins here: servers send such to who joins
-/// ([MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354), a proposal). While members are missing, it is
-/// taken in as others are then.
+/// ([MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354), a proposal). While members are missing,
+/// it is taken in as others are then.
 fn sticks_from_before(fetch: Fetch<'_>, event: &Signed) -> Result<bool> {
     let rooms = &fetch.federation.rooms;
     if !sticky::sticks(event.pdu(), clock::now_ms()) || event.pdu().depth >= rooms.first_depth(fetch.room)? {

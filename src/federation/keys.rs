@@ -175,8 +175,8 @@ impl ServerKeys {
         Ok(known)
     }
 
-    /// Asks servers for their keys, and notaries for what they do not tell, or not soon: those that are slow, or gone, need
-    /// not be waited for if somebody else tells.
+    /// Asks servers for their keys, and notaries for what they do not tell, or not soon: those that are slow, or gone,
+    /// need not be waited for if somebody else tells.
     async fn ask_few(&self, federation: &Federation, missing: &Needed) -> Result<()> {
         let mut servers = pin!(self.ask_servers(federation, missing));
         if let Ok(asked) = timeout(PATIENCE, &mut servers).await {

@@ -4,9 +4,10 @@
 //! - `directory.rs`, `spaces.rs` and `profiles.rs` look up for our clients what others know, and `answers.rs` remembers it
 //!   for a while.
 //! - `media.rs` fetches files.
-//! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others' into
-//!   ours by invitation; `missing_members.rs` asks for the members that a join left out; `chores.rs` does what one decision
-//!   asks for in many rooms, `deactivation.rs` ends an account; `handshake.rs` lets others' users in and out who ask here.
+//! - `join.rs`, `knock.rs`, `invite.rs` and `leave.rs` bring our users into rooms of others and out of them, others'
+//!   into ours by invitation; `missing_members.rs` asks for the members that a join left out; `chores.rs` does what one
+//!   decision asks for in many rooms, `deactivation.rs` ends an account; `handshake.rs` lets others' users in and out
+//!   who ask here.
 //! - `identity.rs` asks identity servers, which are no homeservers, and `third_party_invite.rs` invites by what they know.
 //! - `keys.rs` knows the keys that servers sign with, `verify.rs` checks events and other objects by them.
 //! - `inbound.rs` takes the events that servers send, `fetch.rs` asks for those that are missing,

@@ -1,9 +1,9 @@
 //! What a user sent is redacted at an administrator's word: in some rooms or all that the user is in, the latest first.
 //!
-//! That can be thousands of events, so it is a row in `USER_REDACTIONS`, with the place up to which it is done, and goes
-//! on after a restart. What is redacted already is passed over, so what is done twice changes nothing the second time. What
-//! cannot be redacted, as where the redacting user has no power, is noted and does not hold up the rest. The row stays for a
-//! week after its end, for those who ask.
+//! That can be thousands of events, so it is a row in `USER_REDACTIONS`, with the place up to which it is done, and
+//! goes on after a restart. What is redacted already is passed over, so what is done twice changes nothing the second
+//! time. What cannot be redacted, as where the redacting user has no power, is noted and does not hold up the rest. The
+//! row stays for a week after its end, for those who ask.
 
 use std::collections::BTreeMap;
 

@@ -136,8 +136,8 @@ impl Limits {
         *self.allowances.write() = allowances;
     }
 
-    /// Counts a request to `route` by the caller of that name, or from `address` if there is no name. An allowance of the
-    /// caller's `own` stands in place of that for sending.
+    /// Counts a request to `route` by the caller of that name, or from `address` if there is no name. An allowance of
+    /// the caller's `own` stands in place of that for sending.
     ///
     /// # Errors
     /// `M_LIMIT_EXCEEDED` with the time after which the same request would be accepted.

@@ -136,7 +136,8 @@ pub async fn bind(options: &ListenOptions) -> Result<Listeners> {
     Ok(Listeners { sockets, tls, max_connections: options.max_connections, timeouts: options.timeouts, told: true })
 }
 
-/// Opens a socket beside those of the server, without TLS and for a few connections, that systemd has nothing to do with.
+/// Opens a socket beside those of the server, without TLS and for a few connections, that systemd has nothing to do
+/// with.
 ///
 /// # Errors
 /// When it cannot be opened.

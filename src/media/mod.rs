@@ -86,8 +86,8 @@ pub fn unblock(tx: &mut Tx<'_>, hash: &str) {
     trees::BLOCKED_MEDIA.delete(tx, hash);
 }
 
-/// Protects a file of this server, or ends that: it stays until it is deleted by name, whatever its age, and is blocked by
-/// name only.
+/// Protects a file of this server, or ends that: it stays until it is deleted by name, whatever its age, and is blocked
+/// by name only.
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`.

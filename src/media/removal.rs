@@ -163,8 +163,8 @@ fn count(going: &[Item], staying: &[Item]) -> Removed {
     }
 }
 
-/// Removes `going`; of their bytes those stay that `staying` name, and those that came anew since `begun`, before which no
-/// item was read. No bytes go before it is certain that their names are gone, also after a power cut.
+/// Removes `going`; of their bytes those stay that `staying` name, and those that came anew since `begun`, before which
+/// no item was read. No bytes go before it is certain that their names are gone, also after a power cut.
 ///
 /// # Errors
 /// When the database or the disk fails.

@@ -3,8 +3,8 @@
 //! The resolver of a small machine is a small resolver: some drop what comes too fast, some answer errors for record
 //! types they do not know, some forget everything while they restart. So answers are kept for as long as they are valid
 //! and at least a minute, failures too; an answer that is no longer valid serves on if no new one can be had; one query
-//! at a time asks for a name, a few in all, fewer when answers stay away, the newest first where more wait; and addresses
-//! of a family that the machine has no route for are not asked for.
+//! at a time asks for a name, a few in all, fewer when answers stay away, the newest first where more wait; and
+//! addresses of a family that the machine has no route for are not asked for.
 
 use std::{
     collections::HashMap,
@@ -46,8 +46,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(60);
 const QUERIES: usize = 16;
 const LEAST_QUERIES: usize = 4;
 
-/// How long an answer is waited for, with the query sent four times within the first second or so; and how often that is
-/// done. A resolver that takes longer to find out knows by the time it is asked again.
+/// How long an answer is waited for, with the query sent four times within the first second or so; and how often that
+/// is done. A resolver that takes longer to find out knows by the time it is asked again.
 const PATIENCE: Duration = Duration::from_millis(2_500);
 const TRIES: usize = 4;
 
@@ -292,7 +292,8 @@ impl Names {
                 Ok((Vec::new(), Duration::from_secs(nothing.negative_ttl.unwrap_or(0).into())))
             }
             Err(NetError::Timeout) => {
-                // Fewer at once: it may be that it is asked too fast. If nobody answers for the name, that is said once.
+                // Fewer at once: it may be that it is asked too fast. If nobody answers for the name, that is said
+                // once.
                 if first && self.at_once.load(Ordering::Relaxed) > LEAST_QUERIES {
                     self.at_once.fetch_sub(1, Ordering::Relaxed);
                     turn.forget();

@@ -1,8 +1,8 @@
 //! Bounded work of which the newest is done first.
 //!
-//! When more is asked for than can be done, whoever waits in a queue waits for everything that came before, until all give
-//! up waiting. Here who comes last has the next place: what a person asks for now is done now, whatever waits in the
-//! background, and what was begun is ended before something else begins.
+//! When more is asked for than can be done, whoever waits in a queue waits for everything that came before, until all
+//! give up waiting. Here who comes last has the next place: what a person asks for now is done now, whatever waits in
+//! the background, and what was begun is ended before something else begins.
 
 use std::sync::Arc;
 

@@ -77,8 +77,8 @@ pub fn places(read: &dyn Read, room: RoomNo) -> Result<BTreeSet<i64>> {
     trees::GAPS.scan(read, (room,), Direction::Backward).take(MOST).map(|row| row.map(|(_, order)| order)).collect()
 }
 
-/// Whether nothing of what an event follows is here, though it happened after the room begins here. What is missing else is
-/// history, or lies beside what is here.
+/// Whether nothing of what an event follows is here, though it happened after the room begins here. What is missing
+/// else is history, or lies beside what is here.
 ///
 /// # Errors
 /// As [`edges`].
@@ -99,9 +99,9 @@ pub(super) fn is_followed(read: &dyn Read, room: RoomNo, event: EventNo) -> Resu
     Ok(under(read, room, event)?.is_some())
 }
 
-/// The states after those of an event's predecessors that are `missing`, as far as they are known without them: it is the
-/// state before an earlier event that follows the same ones, or one of them alone. Gives them, and those of the missing that
-/// they say nothing of. For the others, the earlier event says already that they are missing.
+/// The states after those of an event's predecessors that are `missing`, as far as they are known without them: it is
+/// the state before an earlier event that follows the same ones, or one of them alone. Gives them, and those of the
+/// missing that they say nothing of. For the others, the earlier event says already that they are missing.
 ///
 /// # Errors
 /// As [`edges`].

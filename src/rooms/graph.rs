@@ -177,8 +177,8 @@ impl Rooms {
         extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id.clone())).collect()
     }
 
-    /// The depth of the event by which this server last came into the room, or else with which the room begins here: what
-    /// is less deep is history, which is fetched when somebody reads it.
+    /// The depth of the event by which this server last came into the room, or else with which the room begins here:
+    /// what is less deep is history, which is fetched when somebody reads it.
     ///
     /// # Errors
     /// As [`extremities`](Self::extremities).

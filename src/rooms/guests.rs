@@ -1,10 +1,11 @@
 //! Guests are in rooms that admit them, and leave those that stop to
 //! ([spec](https://spec.matrix.org/latest/client-server-api/#guest-access)).
 //!
-//! Whatever makes a room one that holds guests against its state (it withdraws `m.room.guest_access`, here or on another
-//! server; the event is redacted; a resolution takes it away; a guest came in through a server that did not know) notes the
-//! room in `ROOMS_WITHOUT_GUESTS`, in its own transaction. `federation/chores.rs` then has the guests of this server leave, in
-//! the background and also after a crash. Whether a user of another server is a guest nobody here knows.
+//! Whatever makes a room one that holds guests against its state (it withdraws `m.room.guest_access`, here or on
+//! another server; the event is redacted; a resolution takes it away; a guest came in through a server that did not
+//! know) notes the room in `ROOMS_WITHOUT_GUESTS`, in its own transaction. `federation/chores.rs` then has the guests
+//! of this server leave, in the background and also after a crash. Whether a user of another server is a guest nobody
+//! here knows.
 
 use http::StatusCode;
 use ruma::{
@@ -78,8 +79,8 @@ pub(super) fn on_redaction(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) -> Res
     Ok(())
 }
 
-/// The guests of this server who are to leave the room, each with the event with which they do; none where they may be. The
-/// room is locked.
+/// The guests of this server who are to leave the room, each with the event with which they do; none where they may be.
+/// The room is locked.
 pub fn departures(read: &dyn Read, room: RoomNo) -> Result<Vec<(OwnedUserId, Draft)>> {
     if summary::guests_can_join(read, room)? {
         return Ok(Vec::new());

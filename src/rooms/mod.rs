@@ -200,7 +200,8 @@ impl Rooms {
     /// The second half of [`send_and`](Self::send_and): stores the event. The room was locked since before the first.
     ///
     /// # Errors
-    /// 403 `M_FORBIDDEN` when the room's policy server should have signed the event and did not; when a row is damaged or the database fails; what `also` returns.
+    /// 403 `M_FORBIDDEN` when the room's policy server should have signed the event and did not; when a row is damaged
+    /// or the database fails; what `also` returns.
     pub fn append(
         &self,
         authorized: Authorized,

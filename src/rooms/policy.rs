@@ -2,8 +2,8 @@
 //! has nothing against ([Policy Servers](https://spec.matrix.org/latest/server-server-api/#policy-servers)).
 //!
 //! Here is which server that is, and whether it signed an event. Asking it is `federation/policy.rs`'s matter; that
-//! nothing of this server goes into such a room without having been asked about, [`check_local`]'s. This server is never one
-//! itself.
+//! nothing of this server goes into such a room without having been asked about, [`check_local`]'s. This server is
+//! never one itself.
 
 use ruma::{
     OwnedServerName, SigningKeyAlgorithm,
@@ -63,7 +63,8 @@ pub fn is_departure(pdu: &Pdu) -> bool {
     pdu.membership() == Some(MembershipState::Leave) && pdu.state_key.as_deref() == Some(pdu.sender.as_str())
 }
 
-/// Checks that an event of this server which is about to go into its room has the signature of the room's policy server.
+/// Checks that an event of this server which is about to go into its room has the signature of the room's policy
+/// server.
 ///
 /// # Errors
 /// 403 `M_FORBIDDEN` when it should have it and has not; else as [`of_room`].

@@ -1,9 +1,9 @@
 //! Redacting what relates to a redacted event
 //! ([MSC3912](https://github.com/matrix-org/matrix-spec-proposals/pull/3912), a proposal).
 //!
-//! That may be much, and each needs an event of its own, for which a policy server may have to be asked. So it is noted with
-//! the redaction, in one transaction, and done in the background (`federation/chores.rs`), the latest first: `below` says how
-//! far. What comes to relate to the event meanwhile is not redacted.
+//! That may be much, and each needs an event of its own, for which a policy server may have to be asked. So it is noted
+//! with the redaction, in one transaction, and done in the background (`federation/chores.rs`), the latest first:
+//! `below` says how far. What comes to relate to the event meanwhile is not redacted.
 
 use ruma::OwnedEventId;
 
@@ -29,8 +29,8 @@ pub struct Page {
     below: Option<i64>,
 }
 
-/// Notes that what relates to the event that `redaction` names, in one of the ways in `kinds` (`*` is any), is to be redacted
-/// too.
+/// Notes that what relates to the event that `redaction` names, in one of the ways in `kinds` (`*` is any), is to be
+/// redacted too.
 ///
 /// # Errors
 /// When a row is damaged or the database fails; so for all functions here.

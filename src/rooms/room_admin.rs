@@ -19,8 +19,8 @@ use crate::{
 /// What creators of rooms give, whose own power has no number.
 const CREATORS_GIVE: i64 = 100;
 
-/// How a user of this server gets the highest power that any user of this server in the room can give, and an invitation
-/// if the room is not public: who gives it, and the events to send.
+/// How a user of this server gets the highest power that any user of this server in the room can give, and an
+/// invitation if the room is not public: who gives it, and the events to send.
 ///
 /// # Errors
 /// 400 `M_UNKNOWN` when nobody of this server can; when a row is damaged or the database fails.

@@ -84,8 +84,8 @@ pub fn to_join_through(read: &dyn Read, room: RoomNo, own: &ServerName) -> Resul
     Ok(servers.into_iter().map(|(server, _)| server).collect())
 }
 
-/// Notes that a user of the server joined the room at `position`, or is joined no more; tells whether the server came in with
-/// that.
+/// Notes that a user of the server joined the room at `position`, or is joined no more; tells whether the server came
+/// in with that.
 ///
 /// # Errors
 /// As [`is_in`].

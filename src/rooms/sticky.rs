@@ -1,13 +1,13 @@
 //! Sticky events: for an hour at most, everybody in the room is told of them for certain, also who joins later or skips
 //! a part of the timeline ([MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354), a proposal).
 //!
-//! Servers that come into a room are told of those of this server's users (`outbox.rs`), and tell theirs; these happened
-//! before the room begins here, so history is fetched back to them (`federation/backfill.rs`). They are new when they come,
-//! wherever they stand in the timeline.
+//! Servers that come into a room are told of those of this server's users (`outbox.rs`), and tell theirs; these
+//! happened before the room begins here, so history is fetched back to them (`federation/backfill.rs`). They are new
+//! when they come, wherever they stand in the timeline.
 //!
-//! Invariants: `STICKY_EVENTS` holds events of the room's timeline only, live ones at their places; of one sender at most
-//! [`OF_SENDER`], of a room at most [`OF_ROOM`], the newest. Rows that expired go when the next comes. Deliberately absent:
-//! looking once more at those that were soft-failed.
+//! Invariants: `STICKY_EVENTS` holds events of the room's timeline only, live ones at their places; of one sender at
+//! most [`OF_SENDER`], of a room at most [`OF_ROOM`], the newest. Rows that expired go when the next comes.
+//! Deliberately absent: looking once more at those that were soft-failed.
 
 use std::sync::Arc;
 

@@ -2,9 +2,10 @@
 //! ([spec](https://spec.matrix.org/latest/client-server-api/#room-upgrades)).
 //!
 //! The new room gets what the specification recommends to carry over ([`successor`]), the old one a [`tombstone`], with
-//! which the aliases move ([`hand_over`]), and, where the user may, power levels that end the conversation ([`closing`]).
-//! Each of these is one transaction, since the old room's policy server, if it has one, is asked about what is sent there.
-//! Without the tombstone nothing is replaced. Members are not carried over: they join the new room themselves.
+//! which the aliases move ([`hand_over`]), and, where the user may, power levels that end the conversation
+//! ([`closing`]). Each of these is one transaction, since the old room's policy server, if it has one, is asked about
+//! what is sent there. Without the tombstone nothing is replaced. Members are not carried over: they join the new room
+//! themselves.
 
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,

@@ -1,8 +1,8 @@
-//! The configuration is read again while the server runs: at an administrator's word (`admin/server.rs`), or at a signal
-//! (`start.rs`).
+//! The configuration is read again while the server runs: at an administrator's word (`admin/server.rs`), or at a
+//! signal (`start.rs`).
 //!
-//! First everything is made that can fail, then everything is put into effect: of a faulty file nothing is. What was made
-//! from options and is kept is named here; everybody else asks [`Server::config`] each time.
+//! First everything is made that can fail, then everything is put into effect: of a faulty file nothing is. What was
+//! made from options and is kept is named here; everybody else asks [`Server::config`] each time.
 
 use super::Server;
 use crate::{
@@ -22,8 +22,8 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads the configuration again and puts into effect what can change while the server runs. The files that it names are
-/// read again as well: registrations of application services, certificates.
+/// Reads the configuration again and puts into effect what can change while the server runs. The files that it names
+/// are read again as well: registrations of application services, certificates.
 ///
 /// # Errors
 /// What is wrong with the configuration, or with a file that it names; nothing is changed then.

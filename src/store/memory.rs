@@ -1,7 +1,7 @@
 //! What was made of rows, remembered so that those which are read often are not decoded each time.
 //!
-//! For rows that hardly ever change: events, which are large, and the numbers of state keys, which are asked for many times
-//! a request. A reader gets what its own snapshot shows, as if there were no memory:
+//! For rows that hardly ever change: events, which are large, and the numbers of state keys, which are asked for many
+//! times a request. A reader gets what its own snapshot shows, as if there were no memory:
 //!
 //! - Commits are numbered, and a snapshot knows of one that it shows everything up to. What a reader remembers bears that
 //!   number, and is for snapshots of that commit or later ones.

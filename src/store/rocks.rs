@@ -49,8 +49,8 @@ pub(super) fn open(path: &Path, memory: usize) -> Result<DB> {
     DB::open_cf_descriptors(&options, path, families).map_err(|error| in_use(error, path))
 }
 
-/// The database in `path` for a look at its [`Family::Lookup`], without anything being written, whatever other families it
-/// has. `None` if there is none, and also if it cannot be looked at: opening it says why.
+/// The database in `path` for a look at its [`Family::Lookup`], without anything being written, whatever other families
+/// it has. `None` if there is none, and also if it cannot be looked at: opening it says why.
 pub(super) fn look_at(path: &Path) -> Option<DB> {
     let mut options = Options::default();
     options.set_max_open_files(16);

@@ -1,7 +1,7 @@
 //! A stretch of a room's timeline: the newest events that a client may see and wants.
 //!
-//! It has no hole: where the room's history is not whole here (`rooms/backfill.rs`), it begins behind the latest gap, and
-//! the client pages back into what is missing, which is then fetched.
+//! It has no hole: where the room's history is not whole here (`rooms/backfill.rs`), it begins behind the latest gap,
+//! and the client pages back into what is missing, which is then fetched.
 
 use std::sync::Arc;
 

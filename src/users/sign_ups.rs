@@ -1,11 +1,11 @@
 //! How many accounts people make by themselves: so many from one address and altogether in a day, and where everybody
 //! may register, so many in an hour, after which registration closes until an administrator opens it again.
 //!
-//! Every registration is a row for a day ([`SIGN_UPS`]), written in the transaction that makes the account; so a restart
-//! forgives nothing. Tokens that are good for a number of accounts are a limit of their own and count here as nothing.
-//! Guests are counted apart, since every passer-by is one. What administrators and application services make, and who comes
-//! with a JSON Web Token of the administrator's own service, is not counted at all. The limits are of `rate_limits`, and off
-//! with it.
+//! Every registration is a row for a day ([`SIGN_UPS`]), written in the transaction that makes the account; so a
+//! restart forgives nothing. Tokens that are good for a number of accounts are a limit of their own and count here as
+//! nothing. Guests are counted apart, since every passer-by is one. What administrators and application services make,
+//! and who comes with a JSON Web Token of the administrator's own service, is not counted at all. The limits are of
+//! `rate_limits`, and off with it.
 //!
 //! Every way on which people make accounts by themselves (`/register`, the page, the identity provider) leads through
 //! [`admit`].
@@ -109,8 +109,8 @@ fn is_counted(read: &dyn Read, config: &Config, with: With<'_>) -> Result<bool> 
         })
 }
 
-/// Lets `user` register from `address`, in the transaction that makes the account: counts it, uses the token up, and has the
-/// new user brought into the rooms that it is for. Gives whether the token makes an administrator.
+/// Lets `user` register from `address`, in the transaction that makes the account: counts it, uses the token up, and
+/// has the new user brought into the rooms that it is for. Gives whether the token makes an administrator.
 ///
 /// # Errors
 /// As [`check`]; those of [`registration_tokens::redeem`].

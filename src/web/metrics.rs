@@ -1,7 +1,8 @@
 //! Figures for programs that draw curves of them and watch over them, in the
 //! [text format](https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format) of Prometheus.
 //!
-//! Only what is known without a search, since it is asked for every few seconds. No figure is about a single user or room.
+//! Only what is known without a search, since it is asked for every few seconds. No figure is about a single user or
+//! room.
 
 use std::{
     fmt::{Display, Write},

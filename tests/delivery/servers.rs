@@ -273,7 +273,8 @@ async fn who_is_heard_of_is_told_what_waits() {
     a.stop().await;
 }
 
-/// The log forgets what a server missed that was away for long, but for the latest event of a room and what sticks to it.
+/// The log forgets what a server missed that was away for long, but for the latest event of a room and what sticks to
+/// it.
 #[tokio::test]
 async fn what_sticks_to_a_room_is_kept_for_who_was_away() {
     let (_net, a, b, alice, room) = with_listener().await;

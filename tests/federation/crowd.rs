@@ -128,8 +128,8 @@ impl std::io::Write for Faults {
     }
 }
 
-/// Bob joins a room of `count` servers, and is heard in it. `trusts` says whether his server trusts that of the room to tell
-/// the keys of others.
+/// Bob joins a room of `count` servers, and is heard in it. `trusts` says whether his server trusts that of the room to
+/// tell the keys of others.
 async fn joins(count: usize, trusts: bool) {
     let faults = Faults::default();
     let writer = faults.clone();

@@ -11,8 +11,8 @@ use crate::common::{
     synthetic::{Size, SyntheticRoom},
 };
 
-/// How much the program may grow by the flood, in KiB: what there is for its caches in a test (`memory_budget`, 64 MB), and
-/// some for what is under way.
+/// How much the program may grow by the flood, in KiB: what there is for its caches in a test (`memory_budget`, 64 MB),
+/// and some for what is under way.
 const GROWTH: u64 = 96 << 10;
 
 /// What the server holds in memory does not grow with those who join, and who else says something is heard meanwhile.

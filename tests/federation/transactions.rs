@@ -161,8 +161,8 @@ async fn a_gap_too_large_is_bridged_and_filled_later() {
     assert_eq!(pair.rooms.state(0), pair.rooms.state(1));
 }
 
-/// A timeline has no hole: it begins behind the gap and is limited, and what is missing is fetched when the client pages back
-/// from there.
+/// A timeline has no hole: it begins behind the gap and is limited, and what is missing is fetched when the client
+/// pages back from there.
 #[tokio::test]
 async fn a_timeline_begins_behind_a_gap() {
     let pair = Pair::new().await;

@@ -2,15 +2,15 @@
 //! ([MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140), accepted). Calls live by them: who drops
 //! out of a call without a word is taken out of it by the event that their client kept putting off.
 //!
-//! Each operation has the name that it was accepted under, and that from before, which clients use until a version of the
-//! specification has the other. What differs between the two is in [`is_accepted`] and where it is asked: under the earlier
-//! names, whoever knows a delay ID may put the event off, send it or take it back without logging in, so that a service of the
-//! call can do it, and answers have the fields of both times. The operations that send events take a delay as a query
-//! parameter as well ([`Timed`]), which was not accepted. Listing what waits is left to another proposal (MSC4486), so it has
-//! its earlier name alone.
+//! Each operation has the name that it was accepted under, and that from before, which clients use until a version of
+//! the specification has the other. What differs between the two is in [`is_accepted`] and where it is asked: under the
+//! earlier names, whoever knows a delay ID may put the event off, send it or take it back without logging in, so that a
+//! service of the call can do it, and answers have the fields of both times. The operations that send events take a
+//! delay as a query parameter as well ([`Timed`]), which was not accepted. Listing what waits is left to another
+//! proposal (MSC4486), so it has its earlier name alone.
 //!
-//! [`run`] sends what is due. An event is sent as if its sender sent it then: with the rules, and the state of the room, of
-//! that time.
+//! [`run`] sends what is due. An event is sent as if its sender sent it then: with the rules, and the state of the
+//! room, of that time.
 
 mod due;
 
@@ -86,8 +86,8 @@ impl<R: IncomingRequest> IncomingRequest for Timed<R> {
     }
 }
 
-/// Whether a request that sends an event says nothing of a delay. One that does, and repeats another with its transaction ID,
-/// may leave out the content, which is known already.
+/// Whether a request that sends an event says nothing of a delay. One that does, and repeats another with its
+/// transaction ID, may leave out the content, which is known already.
 pub fn is_sent_at_once(uri: &http::Uri) -> bool {
     !uri.query().is_some_and(|query| query.contains("org.matrix.msc4140.delay="))
 }
@@ -113,8 +113,8 @@ pub enum Sent {
 ///
 /// # Errors
 /// 403 `M_FORBIDDEN` when the sender is not in the room, or the administrator wants no delayed events; 400
-/// `M_DELAY_TOO_LARGE` when the delay is longer than the administrator allows; 429 `M_LIMIT_EXCEEDED` when too many wait;
-/// those of [`build::check`].
+/// `M_DELAY_TOO_LARGE` when the delay is longer than the administrator allows; 429 `M_LIMIT_EXCEEDED` when too many
+/// wait; those of [`build::check`].
 pub(super) fn schedule(
     server: &Server,
     user: &User,
@@ -304,8 +304,8 @@ reads!(ActRequest => Json<JsonValue>, |request, path_args| {
 });
 
 /// `POST /_matrix/client/v1/delayed_events/{delayId}/{action}`
-/// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)): only its sender may, but under the earlier
-/// name nobody needs a token.
+/// ([proposal](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)): only its sender may, but under the
+/// earlier name nobody needs a token.
 pub async fn update_delayed_event(server: &Server, user: Option<User>, req: ActRequest) -> Result<Json<JsonValue>> {
     match &user {
         Some(user) => drop(delayed_events::require_of(&server.store.read(), &req.id, &user.id)?),
@@ -363,8 +363,8 @@ async fn update(server: &Server, id: &str, action: &UpdateAction, accepted: bool
     Ok(true)
 }
 
-/// What is answered where an event waits no more: it is no error to ask again for what was done ("to allow safely retrying
-/// requests").
+/// What is answered where an event waits no more: it is no error to ask again for what was done ("to allow safely
+/// retrying requests").
 fn when_over(read: &dyn Read, id: &str, action: &UpdateAction, accepted: bool, error: Error) -> Result<()> {
     match (action, delayed_events::require(read, id)?.over.map(|over| over.how)) {
         (UpdateAction::Send, Some(Ending::Sent(_)))

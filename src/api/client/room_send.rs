@@ -53,11 +53,12 @@ pub async fn send_message(
 }
 
 /// Sends an event of a client, or gives the ID of the one that its first request with this transaction ID made. The
-/// room's lock is held throughout, so of two equal requests at once, one finds what the other sent. `also` is written with the
-/// event.
+/// room's lock is held throughout, so of two equal requests at once, one finds what the other sent. `also` is written
+/// with the event.
 ///
 /// # Errors
-/// As sending; what `also` returns; 400 `M_DUPLICATE_ANNOTATION`; 400 `M_UNKNOWN` for a thread below an event that cannot have one.
+/// As sending; what `also` returns; 400 `M_DUPLICATE_ANNOTATION`; 400 `M_UNKNOWN` for a thread below an event that
+/// cannot have one.
 pub(super) async fn send_once(
     server: &Server,
     user: &User,

@@ -170,8 +170,8 @@ pub async fn unquarantine(server: &Server, _: Administrator, req: Unquarantine) 
     ok(json!({}))
 }
 
-/// `POST /_synapse/admin/v1/media/protect/{media_id}`: a file of this server stays, whatever its age, and is not put into
-/// quarantine.
+/// `POST /_synapse/admin/v1/media/protect/{media_id}`: a file of this server stays, whatever its age, and is not put
+/// into quarantine.
 pub async fn protect(server: &Server, _: Administrator, req: Protect) -> Result<Reply> {
     server.store.write(|tx| media::protect(tx, server.name(), &req.path.0, true))?;
     ok(json!({}))

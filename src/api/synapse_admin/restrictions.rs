@@ -103,8 +103,8 @@ pub async fn get_rate_limit(server: &Server, _: Administrator, req: GetRateLimit
     ok(shown(require(server, &server.store.read(), &req.path.0)?.send_limit))
 }
 
-/// `POST /_synapse/admin/v1/users/{user_id}/override_ratelimit`: how many events the account sends at most; with 0 a second
-/// nothing that it does is limited.
+/// `POST /_synapse/admin/v1/users/{user_id}/override_ratelimit`: how many events the account sends at most; with 0 a
+/// second nothing that it does is limited.
 pub async fn set_rate_limit(server: &Server, _: Administrator, req: SetRateLimit) -> Result<Reply> {
     let Limit { messages_per_second: per_second, burst_count: burst } = req.body;
     let limit = SendLimit { per_second, burst: if per_second == 0 { burst } else { burst.max(1) } };
@@ -124,8 +124,8 @@ fn keep_limit(server: &Server, user: &OwnedUserId, limit: Option<SendLimit>) -> 
     ok(shown(limit))
 }
 
-/// `POST /_synapse/admin/v1/user/{user_id}/redact`: begins, and does not wait for the end. Users of this server redact it
-/// themselves unless the administrator is to do that.
+/// `POST /_synapse/admin/v1/user/{user_id}/redact`: begins, and does not wait for the end. Users of this server redact
+/// it themselves unless the administrator is to do that.
 pub async fn redact(server: &Server, admin: Administrator, req: Redact) -> Result<Reply> {
     let WhatToRedact { rooms, reason, limit, use_admin, before_ts, after_ts } = req.body;
     let user = req.path.0;

@@ -100,8 +100,8 @@ async fn send_due(server: &Server, id: &str) {
     }
 }
 
-/// Sends one whose time has come. Where its sender may not send it, it is over; where that fails by no fault of its own, it
-/// is tried again later.
+/// Sends one whose time has come. Where its sender may not send it, it is over; where that fails by no fault of its
+/// own, it is tried again later.
 async fn send_or_end(server: &Server, id: &str) -> Result<()> {
     let event = delayed_events::require_waiting(&server.store.read(), id)?;
     let Err(error) = send(server, id, &event).await else { return Ok(()) };
