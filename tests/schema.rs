@@ -274,6 +274,7 @@ fn accounts(s: &mut Samples) {
         identities: vec![ProviderIdentity { issuer: text("https://id.example.org"), subject: text("1234") }],
         send_limit: None,
         bindings: Vec::new(),
+        keys_replaceable_until: None,
     };
     s.add(ACCOUNTS, alice(), account);
     s.add(THREEPIDS, (text("email"), text("a@example.org")), alice());

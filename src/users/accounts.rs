@@ -249,6 +249,14 @@ pub fn update(tx: &mut Tx<'_>, user: &UserId, change: impl FnOnce(&mut Account))
     put(tx, user, &account)
 }
 
+/// Whether the user may replace cross-signing keys without authenticating once more, as an administrator said.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`.
+pub fn may_replace_keys(read: &dyn Read, user: &UserId) -> Result<bool> {
+    Ok(require(read, user)?.keys_replaceable_until.is_some_and(|until| until > clock::now_ms()))
+}
+
 /// Gives an account another password, of which this is the hash; links that would set one are void. If `log_out`, its devices
 /// are logged out, but for the one given.
 ///

@@ -8,6 +8,7 @@ mod reload;
 mod restrictions;
 mod rooms;
 mod synapse;
+mod synapse_more;
 mod users;
 
 use conduit::{

@@ -14,7 +14,11 @@ use crate::{
     api::{auth::User, uiaa},
     error::{Error, Result},
     server::Server,
-    users::cross_signing::{self, Upload},
+    store::Read,
+    users::{
+        accounts,
+        cross_signing::{self, Upload},
+    },
 };
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`
@@ -26,22 +30,30 @@ pub async fn upload_cross_signing_keys(
 ) -> Result<upload_signing_keys::v3::Response> {
     let keys = [&req.master_key, &req.self_signing_key, &req.user_signing_key];
     let upload = Upload::parse(&user.id, keys.map(|key| key.as_ref().map(|key| key.json())))?;
-    let needs_authentication = {
+    let needs_it = {
         let read = server.store.read();
         upload.check(&read, &user.id)?;
-        upload.needs_authentication(&read, &user.id)?
+        needs_authentication(&read, &upload, &user)?
     };
-    if needs_authentication {
+    if needs_it {
         uiaa::check(server, &user, "replace cross-signing keys", req.auth.as_ref()).await?;
     }
     server.store.write(|tx| {
         // Another device may have uploaded its keys meanwhile; these must not be replaced without proof.
-        if !needs_authentication && upload.needs_authentication(tx, &user.id)? {
+        if !needs_it && needs_authentication(tx, &upload, &user)? {
             return Err(Error::forbidden("Other cross-signing keys were uploaded at the same time. Try again."));
+        }
+        // An administrator's word is for one time.
+        if upload.needs_authentication(tx, &user.id)? && accounts::may_replace_keys(tx, &user.id)? {
+            accounts::update(tx, &user.id, |account| account.keys_replaceable_until = None)?;
         }
         upload.store(tx, &user.id)
     })?;
     Ok(upload_signing_keys::v3::Response::new())
+}
+
+fn needs_authentication(read: &dyn Read, upload: &Upload, user: &User) -> Result<bool> {
+    Ok(upload.needs_authentication(read, &user.id)? && !accounts::may_replace_keys(read, &user.id)?)
 }
 
 /// `POST /_matrix/client/v3/keys/signatures/upload`

@@ -1,12 +1,29 @@
-//! Devices of accounts
+//! Devices of accounts, and keys
 //! ([reference](https://element-hq.github.io/synapse/latest/admin_api/user_admin_api.html#user-devices)).
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
-use super::{Nothing, Reply, ok, requests, users::require};
-use crate::{api::auth::Administrator, error::Result, server::Server, store::records::Device, users::devices};
+use super::{
+    Nothing, Reply, ok, requests,
+    users::{require, require_active},
+};
+use crate::{
+    api::auth::Administrator,
+    clock,
+    error::{Error, Result},
+    server::Server,
+    store::records::Device,
+    users::{
+        accounts,
+        cross_signing::{self, Usage},
+        devices,
+    },
+};
+
+/// For how long keys can be replaced without authentication.
+const REPLACEABLE_MS: u64 = 10 * 60 * 1000;
 
 requests! {
     /// `GET /_synapse/admin/v2/users/{user_id}/devices`
@@ -19,6 +36,8 @@ requests! {
     DeleteDevice = DELETE "/_synapse/admin/v2/users/{user_id}/devices/{device_id}" ((OwnedUserId, OwnedDeviceId), Nothing, Nothing);
     /// `POST /_synapse/admin/v2/users/{user_id}/delete_devices`
     DeleteDevices = POST "/_synapse/admin/v2/users/{user_id}/delete_devices" ((OwnedUserId,), Nothing, DeviceIds);
+    /// `POST /_synapse/admin/v1/users/{user_id}/_allow_cross_signing_replacement_without_uia`
+    AllowKeyReplacement = POST "/_synapse/admin/v1/users/{user_id}/_allow_cross_signing_replacement_without_uia" ((OwnedUserId,), Nothing, Nothing);
 }
 
 /// The name of a device.
@@ -88,4 +107,17 @@ pub async fn delete_device(server: &Server, _: Administrator, req: DeleteDevice)
 /// `POST /_synapse/admin/v2/users/{user_id}/delete_devices`
 pub async fn delete_devices(server: &Server, _: Administrator, req: DeleteDevices) -> Result<Reply> {
     delete(server, &req.path.0, &req.body.devices)
+}
+
+/// `POST /_synapse/admin/v1/users/{user_id}/_allow_cross_signing_replacement_without_uia`: once, within ten minutes.
+pub async fn allow_key_replacement(server: &Server, _: Administrator, req: AllowKeyReplacement) -> Result<Reply> {
+    let (user, until) = (&req.path.0, clock::now_ms() + REPLACEABLE_MS);
+    server.store.write(|tx| {
+        require_active(server, tx, user)?;
+        if cross_signing::public_key(tx, user, Usage::Master)?.is_none() {
+            return Err(Error::not_found("The user has no cross-signing keys: the first need no authentication."));
+        }
+        accounts::update(tx, user, |account| account.keys_replaceable_until = Some(until))
+    })?;
+    ok(json!({ "updatable_without_uia_before_ms": until }))
 }

@@ -10,6 +10,7 @@
 //! of the database; where tools ask for it all the same, they are told so.
 
 pub mod devices;
+pub mod experimental_features;
 pub mod federation;
 pub mod media;
 pub mod register;
@@ -18,6 +19,7 @@ pub mod reports;
 pub mod restrictions;
 pub mod room_contents;
 pub mod rooms;
+pub mod scheduled_tasks;
 pub mod server;
 pub mod statistics;
 pub mod user_data;

@@ -46,6 +46,8 @@ requests! {
     JoinRoom = POST "/_synapse/admin/v1/join/{room}" ((OwnedRoomOrAliasId,), Nothing, OneUser);
     /// `GET /_synapse/admin/v1/rooms/{room_id}/forward_extremities`
     GetExtremities = GET "/_synapse/admin/v1/rooms/{room}/forward_extremities" ((OwnedRoomOrAliasId,), Nothing, Nothing);
+    /// `DELETE /_synapse/admin/v1/rooms/{room_id}/forward_extremities`
+    DeleteExtremities = DELETE "/_synapse/admin/v1/rooms/{room}/forward_extremities" ((OwnedRoomOrAliasId,), Nothing, Nothing);
     /// `POST /_synapse/admin/v1/purge_history/{room_id}`
     PurgeHistory = POST "/_synapse/admin/v1/purge_history/{room_id}" ((OwnedRoomId,), Nothing, UpTo);
     /// `POST /_synapse/admin/v1/purge_history/{room_id}/{event_id}`
@@ -238,11 +240,11 @@ pub async fn delete_room(server: &Server, admin: Administrator, req: DeleteRoom)
 }
 
 /// The room's number and when the deletion began.
-fn delete_id(no: RoomNo, deletion: &Deletion) -> String {
+pub(super) fn delete_id(no: RoomNo, deletion: &Deletion) -> String {
     format!("{no}-{}", deletion.since)
 }
 
-fn outcome(deletion: &Deletion) -> JsonValue {
+pub(super) fn outcome(deletion: &Deletion) -> JsonValue {
     json!({
         "kicked_users": deletion.left,
         "failed_to_kick_users": deletion.stuck,
@@ -345,6 +347,11 @@ pub async fn get_extremities(server: &Server, _: Administrator, req: GetExtremit
         }));
     }
     ok(json!({ "count": results.len(), "results": results }))
+}
+
+/// `DELETE /_synapse/admin/v1/rooms/{room_id}/forward_extremities`: refused, since the room's state comes from them.
+pub async fn delete_extremities(_: &Server, _: Administrator, _: DeleteExtremities) -> Result<Reply> {
+    not_here("way to drop forward extremities, which would lose state of the room. Events that are sent join them")
 }
 
 fn purge_to_event(server: &Server, room: &RoomId, event: &str) -> Result<Reply> {

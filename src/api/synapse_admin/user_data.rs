@@ -1,7 +1,10 @@
 //! What belongs to an account, and who has a name or an address
 //! ([reference](https://element-hq.github.io/synapse/latest/admin_api/user_admin_api.html)).
 
-use ruma::OwnedUserId;
+use ruma::{
+    OwnedUserId,
+    events::{StateEventType, room::member::MembershipState},
+};
 use serde::Deserialize;
 use serde_json::{Map, json};
 
@@ -12,10 +15,11 @@ use super::{
 use crate::{
     api::auth::Administrator,
     error::{Error, Result},
-    rooms::{self, members},
+    ids::EventNo,
+    rooms::{self, event, members, state},
     server::Server,
     store::{
-        Direction,
+        Direction, Read,
         trees::{PROVIDER_IDENTITIES, PUSHERS},
     },
     users::{account_data, accounts, devices, threepids},
@@ -26,6 +30,8 @@ requests! {
     WhoIs = GET "/_synapse/admin/v1/whois/{user_id}" ((OwnedUserId,), Nothing, Nothing);
     /// `GET /_synapse/admin/v1/users/{user_id}/joined_rooms`
     JoinedRooms = GET "/_synapse/admin/v1/users/{user_id}/joined_rooms" ((OwnedUserId,), Nothing, Nothing);
+    /// `GET /_synapse/admin/v1/users/{user_id}/cumulative_joined_room_count`
+    JoinedRoomCount = GET "/_synapse/admin/v1/users/{user_id}/cumulative_joined_room_count" ((OwnedUserId,), Since, Nothing);
     /// `GET /_synapse/admin/v1/users/{user_id}/memberships`
     Memberships = GET "/_synapse/admin/v1/users/{user_id}/memberships" ((OwnedUserId,), Nothing, Nothing);
     /// `GET /_synapse/admin/v1/users/{user_id}/accountdata`
@@ -44,6 +50,12 @@ requests! {
 #[derive(Debug, Deserialize)]
 pub struct Username {
     username: String,
+}
+
+/// From when on, in milliseconds since the Unix epoch.
+#[derive(Debug, Deserialize)]
+pub struct Since {
+    from_ts: u64,
 }
 
 /// `GET /_synapse/admin/v1/whois/{user_id}`
@@ -69,6 +81,34 @@ pub async fn joined_rooms(server: &Server, _: Administrator, req: JoinedRooms) -
     let joined = members::joined_rooms(&read, &req.path.0)?;
     let ids = joined.into_iter().map(|no| rooms::get(&read, no).map(|room| room.id)).collect::<Result<Vec<_>>>()?;
     ok(json!({ "joined_rooms": ids, "total": ids.len() }))
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/cumulative_joined_room_count`
+pub async fn joined_room_count(server: &Server, _: Administrator, req: JoinedRoomCount) -> Result<Reply> {
+    let read = server.store.read();
+    require(server, &read, &req.path.0)?;
+    let mut count = 0;
+    for row in members::rooms_of(&read, &req.path.0) {
+        count += usize::from(has_joined_since(&read, row?.1.event, req.query.from_ts)?);
+    }
+    ok(json!({ "cumulative_joined_room_count": count }))
+}
+
+/// Whether a join came at `from_ts` or later, among the membership event `latest` and those of the same user before it.
+fn has_joined_since(read: &dyn Read, latest: EventNo, from_ts: u64) -> Result<bool> {
+    let mut next = Some(latest);
+    while let Some(no) = next {
+        let Some(event) = event::get(read, no)?.filter(|event| event.received_ts >= from_ts) else { break };
+        if event.pdu.membership() == Some(MembershipState::Join) {
+            return Ok(true);
+        }
+        let user = event.pdu.state_key.as_deref().filter(|_| event.is_placed());
+        next = match user {
+            Some(user) => state::at_key(read, event.state_before, &StateEventType::RoomMember, user)?,
+            None => None,
+        };
+    }
+    Ok(false)
 }
 
 /// `GET /_synapse/admin/v1/users/{user_id}/memberships`
