@@ -1,6 +1,6 @@
 //! Features that single users have or not
-//! ([reference](https://element-hq.github.io/synapse/latest/admin_api/experimental_features.html)): here there are none, since
-//! what there is everybody has.
+//! ([reference](https://element-hq.github.io/synapse/latest/admin_api/experimental_features.html)): here there are none,
+//! since what there is everybody has.
 
 use ruma::OwnedUserId;
 use serde::Deserialize;

@@ -1,5 +1,6 @@
-//! What users reported ([reference](https://element-hq.github.io/synapse/latest/admin_api/event_reports.html)): events and
-//! rooms, which the reference has in no list and which are without an event in this one; and users, in a list of their own.
+//! What users reported ([reference](https://element-hq.github.io/synapse/latest/admin_api/event_reports.html)): events
+//! and rooms, which the reference has in no list and which are without an event in this one; and users, in a list of
+//! their own.
 
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};

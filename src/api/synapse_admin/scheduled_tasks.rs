@@ -1,6 +1,6 @@
 //! What the server does in the background at somebody's word
-//! ([reference](https://element-hq.github.io/synapse/latest/admin_api/scheduled_tasks.html)): it deletes rooms, purges their
-//! history, and redacts what a user sent. What ended is told of for as long as its own status can be asked for.
+//! ([reference](https://element-hq.github.io/synapse/latest/admin_api/scheduled_tasks.html)): it deletes rooms, purges
+//! their history, and redacts what a user sent. What ended is told of for as long as its own status can be asked for.
 
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};

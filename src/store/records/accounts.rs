@@ -42,8 +42,8 @@ pub struct Account {
     /// Which identity servers know addresses and numbers as the user's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bindings: Vec<Binding>,
-    /// Until when it may replace its cross-signing keys without authenticating once more, if an administrator said so; in
-    /// milliseconds since the Unix epoch.
+    /// Until when it may replace its cross-signing keys without authenticating once more, if an administrator said so;
+    /// in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys_replaceable_until: Option<u64>,
 }
