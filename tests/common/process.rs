@@ -24,6 +24,8 @@ pub struct Process {
 /// The command that serves over the configuration that [`config`](super::config) wrote into `directory`.
 pub fn program(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conduit"));
+    // It is for the tests; the program would warn of it.
+    command.env_remove("CONDUIT_BLESS");
     command.arg("-c").arg(directory.join("conduit.toml"));
     command
 }
