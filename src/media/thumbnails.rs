@@ -108,6 +108,12 @@ fn limits() -> Limits {
     limits
 }
 
+/// A decoder that keeps to the limits, also where a frame claims to be larger than the picture.
+fn limited<D: ImageDecoder>(mut decoder: D) -> image::ImageResult<D> {
+    decoder.set_limits(limits())?;
+    Ok(decoder)
+}
+
 fn too_large() -> image::ImageError {
     image::ImageError::Limits(image::error::LimitError::from_kind(image::error::LimitErrorKind::DimensionError))
 }
@@ -160,10 +166,12 @@ fn animation_frames<'a, R: BufRead + Seek + 'a>(
     let small = |dimensions: (u32, u32)| u64::from(dimensions.0) * u64::from(dimensions.1) <= MAX_PIXELS;
     Ok(match format {
         Some(ImageFormat::Gif) => GifDecoder::new(open()?)
+            .and_then(limited)
             .ok()
             .filter(|decoder| small(decoder.dimensions()))
             .map(AnimationDecoder::into_frames),
         Some(ImageFormat::WebP) => WebPDecoder::new(open()?)
+            .and_then(limited)
             .ok()
             .filter(|decoder| decoder.has_animation() && small(decoder.dimensions()))
             .map(AnimationDecoder::into_frames),
@@ -198,4 +206,16 @@ fn scale_animation(frames: image::Frames<'_>, size: Size) -> Option<Vec<u8>> {
 /// When it is missing.
 pub fn open_file(path: &std::path::Path) -> std::io::Result<BufReader<std::fs::File>> {
     std::fs::File::open(path).map(BufReader::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_within_the_limits() {
+        let bytes: &[u8] = include_bytes!("../../fuzz/seeds/picture/gif-frame-larger-than-the-picture");
+        let frames = animation_frames(Some(ImageFormat::Gif), &|| Ok(Cursor::new(bytes))).unwrap();
+        assert!(matches!(frames.unwrap().next(), Some(Err(image::ImageError::Limits(_)))));
+    }
 }
