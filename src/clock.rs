@@ -3,7 +3,7 @@
 //! Everything that asks for the time or for chance asks here, so that a reader finds both in one place. The random
 //! source is the operating system's, through ring.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ruma::MilliSecondsSinceUnixEpoch;
@@ -21,6 +21,11 @@ pub fn now() -> MilliSecondsSinceUnixEpoch {
 /// The wall-clock time in milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     now().get().into()
+}
+
+/// The wall-clock time as file systems note it.
+pub fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The date and time, in words of the internet, of a time in milliseconds since the Unix epoch.

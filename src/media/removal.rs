@@ -16,6 +16,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName};
 
 use super::files::Files;
 use crate::{
+    clock,
     config::MediaScope,
     error::Result,
     store::{Direction, Read, Store, Tx, records::Thumbnail, trees},
@@ -113,7 +114,7 @@ pub fn remove(
     dry_run: bool,
     mut is_wanted: impl FnMut(&Item) -> bool,
 ) -> Result<Removed> {
-    let begun = SystemTime::now();
+    let begun = clock::system_time();
     let items = items(&store.read())?;
     let (mut going, staying): (Vec<_>, Vec<_>) =
         items.into_iter().partition(|item| item.uri().is_some() && is_wanted(item));

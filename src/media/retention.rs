@@ -4,7 +4,7 @@
 //! allows; and if a scope fills more than its space, what nobody asked for the longest. What a URI of another server names
 //! can be fetched again; what a user of this server sent is gone, so that is only done where the administrator says so.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{
     files::Files,
@@ -45,7 +45,7 @@ pub fn note_access(store: &Store, hash: &str) -> Result<()> {
 /// # Errors
 /// When the database or the disk fails.
 pub fn sweep(store: &Store, files: &Files, limits: &Media) -> Result<(u64, u64)> {
-    let begun = SystemTime::now();
+    let begun = clock::system_time();
     let (going, staying) = sort_out(removal::items(&store.read())?, limits, clock::now_ms());
     // A name of bytes that are just being written waits.
     let going: Vec<Item> = going.into_iter().filter(|item| is_settled(files, &item.hash)).collect();
