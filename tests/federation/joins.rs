@@ -460,3 +460,35 @@ async fn what_a_lying_server_answers_is_not_believed() {
     }
     assert_eq!(bob.sync("").await.get("rooms"), None);
 }
+
+#[tokio::test]
+async fn a_room_that_was_cut_in_two_is_one_again() {
+    let (net, _a, _b, alice, bob) = two().await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "old" })).await;
+    join(&bob, &room, &["a.test"]).await;
+    let levels = json!({ "users": { &alice.user_id: 100, &bob.user_id: 100 } });
+    let version = json!({ "users": { &bob.user_id: 100 } });
+    let created = alice.get(&format!("/_matrix/client/v3/rooms/{}/state/m.room.create", encode(&room))).await.1;
+    let levels = if created["room_version"] == "12" { version } else { levels };
+    alice.set_state(&room, "m.room.power_levels", "", levels).await;
+    until("the levels", async || (state(&alice, &room).await == state(&bob, &room).await).then_some(())).await;
+    net.cut("a", "b");
+    alice.set_state(&room, "m.room.name", "", json!({ "name": "of alice" })).await;
+    bob.set_state(&room, "m.room.name", "", json!({ "name": "of bob" })).await;
+    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "of alice" })).await;
+    bob.set_state(&room, "m.room.join_rules", "", json!({ "join_rule": "invite" })).await;
+    assert_ne!(state(&alice, &room).await, state(&bob, &room).await);
+    net.heal("a", "b");
+    alice.send_text(&room, "are you there").await;
+    bob.send_text(&room, "here").await;
+    until("one state", async || {
+        let both = texts(&alice, &room).await.contains(&"here".to_owned())
+            && texts(&bob, &room).await.contains(&"are you there".to_owned());
+        (both && state(&alice, &room).await == state(&bob, &room).await).then_some(())
+    })
+    .await;
+    let topic = bob.get(&format!("/_matrix/client/v3/rooms/{}/state/m.room.topic", encode(&room))).await.1;
+    assert_eq!(topic["topic"], "of alice");
+    let rules = alice.get(&format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules", encode(&room))).await.1;
+    assert_eq!(rules["join_rule"], "invite");
+}
