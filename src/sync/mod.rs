@@ -90,6 +90,30 @@ impl<'a> View<'a> {
     }
 }
 
+/// What `look` makes of these items. From `many` on, two threads look at half of them each, since a client that starts
+/// waits for all of them; more threads would let one client have all of a small machine. The halves keep the order.
+///
+/// # Errors
+/// What `look` returns; when there can be no other thread.
+fn in_halves<T: Send, R: Send>(
+    view: &View<'_>,
+    mut items: Vec<T>,
+    many: usize,
+    look: impl Fn(&View<'_>, Vec<T>) -> Result<R> + Sync,
+) -> Result<(R, Option<R>)> {
+    if items.len() < many {
+        return Ok((look(view, items)?, None));
+    }
+    let others = items.split_off(items.len() / 2);
+    let (read, live, user, device) = (view.read, view.live, view.user, view.device);
+    std::thread::scope(|scope| {
+        let other = || look(&View::new(read, live, user, device)?, others);
+        let other = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, other)?;
+        let one = look(view, items)?;
+        Ok((one, Some(other.join().map_err(|_| Error::internal("a thread of a sync failed"))??)))
+    })
+}
+
 /// Builds an answer over and over, each time from a new snapshot, until it has news or `timeout` is over: `build` says
 /// with the answer whether it has news. Waits for the user's wake-ups in between, so nobody gets an empty answer for a
 /// wake-up that was not about them.

@@ -10,7 +10,7 @@ use std::{
 use ruma::{api::client::filter::FilterDefinition, events::room::member::MembershipState};
 
 use super::{
-    View, device_lists, filter, joined, left, parts, presence,
+    View, device_lists, filter, in_halves, joined, left, parts, presence,
     response::{Events, InvitedRoom, Json, KnockedRoom, Response, Rooms, State},
 };
 use crate::{
@@ -195,22 +195,12 @@ fn rooms_part(view: &View<'_>, query: &Query, changes: &[Change], response: &mut
         }
     }
     let since = query.position().filter(|_| !query.full_state);
-    let mut rooms = candidates(view, since, changed.keys().copied().collect())?;
-    if rooms.len() < MANY_ROOMS {
-        response.rooms = look_into(view, query, &changed, rooms)?;
-        return Ok(());
-    }
-    // A client that starts waits for all of its rooms: half the time for it. More threads would let one client have all
-    // of a small machine.
-    let others = rooms.split_off(rooms.len() / 2);
-    let (read, live, user, device, changed) = (view.read, view.live, view.user, view.device, &changed);
-    std::thread::scope(|scope| {
-        let other = move || look_into(&View::new(read, live, user, device)?, query, changed, others);
-        let other = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, other)?;
-        response.rooms = look_into(view, query, changed, rooms)?;
-        response.rooms.append(other.join().map_err(|_| Error::internal("a thread of a sync failed"))??);
-        Ok(())
-    })
+    let rooms = candidates(view, since, changed.keys().copied().collect())?;
+    let look = |view: &View<'_>, rooms| look_into(view, query, &changed, rooms);
+    let (rooms, others) = in_halves(view, rooms, MANY_ROOMS, look)?;
+    response.rooms = rooms;
+    response.rooms.append(others.unwrap_or_default());
+    Ok(())
 }
 
 /// What there is to tell of these rooms.

@@ -28,8 +28,11 @@ use self::{
     required_state::RoomConfig,
     response::{ListCount, Response},
 };
-use super::View;
+use super::{View, in_halves};
 use crate::{error::Result, ids::RoomNo, rooms, users::account_data};
+
+/// From how many rooms on two threads share the work: those of a window of a client that starts.
+const MANY_ROOMS: usize = 10;
 
 /// An answer and what it sends of rooms, to be kept if it leaves.
 pub struct Built {
@@ -63,10 +66,49 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
     let matches = matching(view, request, connection, &filtering, &mut response)?;
     let configs = configs(request, connection, &matches);
 
+    let wanted = wanted(view, request, connection, &filtering, &configs)?;
+    let look = |view: &View<'_>, wanted: Vec<room::Wanted<'_>>| {
+        wanted.into_iter().map(|wanted| Ok((room::build(view, &wanted)?, wanted))).collect()
+    };
+    let (first, others): (Vec<_>, Option<Vec<_>>) = in_halves(view, wanted, MANY_ROOMS, look)?;
+
     let mut sent = HashMap::new();
     let mut in_scope = RoomsInScope::default();
-    for (&no, rules) in &matches {
-        let Some(config) = configs.get(&no) else { continue };
+    for (looked, wanted) in first.into_iter().chain(others.unwrap_or_default()) {
+        let (Some(looked), Some(rules)) = (looked, matches.get(&wanted.no)) else { continue };
+        let lists = list_names(request, rules.lists);
+        if let Some(mut part) = looked.part {
+            if request.form == request::Form::Accepted {
+                part.lists = lists.iter().map(|&name| name.to_owned()).collect();
+            }
+            response.rooms.insert(looked.id.clone(), part);
+        }
+        in_scope.add(InScope {
+            no: wanted.no,
+            id: looked.id,
+            lists,
+            subscribed: rules.subscription.is_some(),
+            joined: wanted.known_as == KnownAs::Joined,
+            since: wanted.before.filter(|before| before.known_as == wanted.known_as).map(|before| before.upto),
+            events: looked.events,
+        });
+        sent.insert(wanted.no, looked.sent);
+    }
+    response.extensions = extensions::build(view, request, since, &in_scope, &changes)?;
+    let has_news = since.is_none() || !response.rooms.is_empty() || response.extensions.has_news();
+    Ok((Built { response, sent }, has_news))
+}
+
+/// The rooms to look at, and what to look for.
+fn wanted<'a>(
+    view: &View<'_>,
+    request: &Request,
+    connection: &'a Connection,
+    filtering: &Filtering,
+    configs: &'a HashMap<RoomNo, Arc<RoomConfig>>,
+) -> Result<Vec<room::Wanted<'a>>> {
+    let mut wanted = Vec::new();
+    for (&no, config) in configs {
         let before = connection.sent(no);
         let Some(facts) = connection.rooms.facts(no) else { continue };
         let is_dm = filtering.is_direct(no);
@@ -79,29 +121,10 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
         if partial && config.wants_all_members() {
             continue;
         }
-        let wanted = room::Wanted { no, known_as, config, before, since, is_dm, partial, form: request.form };
-        let Some(looked) = room::build(view, &wanted)? else { continue };
-        let lists = list_names(request, rules.lists);
-        if let Some(mut part) = looked.part {
-            if request.form == request::Form::Accepted {
-                part.lists = lists.iter().map(|&name| name.to_owned()).collect();
-            }
-            response.rooms.insert(looked.id.clone(), part);
-        }
-        in_scope.add(InScope {
-            no,
-            id: looked.id,
-            lists,
-            subscribed: rules.subscription.is_some(),
-            joined: facts.membership == KnownAs::Joined,
-            since: before.filter(|before| before.known_as == facts.membership).map(|before| before.upto),
-            events: looked.events,
-        });
-        sent.insert(no, looked.sent);
+        let (since, form) = (connection.since(), request.form);
+        wanted.push(room::Wanted { no, known_as, config, before, since, is_dm, partial, form });
     }
-    response.extensions = extensions::build(view, request, since, &in_scope, &changes)?;
-    let has_news = since.is_none() || !response.rooms.is_empty() || response.extensions.has_news();
-    Ok((Built { response, sent }, has_news))
+    Ok(wanted)
 }
 
 /// Whether there is nothing to look at in a room that was sent before.
