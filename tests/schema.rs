@@ -252,7 +252,7 @@ fn events(s: &mut Samples) {
     s.add(GAPS, (RoomNo(1), EventNo(8), EventNo(9)), 17);
     s.add(EXTREMITIES, RoomNo(1), EventList(vec![EventNo(9), EventNo(10)]));
     s.add(TIMELINE, (RoomNo(1), -3), EventNo(9));
-    s.add(WAITING_REDACTIONS, EventNo(9), EventNo(10));
+    s.add(WAITING_REDACTIONS, EventNo(9), EventList(vec![EventNo(10)]));
     s.add(RELATIONS, (EventNo(9), 21, EventNo(11)), text("m.thread"));
     let thread = Thread { latest: EventNo(11), latest_order: 21, count: 2 };
     s.add(AGGREGATES, EventNo(9), Aggregates { edit: Some(EventNo(12)), thread: Some(thread), references: 1 });
@@ -463,7 +463,12 @@ fn delayed_events(s: &mut Samples) {
     s.add(THREAD_SUBSCRIPTIONS, (alice(), EventNo(9)), subscription);
     s.add(THREAD_SUBSCRIPTION_CHANGES, (alice(), Position(21)), EventNo(9));
     s.add(THREAD_FOLLOWERS, (EventNo(9), alice()), ());
-    s.add(STICKY_EVENTS, (RoomNo(1), Position(21)), StickyEvent { event: EventNo(9), sender: alice(), expires: 9 });
+    let sticky = || StickyEvent { event: EventNo(9), sender: alice(), expires: 9 };
+    s.add(STICKY_EVENTS, (RoomNo(1), Position(21)), sticky());
+    s.add(SOFT_FAILED_STICKY_EVENTS, (RoomNo(1), EventNo(9)), sticky());
+    s.add(ROOM_UPGRADES, RoomNo(1), RoomUpgrade { user: alice(), new: RoomNo(2) });
+    s.add(STICKY_RECHECKS, (RoomNo(1), EventNo(9)), ());
+    s.add(SENT_INVITATIONS, (alice(), 5, EventNo(9)), ());
     let event = DelayedEvent {
         user: alice(),
         device: phone(),
@@ -509,7 +514,8 @@ fn media(s: &mut Samples) {
     s.add(THUMBNAILS, (text("00ff"), text("32x32-crop")), Thumbnail::Made(content()));
     s.add(MEDIA_PENDING, (alice(), text("id")), 9);
     s.add(APPSERVICES, text("irc"), text("id: irc"));
-    let progress = AppserviceProgress { told: Position(7), transaction: 8, pending: Some(Position(9)) };
+    let progress =
+        AppserviceProgress { told: Position(7), transaction: 8, pending: Some(Position(9)), with_messages: true };
     s.add(APPSERVICE_PROGRESS, text("irc"), progress);
     s.add(APPSERVICE_TRANSACTIONS, text("irc"), raw(json!({ "events": [] })));
     s.add(NETWORK_ROOMS, (text("irc"), text("libera"), RoomNo(1)), ());

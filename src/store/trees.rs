@@ -85,7 +85,7 @@ trees! {
     /// Who wrote in a thread, by its root event.
     THREAD_MEMBERS = Lookup 19: (EventNo, OwnedUserId) => ();
     /// Redactions that came before the event that they redact, by that event.
-    WAITING_REDACTIONS = Lookup 20: EventNo => EventNo;
+    WAITING_REDACTIONS = Lookup 20: EventNo => EventList;
     /// What allows each state event, as numbers, and its rank: one more than the highest of theirs.
     AUTH_EVENTS = Lookup 160: EventNo => AuthEvents;
     /// Where history is not whole: events that are not here, with each event that follows them, and the place in the
@@ -101,6 +101,8 @@ trees! {
     ROOM_CHANGES = Scan 12: Position => RoomNo;
     /// Everyone with a membership in a room, as its current state has it.
     MEMBERS = Scan 13: (RoomNo, OwnedUserId) => Member;
+    /// The invitations that users of this server sent, by when the server made them, in milliseconds since the Unix epoch.
+    SENT_INVITATIONS = Scan 253: (OwnedUserId, u64, EventNo) => ();
     /// The users of this server who are joined to a room.
     LOCAL_MEMBERS = Scan 14: (RoomNo, OwnedUserId) => ();
     /// The rooms that a user of this server is or was a member of, or is invited to.
@@ -161,6 +163,8 @@ trees! {
     PUBLISHED_ROOMS = Scan 140: RoomNo => ();
     /// The aliases of each room.
     ROOM_ALIASES = Scan 141: (RoomNo, OwnedRoomAliasId) => ();
+    /// Rooms that are being replaced by one of another version, by that one.
+    ROOM_UPGRADES = Queue 255: RoomNo => RoomUpgrade;
     /// Rooms that do not admit guests and that guests of this server are still to leave.
     ROOMS_WITHOUT_GUESTS = Queue 233: RoomNo => ();
     /// What requests with transaction IDs were answered with: by user, device, operation with its path, and ID.
@@ -297,6 +301,10 @@ trees! {
     FREED_MEDIA = Queue 248: (RoomNo, OwnedServerName, String) => ();
     /// The events of each room that stick to it, by their positions.
     STICKY_EVENTS = Queue 241: (RoomNo, Position) => StickyEvent;
+    /// Sticky events that the current state of their room did not allow when they came.
+    SOFT_FAILED_STICKY_EVENTS = Queue 253: (RoomNo, EventNo) => StickyEvent;
+    /// Those of them that are to be looked at again, since that state changed.
+    STICKY_RECHECKS = Queue 254: (RoomNo, EventNo) => ();
     /// What users decided about threads, by user and the thread's root.
     THREAD_SUBSCRIPTIONS = Scan 242: (OwnedUserId, EventNo) => ThreadSubscription;
     /// When they did so last, by user: the thread's root.

@@ -416,3 +416,13 @@ pub struct Thread {
     /// How many events it has, without the root.
     pub count: u64,
 }
+
+/// That a room is being replaced by one of another version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomUpgrade {
+    /// Who does it.
+    pub user: OwnedUserId,
+    /// The room that replaces it.
+    pub new: RoomNo,
+}
+record!(RoomUpgrade, 1);
