@@ -1,5 +1,6 @@
 //! Sticky events (MSC4354): for an hour at most, everybody in the room is told of them.
 
+use conduit::store::trees;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -123,10 +124,13 @@ async fn state_and_delayed_events_can_be_sticky() {
     assert_eq!(sticky(&sync(&alice, "").await, &room).len(), 2);
 }
 
-/// A sliding sync with the extension alone.
+/// A sliding sync with the extension, and a list of which no room is sent.
 async fn slide(client: &Client, pos: &str, wanted: Value) -> Value {
     let query = if pos.is_empty() { String::new() } else { format!("?pos={pos}&timeout=20000") };
-    let body = json!({ "extensions": { "org.matrix.msc4354.sticky_events": wanted } });
+    let unencrypted =
+        json!({ "filters": { "is_encrypted": false }, "ranges": [], "timeline_limit": 0, "required_state": [] });
+    let extensions = json!({ "org.matrix.msc4354.sticky_events": wanted });
+    let body = json!({ "lists": { "unencrypted": unencrypted }, "extensions": extensions });
     client.ok(Method::POST, &format!("{SLIDING}{query}"), body).await
 }
 
@@ -142,6 +146,10 @@ async fn sliding_sync_tells_them_of_all_rooms() {
         rooms.push(room);
     }
     let extension = |answer: &Value| answer["extensions"]["org.matrix.msc4354.sticky_events"].clone();
+    // What no list matches is not told.
+    let encrypted = json!([{ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } }]);
+    let encrypted = alice.create_room(json!({ "initial_state": encrypted })).await;
+    stick(&alice, &encrypted, "c", 600_000).await;
     // Both rooms are new to the client.
     let answer = slide(&alice, "", json!({ "enabled": true, "limit": 1 })).await;
     let told = extension(&answer);
@@ -215,5 +223,40 @@ async fn a_server_that_comes_into_a_room_is_told_what_sticks_to_it() {
         assert_eq!(answer["rooms"]["join"][&room]["unread_notifications"]["notification_count"], 0);
         let rooms = &b.handle.server().rooms;
         assert_eq!(rooms.extremities(<&ruma::RoomId>::try_from(&*room).unwrap()).unwrap().len(), 1);
+    }
+}
+
+/// Whether an event was allowed can depend on what a server knew when it came.
+#[tokio::test]
+async fn what_came_while_its_sender_was_banned_sticks_when_they_are_back() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let join = format!("/_matrix/client/v3/join/{}?server_name=a.test", encode(&room));
+    bob.ok(Method::POST, &join, json!({})).await;
+    let mut since = alice.sync("").await["next_batch"].as_str().unwrap().to_owned();
+    net.cut("a", "b");
+    let of_bob = json!({ "user_id": bob.user_id });
+    alice.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/ban", encode(&room)), of_bob.clone()).await;
+    let call = stick(&bob, &room, "1", 600_000).await;
+    net.heal("a", "b");
+    stick(&bob, &room, "over", 0).await;
+    let store = &a.handle.server().rooms.store;
+    while trees::SOFT_FAILED_STICKY_EVENTS.verify(&store.read()).unwrap().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    while bob.get("/_matrix/client/v3/joined_rooms").await.1["joined_rooms"] != json!([]) {
+        tokio::task::yield_now().await;
+    }
+    alice.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/unban", encode(&room)), of_bob).await;
+    bob.ok(Method::POST, &join, json!({})).await;
+    loop {
+        let answer = alice.sync(&format!("since={since}&timeout=20000")).await;
+        let new = ids(&answer["rooms"]["join"][&room]["timeline"]["events"]).contains(&call.as_str());
+        if new || sticky(&answer, &room).contains(&call.as_str()) {
+            break;
+        }
+        since = answer["next_batch"].as_str().unwrap().to_owned();
     }
 }

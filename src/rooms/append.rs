@@ -11,16 +11,15 @@ use super::{
     build::{Authorized, Place},
     deltas, effects,
     event::{self, Event, Status},
-    outbox,
+    extremities, outbox,
     pdu::Pdu,
-    receive::MAX_PREV_EVENTS,
-    state, timeline,
+    state, sticky, timeline,
 };
 use crate::{
     clock,
     error::{Error, Result},
-    ids::{EventNo, Position, RoomNo, StateNo},
-    store::{Tx, records::EventList, trees},
+    ids::{Position, RoomNo, StateNo},
+    store::{Tx, trees},
 };
 
 /// Stores a checked event with all that follows from it.
@@ -28,10 +27,11 @@ use crate::{
 /// # Errors
 /// When a row is damaged or the database fails.
 pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<Event> {
-    // An event that has a number already was referred to by others, or is here without its place in the graph.
+    // An event that has a number already was referred to by others, or is here without its place in the graph or, if it
+    // soft-failed, in the timeline.
     let awaited = event::no_of(tx, &authorized.pdu.event_id)?;
     let stored = awaited.map(|no| event::get(tx, no)).transpose()?.flatten();
-    if stored.as_ref().is_some_and(|stored| stored.is_placed()) {
+    if stored.as_ref().is_some_and(|stored| stored.is_placed() && stored.status != Status::SoftFailed) {
         return Err(Error::internal(format_args!("event {} is stored already", authorized.pdu.event_id)));
     }
     let no = awaited.map_or_else(|| event::number(tx, &authorized.pdu.event_id), Ok)?;
@@ -45,19 +45,19 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
         state_after: state_before,
         status,
         redacted_by: None,
-        received_ts: clock::now_ms(),
+        received_ts: stored.as_ref().map_or_else(clock::now_ms, |stored| stored.received_ts),
         request: authorized.request,
         pdu: authorized.pdu,
         redacts_in_content: authorized.redacts_in_content,
     };
-    let was_aside = stored.is_some();
-    if let Some(stored) = stored
+    if let Some(stored) = &stored
         && stored.redacted_by.is_some()
     {
         event.redacted_by = stored.redacted_by;
         event.pdu = stored.pdu.clone();
     }
-    event.state_after = match authorized.state_after {
+    let known_after = stored.as_ref().filter(|stored| stored.is_placed()).map(|stored| stored.state_after);
+    event.state_after = match authorized.state_after.or(known_after) {
         Some(state) => state,
         None => state_after(tx, &event)?,
     };
@@ -81,10 +81,11 @@ pub fn append(tx: &mut Tx<'_>, rooms: &Rooms, authorized: Authorized) -> Result<
     backfill::filled(tx, &event, awaited.is_some(), &missing)?;
     store(tx, &event)?;
     trees::TIMELINE.put(tx, (room_no, event.order), &no);
-    if was_aside {
+    if stored.is_some() {
         trees::OFF_TIMELINE.delete(tx, (room_no, no));
+        sticky::forget_soft_failed(tx, room_no, no);
     }
-    extremities(tx, room_no, &follows, (place == Place::End).then_some(no))?;
+    extremities::replace(tx, room_no, &follows, no, place == Place::End)?;
     if let Some(position) = position {
         set_current(tx, rooms, room_no, &mut room, position, current, Some(&event))?;
         timeline::changed(tx, room_no, position)?;
@@ -150,18 +151,6 @@ pub(super) fn set_current(
     let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_deref())).collect();
     effects::state_changed(tx, rooms, room_no, room, position, &changes)?;
     trees::ROOMS.put(tx, room_no, room);
-    Ok(())
-}
-
-/// The room's next event follows this one, and whatever this one did not follow: the newest of these, where there are
-/// more than an event can follow.
-fn extremities(tx: &mut Tx<'_>, room: RoomNo, follows: &[EventNo], event: Option<EventNo>) -> Result<()> {
-    let mut list = trees::EXTREMITIES.get(tx, room)?.unwrap_or_default().0;
-    list.retain(|no| !follows.contains(no));
-    list.extend(event);
-    let superfluous = list.len().saturating_sub(MAX_PREV_EVENTS);
-    list.drain(..superfluous);
-    trees::EXTREMITIES.put(tx, room, &EventList(list));
     Ok(())
 }
 

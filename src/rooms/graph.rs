@@ -27,8 +27,9 @@ use super::{
     build::{self, Authorized, Context, Place},
     deltas,
     event::{self, Status},
+    extremities,
     import::filtered,
-    servers, state, timeline,
+    servers, state, sticky, timeline,
 };
 use crate::{
     error::Result,
@@ -52,9 +53,11 @@ pub(super) struct Arrival {
     /// The extremities that it follows, among others.
     pub(super) follows: Vec<EventNo>,
     /// Whether an event follows it that came before it.
-    followed: bool,
+    pub(super) followed: bool,
     /// Whether the others in the room are to hear of it from this server.
     relayed: bool,
+    /// Whether the room's policy server, if there is one, has nothing against it.
+    recommended: bool,
 }
 
 /// What is known of the state before an event some of whose predecessors are not here.
@@ -173,7 +176,7 @@ impl Rooms {
     pub fn extremities(&self, room: &RoomId) -> Result<Vec<OwnedEventId>> {
         let snapshot = self.store.read();
         let (no, _) = super::require(&snapshot, room)?;
-        let extremities = trees::EXTREMITIES.get(&snapshot, no)?.unwrap_or_default().0;
+        let extremities = extremities::of(&snapshot, no)?;
         extremities.into_iter().map(|no| Ok(event::require(&snapshot, no)?.pdu.event_id.clone())).collect()
     }
 
@@ -227,7 +230,7 @@ impl Rooms {
             Some(state) => state,
             None => deltas::EMPTY,
         };
-        arrival.relayed = relayed;
+        (arrival.relayed, arrival.recommended) = (relayed, recommended);
         // What has its place among earlier events is followed by some of them.
         arrival.followed |= earlier.is_some();
         let verdict = match judge(self, &self.store.read(), &arrival, state_before, earlier.is_none())? {
@@ -303,7 +306,7 @@ impl Rooms {
     }
 
     /// Appends an event that was judged.
-    async fn settle(
+    pub(super) async fn settle(
         &self,
         arrival: Arrival,
         state_before: StateNo,
@@ -326,10 +329,17 @@ impl Rooms {
         if status == Status::Accepted {
             (current, state_after) = self.current_with(&arrival, state_before).await?;
         }
-        let Arrival { room_no, rules, pdu, missing, follows, relayed: is_told, .. } = arrival;
+        let Arrival { room_no, rules, pdu, missing, follows, relayed: is_told, recommended, .. } = arrival;
         let next = Authorized::next(room_no, pdu, state_before, &rules);
         let authorized = Authorized { follows, status, place, state_after, current, missing, is_told, ..next };
-        let event = self.store.write(|tx| append::append(tx, self, authorized))?;
+        let event = self.store.write(|tx| {
+            let event = append::append(tx, self, authorized)?;
+            // What a policy server is against does not stick at all.
+            if status == Status::SoftFailed && recommended {
+                sticky::soft_failed(tx, &event)?;
+            }
+            Ok(event)
+        })?;
         Ok(match verdict {
             Verdict::Accepted => Outcome::Accepted(event),
             Verdict::SoftFailed => Outcome::SoftFailed(event),
@@ -348,7 +358,7 @@ impl Rooms {
             let snapshot = self.store.read();
             let context = Context { rooms: self, read: &snapshot };
             let (mut before, mut others) = (BTreeSet::new(), BTreeSet::new());
-            for no in trees::EXTREMITIES.get(&snapshot, arrival.room_no)?.unwrap_or_default().0 {
+            for no in extremities::of(&snapshot, arrival.room_no)? {
                 let state = event::require(context.read, no)?.state_after;
                 before.insert(state);
                 if !arrival.follows.contains(&no) {
@@ -382,6 +392,9 @@ impl Rooms {
             let no = event::intern(tx, &arrival.pdu.event_id)?;
             let mut outlier = outlier(no, arrival.room_no, arrival.pdu.clone(), &arrival.rules, Status::Outlier);
             outlier = event::get(tx, no)?.map_or(outlier, Arc::unwrap_or_clone);
+            if outlier.is_placed() {
+                return Ok(outlier.state_after);
+            }
             append::store(tx, &outlier)?;
             outlier.state_before = state_before;
             append::state_after(tx, &outlier)
@@ -472,6 +485,7 @@ impl Arrival {
             follows: Vec::new(),
             followed: false,
             relayed: false,
+            recommended: true,
         };
         follow(context, &mut arrival)?;
         Ok(arrival)

@@ -31,6 +31,7 @@ pub mod deletion;
 pub mod deltas;
 pub mod directory;
 pub mod event;
+pub mod extremities;
 pub mod guests;
 pub mod history;
 pub mod import;
@@ -77,6 +78,7 @@ mod lock;
 mod recheck;
 mod resolve_v1;
 mod resolver;
+mod second_look;
 mod text;
 
 use std::{sync::Arc, time::Duration};

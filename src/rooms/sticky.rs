@@ -5,25 +5,38 @@
 //! happened before the room begins here, so history is fetched back to them (`federation/backfill.rs`). They are new
 //! when they come, wherever they stand in the timeline.
 //!
-//! Invariants: `STICKY_EVENTS` holds events of the room's timeline only, live ones at their places; of one sender at
-//! most [`OF_SENDER`], of a room at most [`OF_ROOM`], the newest. Rows that expired go when the next comes.
-//! Deliberately absent: looking once more at those that were soft-failed.
+//! One that soft-failed is looked at again when the room's state changes in a way that may allow it (`second_look.rs`),
+//! so that in the end all servers agree on what sticks.
+//!
+//! Invariants: `STICKY_EVENTS` holds events of the room's timeline only, live ones at their places, and
+//! `SOFT_FAILED_STICKY_EVENTS` soft-failed ones only; of one sender at most [`OF_SENDER`] each, of a room at most
+//! [`OF_ROOM`], the newest. Rows that expired go when the next comes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::events::sticky::StickyDurationMs;
+use ruma::{
+    UserId,
+    events::{StateEventType, sticky::StickyDurationMs},
+};
 use serde::Serialize;
 
 use super::{
+    Rooms,
     event::{self, Event},
     outbox,
     pdu::Pdu,
+    state,
 };
 use crate::{
     clock,
     error::Result,
-    ids::{Position, RoomNo},
-    store::{Direction, Read, Tx, records::StickyEvent, trees},
+    ids::{EventNo, Position, RoomNo, StateKeyNo},
+    store::{
+        Direction, Read, Tree, Tx,
+        key::{Key, StartsWith},
+        records::StickyEvent,
+        trees,
+    },
 };
 
 /// The longest time that an event sticks, in milliseconds.
@@ -75,40 +88,112 @@ pub fn is_noted(read: &dyn Read, room: RoomNo, position: Position) -> Result<boo
 /// # Errors
 /// As [`is_noted`].
 pub(super) fn appended(tx: &mut Tx<'_>, event: &Event, live: bool) -> Result<Option<Position>> {
-    let now = clock::now_ms();
-    let Some(expires) = expiry(event).filter(|expires| *expires > now) else { return Ok(None) };
-    let (mut kept, mut of_sender) = (1, 1);
-    for (position, row) in newest_first(tx, event.room)? {
-        let same = row.sender == event.pdu.sender;
-        if row.expires <= now || kept >= OF_ROOM || (same && of_sender >= OF_SENDER) {
-            trees::STICKY_EVENTS.delete(tx, (event.room, position));
-            outbox::unstuck(tx, event.room, position)?;
-        } else {
-            kept += 1;
-            of_sender += usize::from(same);
-        }
+    let Some(row) = row_of(event) else { return Ok(None) };
+    for key in superfluous(tx, trees::STICKY_EVENTS, event.room, &row.sender)? {
+        trees::STICKY_EVENTS.delete(tx, key);
+        outbox::unstuck(tx, event.room, key.1)?;
     }
-    let row = StickyEvent { event: event.no, sender: event.pdu.sender.clone(), expires };
     let position = if live { Position(event.order.unsigned_abs()) } else { tx.next_position()? };
     trees::STICKY_EVENTS.put(tx, (event.room, position), &row);
     Ok(Some(position))
 }
 
-/// Forgets an event that leaves the timeline.
+/// Notes an event that the room's current state does not allow, if it would stick.
 ///
 /// # Errors
 /// As [`is_noted`].
-pub(super) fn forget(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
-    for (position, _) in newest_first(tx, event.room)?.into_iter().filter(|(_, row)| row.event == event.no) {
-        trees::STICKY_EVENTS.delete(tx, (event.room, position));
-        outbox::unstuck(tx, event.room, position)?;
+pub(super) fn soft_failed(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    let Some(row) = row_of(event) else { return Ok(()) };
+    for (room, other) in superfluous(tx, trees::SOFT_FAILED_STICKY_EVENTS, event.room, &row.sender)? {
+        forget_soft_failed(tx, room, other);
+    }
+    trees::SOFT_FAILED_STICKY_EVENTS.put(tx, (event.room, event.no), &row);
+    Ok(())
+}
+
+/// Lets go of a sticky event that soft-failed: it was accepted after all, or is over.
+pub(super) fn forget_soft_failed(tx: &mut Tx<'_>, room: RoomNo, event: EventNo) {
+    trees::SOFT_FAILED_STICKY_EVENTS.delete(tx, (room, event));
+    trees::STICKY_RECHECKS.delete(tx, (room, event));
+}
+
+/// Follows changes of the room's current state: events that soft-failed are to be looked at again where something changed
+/// that allows or forbids them, be it their sender's membership alone.
+///
+/// # Errors
+/// As [`is_noted`].
+pub(super) fn state_changed(
+    tx: &mut Tx<'_>,
+    rooms: &Rooms,
+    room: RoomNo,
+    changes: &[(StateKeyNo, Option<&Event>)],
+) -> Result<()> {
+    let noted = trees::SOFT_FAILED_STICKY_EVENTS.scan(tx, (room,), Direction::Forward).collect::<Result<Vec<_>>>()?;
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let (mut members, mut rules_changed) = (BTreeSet::new(), false);
+    for (key, _) in changes {
+        match state::key_of(tx, *key)? {
+            (StateEventType::RoomMember, user) => drop(members.insert(user)),
+            (kind, _) => {
+                rules_changed |= matches!(kind, StateEventType::RoomPowerLevels | StateEventType::RoomJoinRules);
+            }
+        }
+    }
+    let now = clock::now_ms();
+    for ((_, event), row) in noted {
+        if row.expires <= now {
+            forget_soft_failed(tx, room, event);
+        } else if rules_changed || members.contains(row.sender.as_str()) {
+            trees::STICKY_RECHECKS.put(tx, (room, event), &());
+            let chores = rooms.chores.clone();
+            tx.on_commit(move || chores.notify_one());
+        }
     }
     Ok(())
 }
 
-fn newest_first(read: &dyn Read, room: RoomNo) -> Result<Vec<(Position, StickyEvent)>> {
-    let rows = trees::STICKY_EVENTS.scan(read, (room,), Direction::Backward);
-    rows.map(|row| row.map(|((_, position), row)| (position, row))).collect()
+/// Forgets an event that leaves the timeline, or the database.
+///
+/// # Errors
+/// As [`is_noted`].
+pub(super) fn forget(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    let rows = trees::STICKY_EVENTS.scan(tx, (event.room,), Direction::Backward).collect::<Result<Vec<_>>>()?;
+    for ((room, position), _) in rows.into_iter().filter(|(_, row)| row.event == event.no) {
+        trees::STICKY_EVENTS.delete(tx, (room, position));
+        outbox::unstuck(tx, room, position)?;
+    }
+    forget_soft_failed(tx, event.room, event.no);
+    Ok(())
+}
+
+/// The row of an event that sticks now.
+fn row_of(event: &Event) -> Option<StickyEvent> {
+    let expires = expiry(event).filter(|expires| *expires > clock::now_ms())?;
+    Some(StickyEvent { event: event.no, sender: event.pdu.sender.clone(), expires })
+}
+
+/// The rows of a room that go when one of `sender` comes: those that expired, and the oldest of too many.
+fn superfluous<K: Key + StartsWith<(RoomNo,)>>(
+    read: &dyn Read,
+    tree: Tree<K, StickyEvent>,
+    room: RoomNo,
+    sender: &UserId,
+) -> Result<Vec<K>> {
+    let now = clock::now_ms();
+    let (mut superfluous, mut kept, mut of_sender) = (Vec::new(), 1, 1);
+    for row in tree.scan(read, (room,), Direction::Backward) {
+        let (key, row) = row?;
+        let same = row.sender == sender;
+        if row.expires <= now || kept >= OF_ROOM || (same && of_sender >= OF_SENDER) {
+            superfluous.push(key);
+        } else {
+            kept += 1;
+            of_sender += usize::from(same);
+        }
+    }
+    Ok(superfluous)
 }
 
 /// The room's events that came after `since` and still stick, in their order, with their positions. History visibility

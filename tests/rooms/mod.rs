@@ -2,11 +2,13 @@
 
 mod deltas;
 mod events;
+mod extremities;
 pub mod federated;
 mod graph;
 mod members;
 mod relations;
 mod resolve;
+mod second_look;
 mod servers;
 mod visibility;
 mod worked_examples;

@@ -1,6 +1,6 @@
 //! The extensions of sliding sync: messages to the device, keys, account data, receipts, typing, sticky events, threads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
 
@@ -23,9 +23,9 @@ use crate::{
 const MAX_STICKY: usize = 100;
 
 /// The rooms that were looked at for an answer.
-#[derive(Default)]
 pub struct RoomsInScope<'r> {
     rooms: Vec<InScope<'r>>,
+    interesting: HashSet<RoomNo>,
 }
 
 /// A room that was looked at.
@@ -47,6 +47,11 @@ pub struct InScope<'r> {
 }
 
 impl<'r> RoomsInScope<'r> {
+    /// None yet; some rule matches those that are `interesting`, be they in a window or not.
+    pub fn new(interesting: HashSet<RoomNo>) -> Self {
+        Self { rooms: Vec::new(), interesting }
+    }
+
     /// Adds a room.
     pub fn add(&mut self, room: InScope<'r>) {
         self.rooms.push(room);
@@ -132,15 +137,18 @@ fn place(view: &View<'_>, wanted: &Since) -> Result<Position> {
     })
 }
 
-/// The sticky events of all joined rooms, whatever the lists, but for those that the timelines in the answer have; the
-/// oldest first, so that one answer need not hold all. Of a room that was joined since, they are all told at once.
+/// The sticky events of all joined rooms that some list or subscription matches, in a window or not
+/// ([MSC4480](https://github.com/matrix-org/matrix-spec-proposals/pull/4480), a proposal), but for those that the timelines
+/// in the answer have; the oldest first, so that one answer need not hold all. Of a room that was joined since, they are all
+/// told at once.
 fn sticky_events(view: &View<'_>, wanted: &Since, answer: &RoomsInScope<'_>) -> Result<StickyEvents> {
     let since = place(view, wanted)?;
-    let limit = wanted.limit.map_or(MAX_STICKY, |limit| usize::try_from(limit).unwrap_or(MAX_STICKY).min(MAX_STICKY));
+    let limit =
+        wanted.limit.map_or(MAX_STICKY, |limit| usize::try_from(limit).unwrap_or(MAX_STICKY).clamp(1, MAX_STICKY));
     let (mut found, mut of_new_rooms) = (Vec::new(), Vec::new());
     for row in members::rooms_of(view.read, view.user) {
         let (room, own) = row?;
-        if own.membership != MembershipState::Join {
+        if own.membership != MembershipState::Join || !answer.interesting.contains(&room) {
             continue;
         }
         if own.position > since {

@@ -18,7 +18,10 @@ mod required_state;
 mod room;
 mod room_state;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use self::{
     connections::{Connection, KnownAs, Sent},
@@ -27,6 +30,7 @@ use self::{
     request::Request,
     required_state::RoomConfig,
     response::{ListCount, Response},
+    room::Looked,
 };
 use super::{View, in_halves};
 use crate::{error::Result, ids::RoomNo, rooms, users::account_data};
@@ -63,17 +67,14 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
     };
     connection.rooms.update(view)?;
     let filtering = Filtering::new(view)?;
-    let matches = matching(view, request, connection, &filtering, &mut response)?;
+    let (matches, interesting) = matching(view, request, connection, &filtering, &mut response)?;
     let configs = configs(request, connection, &matches);
 
     let wanted = wanted(view, request, connection, &filtering, &configs)?;
-    let look = |view: &View<'_>, wanted: Vec<room::Wanted<'_>>| {
-        wanted.into_iter().map(|wanted| Ok((room::build(view, &wanted)?, wanted))).collect()
-    };
-    let (first, others): (Vec<_>, Option<Vec<_>>) = in_halves(view, wanted, MANY_ROOMS, look)?;
+    let (first, others) = in_halves(view, wanted, MANY_ROOMS, look_into)?;
 
     let mut sent = HashMap::new();
-    let mut in_scope = RoomsInScope::default();
+    let mut in_scope = RoomsInScope::new(interesting);
     for (looked, wanted) in first.into_iter().chain(others.unwrap_or_default()) {
         let (Some(looked), Some(rules)) = (looked, matches.get(&wanted.no)) else { continue };
         let lists = list_names(request, rules.lists);
@@ -135,20 +136,30 @@ fn is_unchanged(before: &Sent, facts: &lists::Facts, config: &Arc<RoomConfig>, i
         && Arc::ptr_eq(config, &before.config)
 }
 
-/// Which rules match which rooms; the lists' counts go into the response.
+/// Looks at rooms.
+fn look_into<'a>(view: &View<'_>, wanted: Vec<room::Wanted<'a>>) -> Result<Vec<(Option<Looked>, room::Wanted<'a>)>> {
+    wanted.into_iter().map(|wanted| Ok((room::build(view, &wanted)?, wanted))).collect()
+}
+
+/// Which rules match which rooms, and all rooms that some rule matches, be they in a window or not; the lists' counts go
+/// into the response.
 fn matching<'r>(
     view: &View<'_>,
     request: &'r Request,
     connection: &mut Connection,
     filtering: &Filtering,
     response: &mut Response,
-) -> Result<HashMap<RoomNo, Matches<'r>>> {
+) -> Result<(HashMap<RoomNo, Matches<'r>>, HashSet<RoomNo>)> {
     let mut matches: HashMap<RoomNo, Matches<'r>> = HashMap::new();
+    let mut interesting = HashSet::new();
     let (list, known) = connection.rooms_and_sent();
     for (bit, (name, wanted)) in request.lists.iter().enumerate() {
         let shown_as = |room| known.get(&room).map(|sent: &Sent| sent.known_as);
         let rooms = list.filtered(view, &wanted.filters, filtering, shown_as)?;
         response.lists.insert(name.clone(), ListCount { count: rooms.len() });
+        if request.extensions.sticky_events.is_on() {
+            interesting.extend(rooms.iter().map(|(_, room)| *room));
+        }
         for room in lists::windowed(rooms, wanted.ranges.as_deref()) {
             matches.entry(room).or_default().lists |= 1 << bit;
         }
@@ -161,9 +172,10 @@ fn matching<'r>(
             .is_some_and(|facts| facts.membership != KnownAs::Left || facts.is_removed() || known.contains_key(&room));
         if concerns_user {
             matches.entry(room).or_default().subscription = Some(config);
+            interesting.insert(room);
         }
     }
-    Ok(matches)
+    Ok((matches, interesting))
 }
 
 /// What each room is to be sent with: the union of the rules that match it. Equal ones are one.
