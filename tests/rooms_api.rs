@@ -1,8 +1,17 @@
 //! Making rooms, and who is in them.
 
-use crate::common::{Client, TestServer, encode};
+use conduit::{
+    rooms::{
+        self,
+        upgrade::{self, Upgrade},
+    },
+    store::trees,
+};
 use http::{Method, StatusCode};
+use ruma::{RoomId, RoomVersionId, UserId};
 use serde_json::{Value, json};
+
+use crate::common::{Client, TestServer, encode};
 
 fn state_path(room: &str, kind: &str) -> String {
     format!("/_matrix/client/v3/rooms/{}/state/{kind}/", encode(room))
@@ -335,6 +344,43 @@ async fn upgrading() {
         let own = levels["users"].get(&alice.user_id);
         assert_eq!(own.is_none(), to == "12", "{levels}");
         bob.join(new).await;
+    }
+    server.stop().await;
+}
+
+/// Its transactions are one after the other: a crash can come in between.
+#[tokio::test]
+async fn an_upgrade_that_was_interrupted_is_finished() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let rooms = &server.handle.server().rooms;
+    for tombstone_is_there in [false, true] {
+        let name = format!("room-{tombstone_is_there}");
+        let old = alice.create_room(json!({ "preset": "public_chat", "room_alias_name": name })).await;
+        let id = RoomId::parse(&old).unwrap();
+        let user = UserId::parse(&alice.user_id).unwrap();
+        let guard = rooms.lock(&id).await;
+        let upgrade = Upgrade { user: user.clone(), version: RoomVersionId::V12, additional_creators: Vec::new() };
+        let begun = rooms.store.write(|tx| {
+            let (no, room) = rooms::require(tx, &id)?;
+            Ok((no, upgrade::begin(tx, rooms, no, &room, &upgrade)?))
+        });
+        let (no, row) = begun.unwrap();
+        let new = rooms::get(&rooms.store.read(), row.new).unwrap().id;
+        if tombstone_is_there {
+            let authorized = rooms.prepare(&guard, &user, upgrade::tombstone(&new).unwrap()).unwrap();
+            rooms.append(authorized, |tx, _| upgrade::hand_over(tx, no, row.new)).unwrap();
+        }
+        drop(guard);
+        rooms.chores.notify_one();
+        while trees::ROOM_UPGRADES.contains(&rooms.store.read(), no).unwrap() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(state(&alice, &old, "m.room.tombstone").await["replacement_room"], new.as_str());
+        assert_eq!(state(&alice, &old, "m.room.power_levels").await["events_default"], 50);
+        let alias = encode(&format!("#{name}:localhost"));
+        let resolved = alice.get(&format!("/_matrix/client/v3/directory/room/{alias}")).await.1;
+        assert_eq!(resolved["room_id"], new.as_str());
     }
     server.stop().await;
 }

@@ -8,12 +8,13 @@ use super::{Checker, any, room_exists};
 use crate::{
     error::Result,
     ids::{EventNo, Position, RoomNo, StateKeyNo},
-    rooms::{Room, deltas, event, state},
+    rooms::{Room, deltas, event, extremities, state},
     store::{
         records::Status,
         trees::{
             ALIASES, CURRENT_STATE, EVENT_NOS, EXTREMITIES, MISSING_MEMBERS, PUBLISHED_ROOMS, RELATED_REDACTIONS,
-            ROOM_ALIASES, ROOM_CHANGED, ROOM_CHANGES, ROOM_NOS, ROOM_STATES, ROOMS, STATE_KEY_NOS, STATE_KEYS, STATES,
+            ROOM_ALIASES, ROOM_CHANGED, ROOM_CHANGES, ROOM_NOS, ROOM_STATES, ROOM_UPGRADES, ROOMS, STATE_KEY_NOS,
+            STATE_KEYS, STATES,
         },
     },
 };
@@ -25,6 +26,8 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     checker.has(EXTREMITIES, ROOMS, |room, _| *room, any)?;
     checker.has(MISSING_MEMBERS, ROOMS, |room, _| *room, any)?;
     checker.has(MISSING_MEMBERS, EVENT_NOS, |_, row| row.join.clone(), any)?;
+    checker.has(ROOM_UPGRADES, ROOMS, |room, _| *room, any)?;
+    checker.has(ROOM_UPGRADES, ROOMS, |_, row| row.new, any)?;
     checker.has(RELATED_REDACTIONS, ROOMS, |(room, _), _| *room, any)?;
     checker.has(ROOM_STATES, ROOMS, |(room, _), _| *room, any)?;
     checker.has(ROOM_CHANGED, ROOM_CHANGES, |_, at| *at, |room, _, changed| changed == room)?;
@@ -89,7 +92,7 @@ fn room(checker: &mut Checker<'_>, no: RoomNo, room: Room) -> Result<()> {
         checker.tolerate(outcome)?;
     }
 
-    let extremities = EXTREMITIES.get(read, no)?.unwrap_or_default().0;
+    let extremities = extremities::of(read, no)?;
     let fault = format_args!("room {} has {} forward extremities", room.id, extremities.len()).to_string();
     checker.expect(extremities.is_empty() == room.create.is_none(), fault);
     for extremity in extremities {

@@ -1,16 +1,16 @@
 //! What a decision asks for beyond itself: a new display name shows in each of the user's rooms, a deactivated account
 //! leaves all of them, guests leave a room that admits none any more, everybody leaves one that is being deleted, what
-//! somebody sent who was banned is redacted, and so is what relates to a redacted event.
+//! somebody sent who was banned is redacted, and so is what relates to a redacted event; a room that is being upgraded is
+//! replaced to the end; what would stick to a room but for its state is looked at again.
 //!
 //! The decision and a row in a queue are one transaction (`users/profiles.rs`, `users/accounts.rs`, and in `rooms`
-//! `guests.rs`, `redaction.rs`, `related_redactions.rs`). Who
-//! changed a name or ended an account does the first rooms at once, so that few rooms are done when the request is
-//! answered; the rest is done in the background, one room after the other, also after a crash. What is done twice changes
-//! nothing the second time.
+//! `guests.rs`, `redaction.rs`, `related_redactions.rs`, `upgrade.rs`, `sticky.rs`). Who changed a name or ended an
+//! account does the first rooms at once, so that few rooms are done when the request is answered; the rest is done in the
+//! background, one room after the other, also after a crash. What is done twice changes nothing the second time.
 
 use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 
-use super::{Federation, leave, policy};
+use super::{Federation, leave, policy, room_upgrades};
 use crate::{
     clock,
     error::Result,
@@ -63,8 +63,10 @@ pub async fn all(federation: &Federation) -> Result<()> {
     for room in closed {
         remove_guests(federation, room).await?;
     }
+    room_upgrades::finish_all(federation).await?;
     redact(&federation.rooms).await?;
     redact_related(federation).await?;
+    federation.rooms.look_again().await?;
     while redaction::forget_originals(&federation.rooms)? {}
     Ok(())
 }
@@ -178,10 +180,10 @@ pub async fn show_profile(federation: &Federation, user: &UserId, limit: usize) 
         let read = federation.rooms.store.read();
         (PROFILE_UPDATES.get(&read, user)?, rooms_behind(&read, user)?)
     };
+    let mut done = behind.len() <= limit;
     for room in behind.iter().take(limit) {
-        show_profile_in(federation, user, *room).await?;
+        done &= show_profile_in(federation, user, *room).await?;
     }
-    let done = behind.len() <= limit;
     if done {
         federation.rooms.store.write(|tx| {
             // A later change is somebody else's chore.
@@ -214,20 +216,20 @@ fn is_behind(read: &dyn Read, user: &UserId, room: RoomNo) -> Result<bool> {
     }))
 }
 
-async fn show_profile_in(federation: &Federation, user: &UserId, room: RoomNo) -> Result<()> {
+/// Shows the profile in one room as far as the room lets the user; gives whether nothing failed that might succeed later.
+async fn show_profile_in(federation: &Federation, user: &UserId, room: RoomNo) -> Result<bool> {
     let id = rooms::get(&federation.rooms.store.read(), room)?.id;
     let guard = federation.rooms.lock(&id).await;
     let draft = {
         let read = federation.rooms.store.read();
         if !is_behind(&read, user, room)? {
-            return Ok(());
+            return Ok(true);
         }
         membership::draft(user, membership::with_profile(&read, user, &MembershipState::Join)?)?
     };
-    if let Err(error) = policy::send_and(federation, &guard, user, draft, |_, _| Ok(())).await {
-        tracing::debug!("{user}'s profile cannot be shown in {id}: {error}");
-    }
-    Ok(())
+    let Err(error) = policy::send_and(federation, &guard, user, draft, |_, _| Ok(())).await else { return Ok(true) };
+    tracing::debug!("{user}'s profile cannot be shown in {id}: {error}");
+    Ok(!error.status().is_server_error())
 }
 
 /// Takes a user whose account was deactivated out of their rooms, out of `limit` at most, and declines their

@@ -39,6 +39,7 @@ pub mod missing_members;
 pub mod newcomers;
 pub mod policy;
 pub mod profiles;
+pub mod room_upgrades;
 pub mod spaces;
 pub mod third_party_invite;
 pub mod timestamps;

@@ -1,7 +1,7 @@
 //! Replacing a room by one of another version
 //! ([spec](https://spec.matrix.org/latest/client-server-api/#room-upgrades)).
 //!
-//! The new room gets what the specification recommends to carry over ([`successor`]), the old one a [`tombstone`], with
+//! The new room gets what the specification recommends to carry over ([`begin`]), the old one a [`tombstone`], with
 //! which the aliases move ([`hand_over`]), and, where the user may, power levels that end the conversation
 //! ([`closing`]). Each of these is one transaction, since the old room's policy server, if it has one, is asked about
 //! what is sent there. Without the tombstone nothing is replaced. Members are not carried over: they join the new room
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::RoomNo,
-    store::{Read, Tx},
+    store::{Read, Tx, records::RoomUpgrade, trees::ROOM_UPGRADES},
 };
 
 /// The state that is carried over as it is; power levels and join rules need more thought.
@@ -49,24 +49,18 @@ pub struct Upgrade {
     pub additional_creators: Vec<OwnedUserId>,
 }
 
-/// Makes the room that is to replace `no`; gives its number and ID.
+/// Makes the room that is to replace `no`, and notes that the upgrade is under way.
 ///
 /// # Errors
 /// 403 `M_FORBIDDEN` when the user may not send a tombstone into the old room.
-pub fn successor(
-    tx: &mut Tx<'_>,
-    rooms: &Rooms,
-    no: RoomNo,
-    room: &Room,
-    upgrade: &Upgrade,
-) -> Result<(RoomNo, OwnedRoomId)> {
+pub fn begin(tx: &mut Tx<'_>, rooms: &Rooms, no: RoomNo, room: &Room, upgrade: &Upgrade) -> Result<RoomUpgrade> {
     let user = &upgrade.user;
     let powers = power_levels::of_room(tx, no, room)?;
     if !members::is_joined(tx, no, user)? || !powers.user_can_send_state(user, StateEventType::RoomTombstone) {
         return Err(Error::forbidden("You may not upgrade this room: you cannot send its tombstone."));
     }
     let content = upgrade.create_content(tx, no, room)?;
-    let (new_no, create) = build::create(rooms, tx, &upgrade.version, user, &to_raw_value(&content)?)?;
+    let (new_no, _) = build::create(rooms, tx, &upgrade.version, user, &to_raw_value(&content)?)?;
     let new = Author { rooms, room: new_no, sender: user };
 
     let join = membership::with_profile(tx, user, &MembershipState::Join)?;
@@ -89,7 +83,9 @@ pub fn successor(
     if levels != first_levels {
         new.set(tx, StateEventType::RoomPowerLevels, &levels)?;
     }
-    Ok((new_no, create.pdu.room_id))
+    let row = RoomUpgrade { user: user.clone(), new: new_no };
+    ROOM_UPGRADES.put(tx, no, &row);
+    Ok(row)
 }
 
 /// The event that ends the old room.
@@ -114,7 +110,7 @@ pub fn hand_over(tx: &mut Tx<'_>, old: RoomNo, new: RoomNo) -> Result<()> {
     Ok(())
 }
 
-/// The events that end the conversation in the old room, as far as the user may send them.
+/// The events that end the conversation in the old room and are not there yet, as far as the user may send them.
 ///
 /// # Errors
 /// As [`hand_over`].
@@ -130,11 +126,11 @@ pub fn closing(read: &dyn Read, old: RoomNo, new: RoomNo) -> Result<Vec<Draft>> 
     let mut levels = levels_of(read, old)?;
     let level = |levels: &Content, key: &str| levels.get(key).and_then(Value::as_i64).unwrap_or(0);
     let silence = level(&levels, "users_default").saturating_add(1).max(50);
-    for key in ["events_default", "invite"] {
-        let raised = level(&levels, key).max(silence);
-        levels.insert(key.to_owned(), json!(raised));
+    let low: Vec<_> = ["events_default", "invite"].into_iter().filter(|key| level(&levels, key) < silence).collect();
+    if !low.is_empty() {
+        levels.extend(low.into_iter().map(|key| (key.to_owned(), json!(silence))));
+        drafts.push(Draft::state(StateEventType::RoomPowerLevels, "", &levels)?);
     }
-    drafts.push(Draft::state(StateEventType::RoomPowerLevels, "", &levels)?);
     Ok(drafts)
 }
 

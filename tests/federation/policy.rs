@@ -8,6 +8,7 @@ use std::sync::{
 use conduit::{
     rooms::{Draft, build, canonical},
     signing::{self, SigningKeys},
+    store::trees::PROFILE_UPDATES,
 };
 use http::{Method, StatusCode};
 use ruma::{
@@ -170,8 +171,16 @@ async fn memberships_and_profiles_have_the_signature_too() {
     assert_eq!(act("kick", json!({ "user_id": carol.user_id })).await, StatusCode::OK);
     assert_eq!(act("ban", json!({ "user_id": carol.user_id })).await, StatusCode::OK);
 
-    // Nobody is kept in a room since its policy server is gone.
+    // What was refused is not tried again, and what the policy server could not be asked about is.
+    let is_to_be_shown = |client: &Client| {
+        let user = <&UserId>::try_from(&*client.user_id).unwrap();
+        PROFILE_UPDATES.contains(&a.handle.server().store.read(), user).unwrap()
+    };
+    assert!(!is_to_be_shown(&bob));
     guarded.net.cut("a", "p");
+    name(&bob, "Robert").await;
+    assert!(is_to_be_shown(&bob));
+    // Nobody is kept in a room since its policy server is gone.
     assert!(act("unban", json!({ "user_id": carol.user_id })).await.is_server_error());
     let leave = format!("/_matrix/client/v3/rooms/{}/leave", encode(&guarded.room));
     bob.ok(Method::POST, &leave, json!({})).await;
