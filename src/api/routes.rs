@@ -37,6 +37,7 @@ fn administration() -> Vec<Route<Server>> {
         on(user_data::who_is),
         on(user_data::joined_rooms),
         on(user_data::joined_room_count),
+        on(user_data::sent_invite_count),
         on(user_data::memberships),
         on(user_data::all_account_data),
         on(user_data::list_pushers),

@@ -14,10 +14,10 @@ use crate::{
     ids::RoomNo,
     rooms::{event, state},
     store::{
-        records::{Member, UserRoom},
+        records::{Member, Status, UserRoom},
         trees::{
-            ACCOUNTS, CURRENT_STATE, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS,
-            ROOMS_WITHOUT_GUESTS, SERVER_ROOMS, USER_ROOMS,
+            ACCOUNTS, CURRENT_STATE, EVENTS, LOCAL_MEMBERS, MEMBERS, MEMBERSHIP_CHANGES, ROOM_SERVERS, ROOMS,
+            ROOMS_WITHOUT_GUESTS, SENT_INVITATIONS, SERVER_ROOMS, USER_ROOMS,
         },
     },
 };
@@ -68,6 +68,12 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
         MEMBERS,
         |key, ()| key.clone(),
         |_, (), member| member.membership == MembershipState::Join,
+    )?;
+    checker.has(
+        SENT_INVITATIONS,
+        EVENTS,
+        |(_, _, no), ()| *no,
+        |(_, ts, _), (), event| event.received_ts == *ts && event.status == Status::Accepted,
     )?;
     checker.each(USER_ROOMS, |checker, (user, room), own| user_room(checker, &user, room, &own))?;
     self::servers(checker, servers)?;

@@ -60,7 +60,8 @@ pub(super) fn state_changed(
     for tombstone in changes.iter().filter_map(|(_, event)| *event).filter(|event| is_tombstone(event)) {
         carry_over::on_tombstone(tx, rooms, &room.id, tombstone)?;
     }
-    delayed_events::state_changed(tx, room_no, changes)
+    delayed_events::state_changed(tx, room_no, changes)?;
+    sticky::state_changed(tx, rooms, room_no, changes)
 }
 
 fn is_tombstone(event: &Event) -> bool {
@@ -205,6 +206,7 @@ pub(super) fn appended(
     redaction::of_removed(tx, room, &event)?;
     let event = if awaited { redaction::apply_waiting(tx, rooms, room, event)? } else { event };
     let sticks = sticky::appended(tx, &event, live)?;
+    invitation_sent(tx, rooms, &event);
     if live {
         notifications::on_event(tx, rooms, room, &event)?;
     } else if let Some(position) = sticks {
@@ -216,6 +218,14 @@ pub(super) fn appended(
     tx.wake_all(members);
     tx.wake_room(event.room);
     Ok(event)
+}
+
+/// Notes an invitation of a user of this server.
+fn invitation_sent(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) {
+    let sender = &event.pdu.sender;
+    if event.pdu.membership() == Some(MembershipState::Invite) && sender.server_name() == rooms.server_name {
+        trees::SENT_INVITATIONS.put(tx, (sender, event.received_ts, event.no), &());
+    }
 }
 
 /// The joined members of this server, kept in memory from one event of the room to the next.

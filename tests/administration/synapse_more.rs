@@ -55,6 +55,10 @@ async fn rooms_that_a_user_joined_are_counted_also_those_left() {
     assert_eq!(count("0").await, 2);
     assert_eq!(count("99999999999999").await, 0);
     assert_eq!(admin.get(&format!("{API}{path}")).await.0, StatusCode::BAD_REQUEST, "from_ts is missing");
+    let path = format!("/v1/users/{}/sent_invite_count", encode(&admin.user_id));
+    let invited_from = async |from: &str| get(&admin, &format!("{path}?from_ts={from}")).await["invite_count"].clone();
+    assert_eq!((invited_from("0").await, invited_from("99999999999999").await), (json!(1), json!(0)));
+    assert_eq!(admin.get(&format!("{API}{path}")).await.0, StatusCode::BAD_REQUEST, "from_ts is missing");
     server.stop().await;
 }
 

@@ -20,7 +20,7 @@ use crate::{
     server::Server,
     store::{
         Direction, Read,
-        trees::{PROVIDER_IDENTITIES, PUSHERS},
+        trees::{PROVIDER_IDENTITIES, PUSHERS, SENT_INVITATIONS},
     },
     users::{account_data, accounts, devices, threepids},
 };
@@ -32,6 +32,8 @@ requests! {
     JoinedRooms = GET "/_synapse/admin/v1/users/{user_id}/joined_rooms" ((OwnedUserId,), Nothing, Nothing);
     /// `GET /_synapse/admin/v1/users/{user_id}/cumulative_joined_room_count`
     JoinedRoomCount = GET "/_synapse/admin/v1/users/{user_id}/cumulative_joined_room_count" ((OwnedUserId,), Since, Nothing);
+    /// `GET /_synapse/admin/v1/users/{user_id}/sent_invite_count`
+    SentInviteCount = GET "/_synapse/admin/v1/users/{user_id}/sent_invite_count" ((OwnedUserId,), Since, Nothing);
     /// `GET /_synapse/admin/v1/users/{user_id}/memberships`
     Memberships = GET "/_synapse/admin/v1/users/{user_id}/memberships" ((OwnedUserId,), Nothing, Nothing);
     /// `GET /_synapse/admin/v1/users/{user_id}/accountdata`
@@ -109,6 +111,15 @@ fn has_joined_since(read: &dyn Read, latest: EventNo, from_ts: u64) -> Result<bo
         };
     }
     Ok(false)
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/sent_invite_count`
+pub async fn sent_invite_count(server: &Server, _: Administrator, req: SentInviteCount) -> Result<Reply> {
+    let (read, user) = (server.store.read(), &req.path.0);
+    require(server, &read, user)?;
+    let mut sent = SENT_INVITATIONS.range(&read, (user, req.query.from_ts), (user, u64::MAX), Direction::Forward);
+    let count = sent.try_fold(0, |count, row| row.map(|_| count + 1))?;
+    ok(json!({ "invite_count": count }))
 }
 
 /// `GET /_synapse/admin/v1/users/{user_id}/memberships`
