@@ -13,13 +13,12 @@ use super::Checker;
 use crate::{
     error::Result,
     ids::{EventNo, RoomNo, StateNo},
-    rooms::{canonical, deltas, event::Event, relations, state},
+    rooms::{canonical, deltas, event::Event, extremities, relations, state},
     store::{
         Direction,
         records::Status,
         trees::{
-            AUTH_EVENTS, EVENT_NOS, EVENTS, EXTREMITIES, GAPS, OFF_TIMELINE, RELATIONS, ROOMS, STATES, TIMELINE,
-            WAITING_REDACTIONS,
+            AUTH_EVENTS, EVENT_NOS, EVENTS, GAPS, OFF_TIMELINE, RELATIONS, ROOMS, STATES, TIMELINE, WAITING_REDACTIONS,
         },
     },
 };
@@ -44,9 +43,12 @@ pub(super) fn check(checker: &mut Checker<'_>) -> Result<()> {
     checker
         .each(TIMELINE, |checker, (_, order), _| checker.given_out("position", u64::try_from(order).unwrap_or(0)))?;
     checker.each(GAPS, |checker, (room, missing, follower), order| gap(checker, room, missing, follower, order))?;
-    checker.each(WAITING_REDACTIONS, |checker, target, redaction| {
-        let waits = !EVENTS.contains(checker.read, target)? && EVENTS.contains(checker.read, redaction)?;
-        checker.expect(waits, format_args!("redaction {redaction} waits for event {target}, wrongly"));
+    checker.each(WAITING_REDACTIONS, |checker, target, redactions| {
+        let is_here = EVENTS.contains(checker.read, target)?;
+        for redaction in redactions.0 {
+            let waits = !is_here && EVENTS.contains(checker.read, redaction)?;
+            checker.expect(waits, format_args!("redaction {redaction} waits for event {target}, wrongly"));
+        }
         Ok(())
     })
 }
@@ -66,7 +68,7 @@ fn rooms(checker: &mut Checker<'_>) -> Result<HashMap<RoomNo, RoomFacts>> {
     let mut rooms = HashMap::new();
     checker.each(ROOMS, |checker, no, room| {
         let mut extremities = HashSet::new();
-        for event in EXTREMITIES.get(checker.read, no)?.unwrap_or_default().0 {
+        for event in extremities::of(checker.read, no)? {
             extremities.extend(EVENTS.get(checker.read, event)?.map(|row| row.event_id));
         }
         rooms.insert(no, RoomFacts { id: room.id, version: room.version, extremities });

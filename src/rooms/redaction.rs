@@ -28,11 +28,14 @@ use crate::{
     clock,
     error::{Error, Result},
     ids::{EventNo, RoomNo},
-    store::{Direction, Read, Tx, trees},
+    store::{Direction, Read, Tx, records::EventList, trees},
 };
 
 /// How many events are looked at in one transaction in the background.
 const AT_ONCE: usize = 500;
+
+/// How many redactions wait for one event.
+const MAX_WAITING: usize = 50;
 
 /// Whether a user of this server may redact what `pdu`, a redaction, names: one's own events always, others' with the
 /// power to redact. A target that is not here is let through; it is checked when it comes.
@@ -73,22 +76,40 @@ pub(super) fn apply(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: &Event) 
     let target_no = event::intern(tx, target)?;
     match event::get(tx, target_no)? {
         Some(target) => redact(tx, rooms, room, event, Arc::unwrap_or_clone(target)).map(drop),
-        None => {
-            trees::WAITING_REDACTIONS.put(tx, target_no, &event.no);
-            Ok(())
-        }
+        None => wait(tx, room, event, target_no),
     }
 }
 
-/// Prunes `event` if a redaction waited for it; gives it as it is then.
+/// Has a redaction wait for its target. Which of several may redact it is known when it is here; of very many, those by
+/// who has the power here come first, so that others do not push them out.
+fn wait(tx: &mut Tx<'_>, room: &Room, redaction: &Event, target: EventNo) -> Result<()> {
+    let mut waiting = trees::WAITING_REDACTIONS.get(tx, target)?.unwrap_or_default().0;
+    for no in &waiting {
+        let other = event::require(tx, *no)?;
+        if other.room == redaction.room && other.pdu.sender == redaction.pdu.sender {
+            return Ok(());
+        }
+    }
+    let at = if has_power(tx, redaction.room, room, &redaction.pdu.sender)? { 0 } else { waiting.len() };
+    waiting.insert(at, redaction.no);
+    waiting.truncate(MAX_WAITING);
+    trees::WAITING_REDACTIONS.put(tx, target, &EventList(waiting));
+    Ok(())
+}
+
+/// Prunes `event` if a redaction waited for it that may do so; gives it as it is then.
 ///
 /// # Errors
 /// As [`apply`].
 pub(super) fn apply_waiting(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, event: Event) -> Result<Event> {
-    let Some(waiting) = trees::WAITING_REDACTIONS.get(tx, event.no)? else { return Ok(event) };
+    let Some(EventList(waiting)) = trees::WAITING_REDACTIONS.get(tx, event.no)? else { return Ok(event) };
     trees::WAITING_REDACTIONS.delete(tx, event.no);
-    let redaction = event::require(tx, waiting)?;
-    redact(tx, rooms, room, &redaction, event)
+    let mut event = event;
+    for redaction in waiting {
+        let redaction = event::require(tx, redaction)?;
+        event = redact(tx, rooms, room, &redaction, event)?;
+    }
+    Ok(event)
 }
 
 /// Prunes `target` if `redaction` may do that; gives it as it is then.

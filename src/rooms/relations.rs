@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// How many events of a thread are looked at for another of a sender who lost one.
+const LOOKED_AT: usize = 500;
+
 /// How an event relates to another.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Relation {
@@ -124,26 +127,83 @@ fn adopt(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     if children.is_empty() { Ok(()) } else { rebuild(tx, event.no) }
 }
 
-/// Takes an event out that loses its content.
+/// Takes an event out that loses its content. Costs what there is to look at instead, and not what else relates to its
+/// target: a spammer's thousand replies go one by one.
 ///
 /// # Errors
 /// As [`aggregates`].
 pub(super) fn remove(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
-    match unlink(tx, event)? {
-        Some(target) => rebuild(tx, target),
-        None => Ok(()),
+    let Some(relation) = relation(&event.pdu.content) else { return Ok(()) };
+    let Some(target) = event::no_of(tx, &relation.event_id)? else { return Ok(()) };
+    // What relates to an event of another room counts for nothing there.
+    if !trees::RELATIONS.contains(tx, (target, event.order, event.no))? {
+        return Ok(());
     }
+    trees::RELATIONS.delete(tx, (target, event.order, event.no));
+    let Some(mut aggregates) = trees::AGGREGATES.get(tx, target)? else { return Ok(()) };
+    match &*relation.rel_type {
+        "m.replace" if aggregates.edit == Some(event.no) => aggregates.edit = latest_edit(tx, target)?,
+        "m.thread" => aggregates.thread = thread_without(tx, target, aggregates.thread, event)?,
+        "m.reference" => aggregates.references = aggregates.references.saturating_sub(1),
+        _ => return Ok(()),
+    }
+    if aggregates == Aggregates::default() {
+        trees::AGGREGATES.delete(tx, target);
+    } else {
+        trees::AGGREGATES.put(tx, target, &aggregates);
+    }
+    Ok(())
 }
 
-/// Takes an event out that goes from the database, without counting what is left at its target; gives the target.
+fn latest_edit(tx: &Tx<'_>, target: EventNo) -> Result<Option<EventNo>> {
+    let mut latest = None;
+    for row in of(tx, target, Direction::Forward) {
+        let (_, child, rel_type) = row?;
+        if rel_type == "m.replace"
+            && let Some(child) = event::get(tx, child)?
+        {
+            latest = newest_edit(tx, target, latest, &child)?.or(latest);
+        }
+    }
+    Ok(latest)
+}
+
+/// A thread without `gone`, which is no part of it any more. Whether its sender wrote something else there is looked for in
+/// the newest [`LOOKED_AT`] of it.
+fn thread_without(tx: &mut Tx<'_>, root: EventNo, thread: Option<Thread>, gone: &Event) -> Result<Option<Thread>> {
+    let Some(mut thread) = thread else { return Ok(None) };
+    thread.count = thread.count.saturating_sub(1);
+    let (mut latest, mut wrote_else, mut looked_at) = (None, false, 0);
+    for row in of(tx, root, Direction::Backward).filter(|row| row.as_ref().map_or(true, |row| row.2 == "m.thread")) {
+        let (order, child, _) = row?;
+        latest = latest.or(Some((order, child)));
+        looked_at += 1;
+        wrote_else = looked_at == LOOKED_AT || event::require(tx, child)?.pdu.sender == gone.pdu.sender;
+        if wrote_else {
+            break;
+        }
+    }
+    if !wrote_else {
+        trees::THREAD_MEMBERS.delete(tx, (root, &*gone.pdu.sender));
+    }
+    trees::THREAD_ORDER.delete(tx, (gone.room, thread.latest_order, root));
+    let Some((order, child)) = latest else { return Ok(None) };
+    (thread.latest_order, thread.latest) = (order, child);
+    trees::THREAD_ORDER.put(tx, (gone.room, order, root), &());
+    Ok(Some(thread))
+}
+
+/// Takes an event out that goes from the database, without counting what is left at its target.
 ///
 /// # Errors
 /// As [`aggregates`].
-pub(super) fn unlink(tx: &mut Tx<'_>, event: &Event) -> Result<Option<EventNo>> {
-    let Some(relation) = relation(&event.pdu.content) else { return Ok(None) };
-    let Some(target) = event::no_of(tx, &relation.event_id)? else { return Ok(None) };
-    trees::RELATIONS.delete(tx, (target, event.order, event.no));
-    Ok(Some(target))
+pub(super) fn unlink(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
+    if let Some(relation) = relation(&event.pdu.content)
+        && let Some(target) = event::no_of(tx, &relation.event_id)?
+    {
+        trees::RELATIONS.delete(tx, (target, event.order, event.no));
+    }
+    Ok(())
 }
 
 /// Forgets what was made of the events that relate to `target`, which goes from the database. They themselves stay

@@ -116,3 +116,33 @@ async fn relations_stay_in_their_room() {
     assert!(shown(&world, &root, &alice)["unsigned"].get("m.relations").is_none());
     assert_eq!(relations::of(&world.rooms.store.read(), root.no, Direction::Forward).count(), 0);
 }
+
+#[tokio::test]
+async fn who_wrote_in_a_thread_did_until_all_of_it_is_redacted() {
+    let world = world();
+    let (room, other) = (world.room(12), world.room(12));
+    let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
+    for user in [&bob, &carol] {
+        world.send(&room, user, member("join", user)).await.unwrap();
+    }
+    let root = world.send(&room, &alice, text("root")).await.unwrap();
+    let first = world.send(&room, &bob, related("one", "m.thread", &root)).await.unwrap();
+    world.send(&room, &carol, related("two", "m.thread", &root)).await.unwrap();
+    let last = world.send(&room, &bob, related("three", "m.thread", &root)).await.unwrap();
+    let elsewhere = world.send(&other, &alice, related("four", "m.thread", &root)).await.unwrap();
+    let redact = async |room, event: &Event| {
+        world.send(room, &alice, Draft::redaction(event.pdu.event_id.clone(), None).unwrap()).await.unwrap()
+    };
+    let thread = |viewer| {
+        let thread = shown(&world, &root, viewer)["unsigned"]["m.relations"]["m.thread"].clone();
+        (thread["count"].clone(), thread["current_user_participated"].clone())
+    };
+    assert_eq!(thread(&bob), (json!(3), json!(true)));
+    redact(&other, &elsewhere).await;
+    assert_eq!(thread(&bob), (json!(3), json!(true)), "it never counted");
+    redact(&room, &last).await;
+    assert_eq!(thread(&bob), (json!(2), json!(true)));
+    redact(&room, &first).await;
+    assert_eq!(thread(&bob), (json!(1), json!(false)));
+    assert_eq!(thread(&carol), (json!(1), json!(true)));
+}

@@ -2,7 +2,10 @@
 //!
 //! Each tree is walked once, with a cursor: to begin anew at its start would pass over all that was deleted before.
 
-use ruma::{UserId, events::TimelineEventType};
+use ruma::{
+    UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 
 use super::{Deletion, Rooms};
 use crate::{
@@ -66,6 +69,7 @@ pub(super) async fn delete_all(rooms: &Rooms, no: RoomNo, deletion: &mut Deletio
         trees::ROSTER_STAMPS.delete(tx, no);
         trees::HISTORY_PURGES.delete(tx, no);
         trees::ROOMS_WITHOUT_GUESTS.delete(tx, no);
+        trees::ROOM_UPGRADES.delete(tx, no);
         Ok(())
     })
 }
@@ -238,12 +242,19 @@ fn detach(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     if event.pdu.sticky.is_some() || event.redacted_by.is_some() {
         sticky::forget(tx, event)?;
     }
+    if event.pdu.membership() == Some(MembershipState::Invite) {
+        trees::SENT_INVITATIONS.delete(tx, (&event.pdu.sender, event.received_ts, event.no));
+    }
     relations::unlink(tx, event)?;
     if let Some(target) = &event.pdu.redacts
         && let Some(target) = event::no_of(tx, target)?
-        && trees::WAITING_REDACTIONS.get(tx, target)? == Some(event.no)
+        && let Some(mut waiting) = trees::WAITING_REDACTIONS.get(tx, target)?
     {
-        trees::WAITING_REDACTIONS.delete(tx, target);
+        waiting.0.retain(|no| *no != event.no);
+        match waiting.0.is_empty() {
+            true => trees::WAITING_REDACTIONS.delete(tx, target),
+            false => trees::WAITING_REDACTIONS.put(tx, target, &waiting),
+        }
     }
     if event.is_placed() {
         free_state(tx, event.room, event.state_before);
