@@ -22,8 +22,8 @@ use crate::{
     clock,
     error::Result,
     ids::{Position, RoomNo},
-    rooms::{self, Draft, members, power_levels, timeline, visibility::DUMMY_EVENT},
-    store::{Read, trees::EXTREMITIES},
+    rooms::{self, Draft, extremities, members, power_levels, timeline, visibility::DUMMY_EVENT},
+    store::Read,
 };
 
 /// From how many ends on a room's graph is tied together.
@@ -84,7 +84,7 @@ impl LooseEnds {
             if rooms.len() == ROOMS {
                 break;
             }
-            let ends = EXTREMITIES.get(read, room)?.map_or(0, |ends| ends.0.len());
+            let ends = extremities::of(read, room)?.len();
             if ends >= MANY && !self.lately.contains_key(&room) {
                 rooms.push(room);
             }

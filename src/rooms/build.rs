@@ -21,9 +21,9 @@ use serde_json::{
 use super::{
     Room, Rooms, append, canonical,
     event::{self, Event, Request, Status},
-    guests,
+    extremities, guests,
     pdu::Pdu,
-    receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV_EVENTS},
+    receive::{MAX_DEPTH, MAX_EVENT, MAX_FIELD},
     redaction, state,
     sticky::Sticky,
     text::{Parts, Reference},
@@ -296,11 +296,8 @@ fn sign(
     content: (&Map<String, Value>, &RawValue),
     auth_events: &[Arc<Event>],
 ) -> Result<(Pdu, Vec<EventNo>)> {
-    let mut follows = trees::EXTREMITIES.get(context.read, room_no)?.unwrap_or_default().0;
-    // Numbers grow with time, so these are the newest.
-    follows.sort_unstable_by(|a, b| b.cmp(a));
-    follows.truncate(MAX_PREV_EVENTS);
-    let prev_events = follows.iter().map(|no| event::require(context.read, *no)).collect::<Result<Vec<_>>>()?;
+    let follows = extremities::of(context.read, room_no)?;
+    let prev_events = extremities::named(context.read, &follows)?;
     let depth = prev_events.iter().map(|event| event.pdu.depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);
     let kind = draft.kind.to_string();
     let redacts = draft.redacts.as_deref().filter(|_| !rules.redaction.content_field_redacts);

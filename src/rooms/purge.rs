@@ -20,7 +20,7 @@ use super::{
     deletion::{delete_event, free_state, free_states, set_aside},
     deltas,
     event::{self, Event},
-    relations, timeline,
+    extremities, relations, timeline,
 };
 use crate::{
     error::{Error, Result},
@@ -117,7 +117,7 @@ pub async fn work(rooms: &Arc<Rooms>) -> Result<()> {
 
 /// Looks at the next events after one place and before another; gives the last one's place, or none at the end.
 fn delete_some(tx: &mut Tx<'_>, room: RoomNo, (after, end): (i64, i64), deleted: &mut u64) -> Result<Option<i64>> {
-    let extremities = trees::EXTREMITIES.get(tx, room)?.unwrap_or_default().0;
+    let extremities = extremities::of(tx, room)?;
     let has_gaps = trees::GAPS.scan(tx, (room,), Direction::Forward).next().is_some();
     let places =
         timeline::after(tx, room, after).take(CHUNK).take_while(|row| !matches!(row, Ok((order, _)) if *order >= end));

@@ -22,13 +22,14 @@ use super::{
     build::Context,
     deltas,
     event::{self, Status},
+    extremities,
     graph::{self, Arrival, Verdict},
     partial, relations, state, timeline,
 };
 use crate::{
     error::Result,
     ids::{EventNo, RoomNo, StateNo},
-    store::{Tx, records::EventList, trees},
+    store::{Tx, trees},
 };
 
 impl Rooms {
@@ -107,7 +108,7 @@ impl Rooms {
         let (version, states) = {
             let read = self.store.read();
             let mut states: BTreeSet<StateNo> = BTreeSet::new();
-            for no in trees::EXTREMITIES.get(&read, room_no)?.unwrap_or_default().0 {
+            for no in extremities::of(&read, room_no)? {
                 states.insert(event::require(&read, no)?.state_after);
             }
             (super::get(&read, room_no)?.version, states)
@@ -158,8 +159,5 @@ fn extremities(tx: &mut Tx<'_>, rooms: &Rooms, room_no: RoomNo, join: EventNo, s
         }
     }
     open.retain(|no| !followed.contains(no));
-    let superfluous = open.len().saturating_sub(super::receive::MAX_PREV_EVENTS);
-    open.drain(..superfluous);
-    trees::EXTREMITIES.put(tx, room_no, &EventList(open));
-    Ok(())
+    extremities::put(tx, room_no, open)
 }

@@ -13,12 +13,12 @@ use crate::{
     rooms::{
         self, Room, blocks,
         deletion::{self, Deletion, DeletionStage},
-        directory, members, purge, room_admin, state, summary,
+        directory, extremities, members, purge, room_admin, state, summary,
     },
     server::Server,
     store::{
         Direction, Read,
-        trees::{EXTREMITIES, ROOM_DELETIONS, ROOMS},
+        trees::{ROOM_DELETIONS, ROOMS},
     },
     users::devices,
 };
@@ -337,7 +337,7 @@ pub async fn get_extremities(server: &Server, _: Administrator, req: GetExtremit
     let read = server.store.read();
     let (no, _) = rooms::by_name(&read, &req.path.0)?;
     let mut results = Vec::new();
-    for event in EXTREMITIES.get(&read, no)?.unwrap_or_default().0 {
+    for event in extremities::of(&read, no)? {
         let event = rooms::event::require(&read, event)?;
         results.push(json!({
             "event_id": event.pdu.event_id,
