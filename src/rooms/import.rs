@@ -15,6 +15,7 @@ use ruma::{
     EventId, OwnedEventId, RoomId, RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType},
 };
+use serde::Deserialize;
 
 use super::{
     Event, Outcome, Room, RoomGuard, Rooms, Signed, append,
@@ -22,6 +23,7 @@ use super::{
     build::{self, Authorized, Context},
     deltas, effects,
     event::{self, Status},
+    extremities,
     graph::outlier,
     partial::{self, Omitted},
     servers, state,
@@ -148,6 +150,7 @@ impl Rooms {
             }
         }
         let (wanted, create) = self.wanted(room_no, &of_state)?;
+        check_version(&self.store.read(), create, version)?;
         self.check_join(room_no, guard.room(), version, &event, &wanted, omitted.is_none())?;
         let last = self.set_state(guard, room_no, &wanted).await?;
         let rules = build::rules(version)?;
@@ -180,7 +183,7 @@ impl Rooms {
                     missing.push(id.clone());
                 }
             }
-            let follows = trees::EXTREMITIES.get(tx, room_no)?.unwrap_or_default().0;
+            let follows = extremities::of(tx, room_no)?;
             let next = Authorized::next(room_no, event.pdu, room.state, &rules);
             append::append(tx, self, Authorized { follows, missing, ..next })
         })?;
@@ -328,6 +331,24 @@ impl Rooms {
         }
         let changes: Vec<_> = events.iter().map(|(key, event)| (*key, event.as_deref())).collect();
         effects::state_changed(tx, self, room_no, room, position, &changes)
+    }
+}
+
+/// That the room has the version that it was said to have: by it, its events were read.
+fn check_version(read: &dyn Read, create: EventNo, version: &RoomVersionId) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(default = "first")]
+        room_version: RoomVersionId,
+    }
+    // Spec, `m.room.create`: "Defaults to "1" if the key does not exist."
+    fn first() -> RoomVersionId {
+        RoomVersionId::V1
+    }
+    let content: Option<Content> = event::require(read, create)?.pdu.content_as();
+    match content {
+        Some(content) if content.room_version == *version => Ok(()),
+        _ => Err(Error::forbidden(format!("The room's create event does not say that its version is {version}."))),
     }
 }
 

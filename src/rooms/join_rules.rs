@@ -60,7 +60,7 @@ impl JoinRules {
     }
 
     /// Whether the user is in one of the rooms whose members may join; `None` if this server does not know, because it is
-    /// not in all of them.
+    /// not in all of them, or does not know all members yet.
     ///
     /// # Errors
     /// When the store fails.
@@ -71,6 +71,10 @@ impl JoinRules {
                 Some(room) if super::get(read, room)?.is_resident() => {
                     if members::is_joined(read, room, user)? {
                         return Ok(Some(true));
+                    }
+                    // The user may be among members who are still to come.
+                    if super::get(read, room)?.partial.is_some() {
+                        answer = None;
                     }
                 }
                 _ => answer = None,

@@ -321,6 +321,13 @@ async fn other_servers_are_sent_elsewhere() {
     let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=12", encode(&room), encode("@eve:peer.test"));
     let (status, error) = peer.ask(&b, Method::GET, &make, None).await;
     assert_eq!((status, &error["errcode"]), (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND")), "{error}");
+    // Nor is it known who may join another room because they are in this one.
+    let rules = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": room }] });
+    let rules = json!([{ "type": "m.room.join_rules", "content": rules }]);
+    let restricted = bob.create_room(json!({ "room_version": "11", "initial_state": rules })).await;
+    let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11", encode(&restricted), encode("@eve:peer.test"));
+    let (status, error) = peer.ask(&b, Method::GET, &make, None).await;
+    assert_eq!((status, &error["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_UNABLE_TO_AUTHORISE_JOIN")), "{error}");
     let event = bob.send_text(&room, "hello").await;
     let (event, room_id) = (EventId::parse(event).unwrap(), RoomId::parse(&room).unwrap());
     let federation = &a.handle.server().federation;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use conduit::{
-    rooms::{Outcome, backfill, event, event::Status, receive, timeline, visibility::may_see_event},
+    rooms::{Import, Outcome, backfill, event, event::Status, receive, timeline, visibility::may_see_event},
     store::trees,
 };
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     federated::{Federation, of, raw},
-    member, message, state, text,
+    make_room, member, message, state, text, version, world_of,
 };
 
 fn accepted(outcome: Outcome) -> conduit::rooms::Event {
@@ -45,6 +45,26 @@ async fn events_cross_between_servers() {
         assert_eq!(net.extremities(0), net.extremities(1));
         assert_eq!(net.state(0), net.state(1));
     }
+}
+
+/// Who lets a user of this server into a room says which version it has, and the room says so itself.
+#[tokio::test]
+async fn a_room_has_the_version_that_its_create_event_says() {
+    let worlds = ["a.test", "b.test"].map(|name| world_of(<&ServerName>::try_from(name).unwrap()));
+    let room = make_room(&worlds[0].rooms, 10);
+    let net = Federation::over(worlds.iter().map(|world| world.rooms.clone()).collect(), room, version(10));
+    net.collect(0);
+    let bob = of(1, "bob");
+    let join = json!({"type": "m.room.member", "state_key": bob, "content": {"membership": "join"}});
+    let id = net.note(net.make(0, &bob, join, |_| ()));
+    let (state, auth) = net.state_before(0, &accepted(net.give(0, &id).await));
+    let rooms = &net.servers[1];
+    let guard = rooms.lock(&net.room).await;
+    let import =
+        || Import { event: net.signed(&net.json(&id)), state: state.clone(), auth: auth.clone(), omitted: None };
+    let refused = rooms.import(&guard, &version(9), import()).await.unwrap_err();
+    assert!(refused.to_string().contains("version is 9"), "{refused}");
+    rooms.import(&guard, &version(10), import()).await.unwrap();
 }
 
 /// What an event follows must be here; with the state before it given it gets in, and the gap is filled later.
