@@ -5,6 +5,7 @@
 //! ones finish (for 10 seconds at most), and the database is written out, so that the next start replays nothing.
 
 use std::{
+    future::pending,
     io::{IsTerminal, stderr},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, Semaphore, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
@@ -66,6 +67,7 @@ pub struct Handle {
     server: Arc<Server>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    background: JoinSet<()>,
 }
 
 impl Handle {
@@ -84,15 +86,37 @@ impl Handle {
         &self.server
     }
 
+    /// Waits until the server cannot go on, and tells why: the disk failed, or a part of it that works in the background
+    /// broke. It is to be started anew then.
+    pub async fn broken(&mut self) -> Error {
+        let failed = self.server.store.failed();
+        let broken = async {
+            while let Some(ended) = self.background.join_next().await {
+                if let Err(error) = ended {
+                    return error;
+                }
+            }
+            pending().await
+        };
+        tokio::select! {
+            () = failed => Error::internal(
+                "the database cannot be written any more, so the server ends; see above for why. Once there is space on the \
+                 disk, and it is well, start the server again",
+            ),
+            error = broken => Error::internal(format_args!("a part of the server broke, which ends it: {error}")),
+        }
+    }
+
     /// Stops it: returns when every request is finished and the database is closed.
     ///
     /// # Errors
     /// When serving ended by a fault.
     pub async fn stop(self) -> Result<()> {
-        let Self { server, stop, serving, .. } = self;
+        let Self { server, stop, serving, mut background, .. } = self;
         stop.send_replace(true);
         server.store.hub().wake_everyone();
         serving.await.map_err(Error::internal)?;
+        background.detach_all();
         close(server).await
     }
 }
@@ -147,12 +171,13 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
              in a client, with the token {token}"
         );
     }
-    tokio::spawn(background(server.clone()));
-    tokio::spawn(tell_appservices(server.clone()));
-    tokio::spawn(send_delayed_events(server.clone()));
-    tokio::spawn(delivery::servers::run(server.clone()));
-    tokio::spawn(delivery::gateways::run(server.clone()));
-    tokio::spawn(delivery::digests::run(server.clone()));
+    let mut in_background = JoinSet::new();
+    in_background.spawn(background(server.clone()));
+    in_background.spawn(tell_appservices(server.clone()));
+    in_background.spawn(send_delayed_events(server.clone()));
+    in_background.spawn(delivery::servers::run(server.clone()));
+    in_background.spawn(delivery::gateways::run(server.clone()));
+    in_background.spawn(delivery::digests::run(server.clone()));
     let others = match metrics {
         Some(metrics) => Some(metrics.serve(built([web::metrics()])?, server.clone(), stopping.clone())),
         None => None,
@@ -161,7 +186,7 @@ pub async fn start_in(config: Config, network: Network) -> Result<Handle> {
     let serving = tokio::spawn(async move {
         all.await;
     });
-    Ok(Handle { addresses, metrics_address, server, stop, serving })
+    Ok(Handle { addresses, metrics_address, server, stop, serving, background: in_background })
 }
 
 /// The router over everything that the server answers.
@@ -285,28 +310,32 @@ pub async fn run(config: Config, program: Program) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = if stderr().is_terminal() { None } else { Some(signal(SignalKind::hangup())?) };
-    let handle = start(config).await?;
+    let mut handle = start(config).await?;
     let _ = handle.server.program.set(program); // it was not set before
     let addresses: Vec<_> = handle.addresses().iter().map(ToString::to_string).collect();
     tracing::info!("{} is ready on {}", handle.server.name(), addresses.join(", "));
     tracing::info!("to connect, enter {} as the homeserver in a Matrix client", handle.server.homeserver_url());
+    let server = handle.server.clone();
     let reloads = async {
         match &mut hangup {
             Some(hangup) => {
                 while hangup.recv().await.is_some() {
-                    reload(&handle.server);
+                    reload(&server);
                 }
             }
-            None => std::future::pending().await,
+            None => pending().await,
         }
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = reloads => {}
-    }
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = reloads => Ok(()),
+        error = handle.broken() => Err(error),
+    };
+    drop(server);
     tracing::info!("stopping");
-    handle.stop().await
+    let stopped = handle.stop().await;
+    ended.and(stopped)
 }
 
 /// Has the configuration read again; the log says what came of it.

@@ -26,6 +26,8 @@ mod tx;
 mod upgrade;
 
 use std::{
+    fmt::Display,
+    future::pending,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -153,7 +155,7 @@ impl Store {
         let writer = self.writer.lock();
         let mut tx = Tx::new(&self.db, &self.memory);
         let result = change(&mut tx)?;
-        let wakes = tx.commit()?;
+        let wakes = tx.commit().inspect_err(|error| self.log.failed("a transaction could not be written", error))?;
         if wakes.is_some() {
             self.log.committed();
         }
@@ -174,7 +176,7 @@ impl Store {
         let reached = synced.wait_for(|synced| synced.failed || synced.commits >= target).await;
         match reached {
             Ok(synced) if !synced.failed => Ok(()),
-            _ => Err(Error::internal("the disk failed while syncing the write-ahead log")),
+            _ => Err(Error::internal("the disk failed before everything was on it")),
         }
     }
 
@@ -184,6 +186,15 @@ impl Store {
     /// When the disk fails.
     pub fn sync(&self) -> Result<()> {
         Ok(self.db.flush_wal(true)?)
+    }
+
+    /// Waits until something could not be written. From then on nothing can be: it is not known what the disk has, before
+    /// the database is opened anew.
+    pub async fn failed(&self) {
+        let mut synced = self.log.synced.subscribe();
+        if synced.wait_for(|synced| synced.failed).await.is_err() {
+            pending::<()>().await;
+        }
     }
 
     /// Who waits for news.
@@ -299,14 +310,22 @@ impl Log {
                 }
                 state.committed
             };
-            let result = db.flush_wal(true);
-            if let Err(error) = &result {
-                tracing::error!("the disk failed while syncing the write-ahead log: {error}");
+            if let Err(error) = db.flush_wal(true) {
+                self.failed("the write-ahead log could not be synced", &error);
             }
-            self.synced.send_modify(|synced| {
-                synced.commits = target;
-                synced.failed |= result.is_err();
-            });
+            self.synced.send_modify(|synced| synced.commits = target);
         }
+    }
+
+    /// Notes that the disk failed, and says so once.
+    fn failed(&self, what: &str, error: &dyn Display) {
+        self.synced.send_if_modified(|synced| {
+            let is_new = !synced.failed;
+            if is_new {
+                tracing::error!("{what}: {error}");
+            }
+            synced.failed = true;
+            is_new
+        });
     }
 }

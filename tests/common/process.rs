@@ -76,16 +76,21 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Waits until it ends; gives how it did, and all that it said.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        // What it said last may still lie in the pipe.
+        self.reader.take().unwrap().join().unwrap();
+        (status, self.log.lock().join("\n"))
+    }
+
     /// Ends it as a service manager does; gives all that it said.
     ///
     /// # Panics
     /// When it does not call that a success.
-    pub fn terminate(mut self) -> String {
+    pub fn terminate(self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        // What it said last may still lie in the pipe.
-        self.reader.take().unwrap().join().unwrap();
-        let log = self.log.lock().join("\n");
+        let (status, log) = self.wait();
         assert!(status.success(), "{status}\n{log}");
         log
     }

@@ -1,12 +1,14 @@
 //! A database that the program cannot use: it says so in one sentence, ends, and leaves it as it is.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use conduit::store::{SCHEMA, trees::COUNTERS};
+use http::StatusCode;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::common::{
-    TestServer, config,
+    Client, TestServer, config, encode,
     process::{Process, program},
 };
 
@@ -61,4 +63,47 @@ fn one_of_another_homeserver_is_refused_and_not_touched() {
     assert!(said.contains("holds the database of another homeserver (conduit.db)"), "{said}");
     let files: Vec<_> = std::fs::read_dir(&database).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(files, ["conduit.db"]);
+}
+
+/// The program, which may not write files of more than a megabyte: to it, that is a full disk.
+fn cramped(directory: &Path) -> Command {
+    let program = program(directory);
+    let mut shell = Command::new("sh");
+    let script = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
+    shell.env_remove("CONDUIT_BLESS").args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
+    shell
+}
+
+/// It does not stay as something that answers and can do nothing: it ends, and is started again.
+#[tokio::test]
+async fn a_full_disk_ends_the_server_and_loses_nothing() {
+    let directory = TempDir::new().unwrap();
+    config(directory.path());
+    let process = Process::start(cramped(directory.path())).unwrap_or_else(|(_, said)| panic!("{said}"));
+    let alice = Client::new(process.base.clone()).register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let path = |n: usize| format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{n}", encode(&room));
+    let mut sent = Vec::new();
+    for n in 0..1_000 {
+        // What does not compress.
+        let body = conduit::clock::random_string(60_000).unwrap();
+        let (status, answer) = alice.put(&path(n), json!({ "msgtype": "m.text", "body": body })).await;
+        if status != StatusCode::OK {
+            assert!(status.is_server_error(), "{status}");
+            break;
+        }
+        sent.push(answer["event_id"].as_str().unwrap().to_owned());
+    }
+    let (status, said) = process.wait();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("the database cannot be written any more"), "{said}");
+
+    let process = Process::start(program(directory.path())).unwrap_or_else(|(_, said)| panic!("{said}"));
+    let alice = alice.moved(&process.base);
+    for event in &sent {
+        let path = format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&room), encode(event));
+        assert_eq!(alice.get(&path).await.0, StatusCode::OK);
+    }
+    alice.send_text(&room, "there is space again").await;
+    process.terminate();
 }
