@@ -254,6 +254,59 @@ async fn encryption_needs_no_sync() {
     assert!(synced["to_device"]["events"].as_array().is_none_or(Vec::is_empty), "{synced}");
 }
 
+/// A bridge whose devices synced goes over to transactions, with one under way.
+#[tokio::test]
+async fn messages_that_waited_for_a_sync_are_told_before_they_go() {
+    let fake = Fake::start().await;
+    let server = fake.server("").await;
+    let (service, alice) = (client(&server), server.register("alice").await);
+    assert_eq!(service.put("/_matrix/client/v3/devices/BRIDGE", json!({})).await.0, StatusCode::CREATED);
+    let send = async |server: &TestServer, count: u64| {
+        let alice = alice.at(server);
+        let path = format!("/_matrix/client/v3/sendToDevice/m.test/{count}");
+        let messages = json!({ "messages": { "@ircbot:localhost": { "BRIDGE": { "count": count } } } });
+        alice.ok(Method::PUT, &path, messages).await;
+    };
+    send(&server, 0).await;
+    settle(&fake, &server).await;
+    fake.refuse(Some(StatusCode::BAD_GATEWAY));
+    service.create_room(json!({})).await;
+    fake.wait("a refusal", |fake| (!fake.refused().is_empty()).then_some(())).await;
+    send(&server, 1).await;
+    let directory = server.stop().await;
+    std::fs::write(directory.path().join("irc.yaml"), fake.registration("org.matrix.msc3202: true")).unwrap();
+    let server = fake.restart(directory).await;
+    fake.refuse(None);
+    send(&server, 2).await;
+    let list = "de.sorunome.msc2409.to_device";
+    fake.entry(list, |message| message["content"]["count"] == 2).await;
+    let counts: Vec<_> = fake.all(list).iter().map(|message| message["content"]["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [0, 1, 2]);
+}
+
+/// What is said after its last user left is not for a bridge that was away meanwhile.
+#[tokio::test]
+async fn what_follows_its_leaving_is_not_told_late() {
+    let fake = Fake::start().await;
+    let server = fake.server("").await;
+    let (service, alice) = (client(&server), server.register("alice").await);
+    let bob = ghost(&service, "_irc_bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    settle(&fake, &server).await;
+    fake.refuse(Some(StatusCode::BAD_GATEWAY));
+    service.create_room(json!({})).await;
+    fake.wait("a refusal", |fake| (!fake.refused().is_empty()).then_some(())).await;
+    let before = alice.send_text(&room, "before").await;
+    let kick = format!("/_matrix/client/v3/rooms/{}/kick", encode(&room));
+    alice.ok(Method::POST, &kick, json!({ "user_id": bob.user_id })).await;
+    let after = alice.send_text(&room, "after").await;
+    fake.refuse(None);
+    settle(&fake, &server).await;
+    let told = ids(&fake, &room);
+    assert!(told.contains(&before) && !told.contains(&after), "{told:?}");
+}
+
 #[tokio::test]
 async fn device_lists_are_told_of_those_in_its_rooms() {
     let fake = Fake::start().await;

@@ -13,7 +13,7 @@ use crate::{
     appservice::Registration,
     error::Result,
     ids::{Position, RoomNo},
-    rooms::{self, Event, aliases, members},
+    rooms::{self, Event, aliases, members, timeline},
     store::{
         Direction, Read,
         trees::{LOCAL_MEMBERS, MEMBERS, TO_DEVICE},
@@ -28,11 +28,13 @@ pub(super) struct Interest<'a> {
     pub(super) read: &'a dyn Read,
     pub(super) service: &'a Registration,
     rooms: RefCell<HashMap<RoomNo, bool>>,
+    /// Up to when rooms concern it that its users left.
+    left: RefCell<HashMap<RoomNo, Position>>,
 }
 
 impl<'a> Interest<'a> {
     pub(super) fn new(read: &'a dyn Read, service: &'a Registration) -> Self {
-        Self { read, service, rooms: RefCell::default() }
+        Self { read, service, rooms: RefCell::default(), left: RefCell::default() }
     }
 
     /// Whether all that happens in the room concerns it.
@@ -48,9 +50,14 @@ impl<'a> Interest<'a> {
         Ok(concerns)
     }
 
-    /// Makes all that happens in the room concern it: its last user may have left meanwhile.
-    pub(super) fn note_room(&self, room: RoomNo) {
-        self.rooms.borrow_mut().insert(room, true);
+    /// Makes what happened in the room up to `position` concern it, if no user of its own is there any more: its last user
+    /// left meanwhile.
+    pub(super) fn note_left(&self, room: RoomNo, position: Position) -> Result<()> {
+        if self.left.borrow().contains_key(&room) || !self.in_room(room)? {
+            self.left.borrow_mut().insert(room, position);
+            self.rooms.borrow_mut().insert(room, true);
+        }
+        Ok(())
     }
 
     /// Whether something that happens in the room may concern it: one of its users has or had to do with the room.
@@ -70,7 +77,9 @@ impl<'a> Interest<'a> {
 
     /// Whether the event concerns it.
     pub(super) fn in_event(&self, event: &Event) -> Result<bool> {
-        Ok(self.in_room(event.room)? || self.target(event).is_some())
+        let is_after = |left: &Position| event.order > timeline::order_of(*left);
+        let is_over = self.left.borrow().get(&event.room).is_some_and(is_after);
+        Ok((self.in_room(event.room)? && !is_over) || self.target(event).is_some())
     }
 
     /// The user of its own whom the event is about.
@@ -93,7 +102,7 @@ impl<'a> Interest<'a> {
             return Ok(false);
         }
         // Which rooms users of other servers are in is known by room only.
-        for row in rooms::timeline::latest_changes(self.read) {
+        for row in timeline::latest_changes(self.read) {
             let (_, room) = row?;
             if members::is_joined(self.read, room, user)? && self.in_room(room)? {
                 return Ok(true);

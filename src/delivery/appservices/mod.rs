@@ -100,7 +100,8 @@ impl<'a> Transactions<'a> {
             return Ok(progress);
         }
         // An application service may remember the IDs of an earlier database: counting from the time on, none comes again.
-        let progress = AppserviceProgress { told: read.position()?, transaction: clock::now_ms(), pending: None };
+        let (told, transaction) = (read.position()?, clock::now_ms());
+        let progress = AppserviceProgress { told, transaction, pending: None, with_messages: false };
         self.store().write(|tx| {
             APPSERVICE_PROGRESS.put(tx, id, &progress);
             Ok(())
@@ -120,7 +121,10 @@ impl<'a> Transactions<'a> {
         self.store().write(|tx| {
             let id = self.service.id.as_str();
             APPSERVICE_TRANSACTIONS.put(tx, id, &body);
-            APPSERVICE_PROGRESS.put(tx, id, &AppserviceProgress { transaction, pending: Some(until), ..progress });
+            // Who asks for one-time keys in transactions gets messages there too, and nowhere else.
+            let (pending, with_messages) = (Some(until), self.service.device_changes);
+            let progress = AppserviceProgress { transaction, pending, with_messages, ..progress };
+            APPSERVICE_PROGRESS.put(tx, id, &progress);
             Ok(())
         })?;
         Ok(Batch { transaction: Some((transaction, bytes_of(body))), until })
@@ -163,14 +167,17 @@ impl Queue for Transactions<'_> {
             let Some(progress) = APPSERVICE_PROGRESS.get(tx, id)? else { return Ok(()) };
             if batch.transaction.is_some() {
                 APPSERVICE_TRANSACTIONS.delete(tx, id);
-                // Who asks for one-time keys in transactions gets messages there too, and nowhere else.
-                if self.service.device_changes {
+                if progress.with_messages {
                     for (user, device) in interest::waiting_devices(tx, self.service, batch.until)? {
                         to_device::delivered(tx, &user, &device, batch.until)?;
                     }
                 }
             }
-            APPSERVICE_PROGRESS.put(tx, id, &AppserviceProgress { told: batch.until, pending: None, ..progress });
+            APPSERVICE_PROGRESS.put(
+                tx,
+                id,
+                &AppserviceProgress { told: batch.until, pending: None, with_messages: false, ..progress },
+            );
             Ok(())
         })
     }

@@ -141,9 +141,9 @@ impl Span<'_> {
     /// Rooms that the last user of the application service left since then concern it up to there.
     fn note_left_rooms(&self) -> Result<()> {
         for row in MEMBERSHIP_CHANGES.scan_after(self.interest.read, (), self.since) {
-            let (_, change) = row?;
+            let (position, change) = row?;
             if self.interest.service.has_user(&change.user) {
-                self.interest.note_room(change.room);
+                self.interest.note_left(change.room, position)?;
             }
         }
         Ok(())
@@ -244,7 +244,10 @@ impl Span<'_> {
         for (from, to) in ranges(self.interest.service) {
             for row in TO_DEVICE.range(read, (from,), (to,), Direction::Forward) {
                 let ((user, device, position), message) = row?;
-                if position <= self.since || position > self.until || !self.interest.service.has_user(&user) {
+                let service = self.interest.service;
+                // What is deleted once it was told was not told if it is there, however old it is.
+                let is_new = position > self.since || (service.device_changes && service.owns_user(&user));
+                if !is_new || position > self.until || !service.has_user(&user) {
                     continue;
                 }
                 first.insert(position, (user, device, message));

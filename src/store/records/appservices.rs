@@ -14,5 +14,8 @@ pub struct AppserviceProgress {
     /// Where that ends, as long as it has not taken it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Position>,
+    /// Whether that holds all messages that wait for its devices up to there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_messages: bool,
 }
 record!(AppserviceProgress, 1);
