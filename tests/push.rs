@@ -571,6 +571,37 @@ async fn receipts_and_notifications() {
 }
 
 #[tokio::test]
+async fn what_ignored_users_write_is_not_unread() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let (bob, carol) = (server.register("bob").await, server.register("carol").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    carol.join(&room).await;
+    let mention = json!({ "msgtype": "m.text", "body": "you", "m.mentions": { "user_ids": [alice.user_id] } });
+    let ignores = async |users: Value| {
+        let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", encode(&alice.user_id));
+        alice.ok(Method::PUT, &path, json!({ "ignored_users": users })).await;
+    };
+    let unread = async || {
+        let counts = alice.sync("").await["rooms"]["join"][&room]["unread_notifications"].clone();
+        (counts["notification_count"].as_u64().unwrap(), counts["highlight_count"].as_u64().unwrap())
+    };
+    // Who is written to before has a list of members in memory.
+    carol.send_text(&room, "hello").await;
+    ignores(json!({ bob.user_id.clone(): {} })).await;
+    bob.send(&room, "m.room.message", mention.clone()).await;
+    bob.send_text(&room, "nobody hears me").await;
+    assert_eq!(unread().await, (1, 0));
+    carol.send(&room, "m.room.message", mention.clone()).await;
+    assert_eq!(unread().await, (2, 1));
+    ignores(json!({})).await;
+    bob.send(&room, "m.room.message", mention).await;
+    assert_eq!(unread().await, (3, 2));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn threads_are_read_apart() {
     let server = TestServer::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

@@ -96,14 +96,15 @@ pub fn set(
     let ids = &pusher.ids;
     let content = serde_json::to_value(pusher)?;
     let earlier = PUSHERS.get(tx, (user, &ids.app_id, &ids.pushkey))?;
+    let is_new = earlier.is_none();
     let switched = earlier.filter(|row| row.disabled != disabled && row.pusher == content);
     let device = switched.map_or_else(|| device.to_owned(), |row| row.device);
     if !append {
-        for other in users_with(tx, ids)? {
-            delete(tx, &other, ids)?;
+        for other in users_with(tx, ids)?.iter().filter(|other| *other != user) {
+            delete(tx, other, ids)?;
         }
     }
-    if PUSHERS.scan(tx, (user,), Direction::Forward).take(MAX_PUSHERS).count() == MAX_PUSHERS {
+    if is_new && PUSHERS.scan(tx, (user,), Direction::Forward).take(MAX_PUSHERS).count() == MAX_PUSHERS {
         return Err(Error::user_limit(user, "You have too many pushers. Delete one first."));
     }
     let row = records::Pusher { device, pusher: content, created_ts: clock::now_ms(), disabled };

@@ -247,6 +247,25 @@ async fn what_is_read_anywhere_is_taken_off_the_badge() {
     server.stop().await;
 }
 
+/// An app sets its pusher whenever it starts.
+#[tokio::test]
+async fn a_pusher_that_is_set_again_loses_nothing() {
+    let gateway = Gateway::start().await;
+    let server = server().await;
+    let (alice, bob, room) = two(&server).await;
+    gateway.set_pusher(&bob, "phone", json!({})).await;
+    gateway.fail(Some(StatusCode::BAD_GATEWAY));
+    let event = alice.send_text(&room, "one").await;
+    gateway.until_refused().await;
+    gateway.set_pusher(&bob, "phone", json!({})).await;
+    assert_eq!(waiting(&server), 1);
+    gateway.fail(None);
+    assert_eq!(gateway.until(1).await[0]["event_id"], event.as_str());
+    gateway.set_pusher(&bob, "phone", json!({})).await;
+    read(&bob, &room, &event).await;
+    assert_eq!(gateway.until(2).await[1]["counts"]["unread"], Value::Null, "the badge is taken off");
+}
+
 #[tokio::test]
 async fn notifications_are_kept_until_the_gateway_takes_them() {
     let (server, gateway) = (server().await, Gateway::start().await);

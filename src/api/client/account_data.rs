@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use ruma::{
-    OwnedRoomId, OwnedUserId,
+    OwnedRoomId, OwnedUserId, UserId,
     api::{
         auth_scheme::AccessToken,
         client::config::{
@@ -21,8 +21,10 @@ use crate::{
         own::{self, Json},
     },
     error::{Error, Result},
-    operation, rooms,
+    operation,
+    rooms::{self, notifications},
     server::Server,
+    store::Tx,
     users::account_data,
 };
 
@@ -39,7 +41,10 @@ pub async fn set_account_data(
     user.require_self(&req.user_id, "You cannot set the account data of others.")?;
     let kind = req.event_type.to_string();
     let content = checked(&kind, req.data)?;
-    server.store.write(|tx| account_data::put(tx, &user.id, None, &kind, content))?;
+    server.store.write(|tx| {
+        account_data::put(tx, &user.id, None, &kind, content)?;
+        changed(tx, server, &user.id, &kind)
+    })?;
     Ok(set_global_account_data::v3::Response::new())
 }
 
@@ -111,7 +116,10 @@ pub async fn delete_account_data(
 ) -> Result<Json<JsonValue>> {
     user.require_self(&req.user_id, "You cannot delete the account data of others.")?;
     check_type(&req.kind)?;
-    server.store.write(|tx| account_data::delete(tx, &user.id, None, &req.kind))?;
+    server.store.write(|tx| {
+        account_data::delete(tx, &user.id, None, &req.kind)?;
+        changed(tx, server, &user.id, &req.kind)
+    })?;
     Ok(Json(json!({})))
 }
 
@@ -144,6 +152,14 @@ pub async fn delete_account_data_per_room(
         account_data::delete(tx, &user.id, Some(room), &req.kind)
     })?;
     Ok(Json(json!({})))
+}
+
+/// Follows a change of what the server looks at itself: what ignored users write does not count as unread.
+fn changed(tx: &mut Tx<'_>, server: &Server, user: &UserId, kind: &str) -> Result<()> {
+    match kind {
+        "m.ignored_user_list" => notifications::rules_changed(tx, &server.rooms.rosters, user),
+        _ => Ok(()),
+    }
 }
 
 fn absent() -> Error {

@@ -9,8 +9,8 @@
 //! what the user's tallies grew by since the user's read mark.
 //!
 //! Invariants, tested by replaying the rules from scratch: an event counts by the rules that its reader had when it
-//! came; a sender's own events and those from before joining never count, nor do soft-failed or backfilled ones; to
-//! send is to have read what was sent before, in the same thread.
+//! came; a sender's own events and those from before joining never count, nor do soft-failed or backfilled ones, nor those of
+//! users whom the reader ignored then; to send is to have read what was sent before, in the same thread.
 //!
 //! Deliberately absent: sending to push gateways (`delivery/gateways.rs`).
 
@@ -38,7 +38,7 @@ pub use self::{
     list::{Notified, list},
     pushed::{actions, is_unread, unread_everywhere},
     roster::Rosters,
-    rules::{ruleset, set_ruleset},
+    rules::{changed as rules_changed, ruleset, set_ruleset},
     tally::MAIN,
 };
 use super::{Event, Room, Rooms, event, event::Status, power_levels};
@@ -190,6 +190,11 @@ fn changes(
     let others = by_name.into_iter().flatten().chain(following);
     for member in named.chain(others).filter(|member| member.user != event.pdu.sender) {
         singled_out.insert(&member.user, member.class);
+    }
+    for member in roster.ignoring(&event.pdu.sender).filter(|member| member.user != event.pdu.sender) {
+        singled_out.remove(&*member.user);
+        let expected = member.class.and_then(|index| outcomes.get(index)).copied().unwrap_or(default);
+        changes.push((member.user.to_string(), minus(Sum::default(), expected.into())));
     }
     for (user, class) in singled_out {
         let rules = class.and_then(|index| roster.classes().get(index)).map_or(default_rules, |class| &class.rules);

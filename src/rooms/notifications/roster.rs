@@ -3,10 +3,10 @@
 //! Only the writer looks at rosters, so they need not agree with any snapshot but must agree with the transaction: each
 //! has a stamp, which stands in the database too and changes there with every change of the room's members. A failed
 //! transaction takes the row back, and with it every roster made in it. Stamps are never used twice by one process. A
-//! user who changes push rules makes the rosters of all their rooms go.
+//! user who changes push rules, or whom they ignore, makes the rosters of all their rooms go.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +43,8 @@ pub(super) struct Roster {
     /// By user ID in lower case, since rules match IDs without regard to case.
     members: HashMap<Arc<str>, Entry>,
     classes: Vec<Class>,
+    /// Whom members ignore; few ignore anybody.
+    ignored: HashMap<OwnedUserId, BTreeSet<OwnedUserId>>,
 }
 
 /// A member.
@@ -68,7 +70,8 @@ impl Weighter<RoomNo, Arc<Roster>> for ByBytes {
     fn weight(&self, _: &RoomNo, roster: &Arc<Roster>) -> u64 {
         let members: usize = roster.members.keys().map(|id| 2 * id.len() + 96).sum();
         let classes: usize = roster.classes.iter().map(|class| class.rules.weight()).sum();
-        (members + classes + 128) as u64
+        let ignored: usize = roster.ignored.values().flatten().map(|id| id.as_bytes().len() + 48).sum();
+        (members + classes + ignored + 128) as u64
     }
 }
 
@@ -105,7 +108,12 @@ impl Rosters {
             .scan(tx, (room,), Direction::Forward)
             .map(|row| row.map(|((_, user), ())| user))
             .collect::<Result<_>>()?;
-        let mut roster = Roster { stamp, members: HashMap::with_capacity(users.len()), classes: Vec::new() };
+        let mut roster = Roster {
+            stamp,
+            members: HashMap::with_capacity(users.len()),
+            classes: Vec::new(),
+            ignored: HashMap::new(),
+        };
         let mut noted = false;
         for user in users {
             noted |= self.add(tx, &mut roster, room, id, user, order)?;
@@ -148,6 +156,10 @@ impl Rosters {
             marks.classes.drain(..superfluous);
             trees::READ_MARKS.put(tx, (room, &user), &marks);
         }
+        let ignored = account_data::ignored_users(tx, &user)?;
+        if !ignored.is_empty() {
+            roster.ignored.insert(user.clone(), ignored);
+        }
         roster.members.insert(user.as_str().to_lowercase().into(), Entry { user, class });
         Ok(noted)
     }
@@ -169,6 +181,7 @@ impl Rosters {
         let mut roster = Roster::clone(&roster);
         roster.stamp = stamp;
         roster.members.remove(user.as_str().to_lowercase().as_str());
+        roster.ignored.remove(user);
         if joined {
             self.add(tx, &mut roster, room, id, user.to_owned(), order)?;
         }
@@ -176,7 +189,7 @@ impl Rosters {
         Ok(())
     }
 
-    /// Forgets the rosters of rooms in which a user's rules change. Called once the change is in.
+    /// Forgets the rosters of rooms in which a user's rules change, or whom the user ignores. Called once the change is in.
     pub(super) fn forget(&self, rooms: &[RoomNo]) {
         for room in rooms {
             self.0.rooms.remove(room);
@@ -218,6 +231,12 @@ impl Roster {
     /// All members.
     pub fn members(&self) -> impl Iterator<Item = &Entry> {
         self.members.values()
+    }
+
+    /// The members who ignore this user.
+    pub fn ignoring<'a>(&'a self, user: &'a UserId) -> impl Iterator<Item = &'a Entry> {
+        let ignore = self.ignored.iter().filter(move |(_, ignored)| ignored.contains(user));
+        ignore.filter_map(|(member, _)| self.member(&member.as_str().to_lowercase()))
     }
 
     /// The classes that are not the default one. Some may have lost their last member.

@@ -27,6 +27,14 @@ pub fn ruleset(read: &dyn Read, user: &UserId) -> Result<Ruleset> {
 /// 413 `M_TOO_LARGE`; else as [`ruleset`].
 pub fn set_ruleset(tx: &mut Tx<'_>, rosters: &Rosters, user: &UserId, ruleset: &Ruleset) -> Result<()> {
     account_data::put(tx, user, None, rules::ACCOUNT_DATA, rules::to_account_data(ruleset)?)?;
+    changed(tx, rosters, user)
+}
+
+/// Follows a change of the user's push rules, or of whom they ignore.
+///
+/// # Errors
+/// As [`ruleset`].
+pub fn changed(tx: &mut Tx<'_>, rosters: &Rosters, user: &UserId) -> Result<()> {
     let rooms: Vec<RoomNo> = trees::USER_ROOMS
         .scan(tx, (user,), Direction::Forward)
         .map(|row| row.map(|((_, room), _)| room))
