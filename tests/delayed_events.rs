@@ -1,6 +1,15 @@
 //! Events that are sent later (MSC4140).
 
+use conduit::{
+    clock,
+    store::{
+        Store,
+        records::{DelayedEvent, Ending, Over},
+        trees::{DELAYED_EVENT_TIMES, DELAYED_EVENTS},
+    },
+};
 use http::{Method, StatusCode};
+use ruma::RoomId;
 use serde_json::{Value, json};
 
 use crate::common::{Client, TestServer, encode};
@@ -388,4 +397,69 @@ async fn guests_have_them_too() {
     let id = answer["delay_id"].as_str().unwrap();
     guest.ok(Method::GET, &format!("{ACCEPTED}/{id}"), Value::Null).await;
     assert_eq!(act(&guest, id, "cancel").await.0, StatusCode::OK);
+}
+
+/// Makes an event due.
+fn make_due(store: &Store, ids: &[&String]) {
+    let change = |tx: &mut conduit::store::Tx<'_>| {
+        for id in ids {
+            let event = DELAYED_EVENTS.get(tx, id.as_str())?.unwrap();
+            DELAYED_EVENT_TIMES.delete(tx, (event.due, id.as_str()));
+            DELAYED_EVENT_TIMES.put(tx, (1_u64, id.as_str()), &());
+            DELAYED_EVENTS.put(tx, id.as_str(), &DelayedEvent { due: 1, ..event });
+        }
+        Ok(())
+    };
+    store.write(change).unwrap();
+}
+
+/// What else is due in a room can take long, and meanwhile an event is put off.
+#[tokio::test]
+async fn what_is_put_off_while_another_is_being_sent_waits_on() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let (a, b) = (delay_message(&alice, &room, "a", HOUR).await, delay_message(&alice, &room, "b", HOUR).await);
+    let state = server.handle.server();
+    let guard = state.rooms.lock(&RoomId::parse(&room).unwrap()).await;
+    make_due(&state.store, &[&a, &b]);
+    state.delayed_events.notify_one();
+    // Both are found now, and the first waits for the room.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    for id in [&a, &b] {
+        assert_eq!(update(&server, id, "restart").await, StatusCode::OK);
+    }
+    make_due(&state.store, &[&a]);
+    drop(guard);
+    delay_message(&alice, &room, "c", 0).await;
+    sync_until(&alice, |answer| bodies(answer, &room).contains(&"c".to_owned())).await;
+    let left: Vec<_> = waiting(&alice).await.into_iter().map(|event| event["delay_id"].clone()).collect();
+    assert!(left.contains(&json!(b)), "{left:?}");
+}
+
+/// A server that was off for long has much to forget before it comes to what is due.
+#[tokio::test]
+async fn what_is_due_behind_much_that_is_over_is_sent() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let id = delay_message(&alice, &room, "last", HOUR).await;
+    let state = server.handle.server();
+    let over = |tx: &mut conduit::store::Tx<'_>| {
+        let event = DELAYED_EVENTS.get(tx, id.as_str())?.unwrap();
+        for n in 0..1_000 {
+            let over = Over { at: 0, how: Ending::Cancelled };
+            DELAYED_EVENTS.put(tx, &*format!("over {n}"), &DelayedEvent { due: 0, over: Some(over), ..event.clone() });
+            DELAYED_EVENT_TIMES.put(tx, (0_u64, &*format!("over {n}")), &());
+        }
+        Ok(())
+    };
+    state.store.write(over).unwrap();
+    make_due(&state.store, &[&id]);
+    state.delayed_events.notify_one();
+    sync_until(&alice, |answer| bodies(answer, &room).contains(&"last".to_owned())).await;
+    assert!(DELAYED_EVENT_TIMES.verify(&state.store.read()).unwrap().0 == 1, "what was sent is remembered for a while");
+    assert!(one(&alice, &id).await["finalised_ts"].as_u64().unwrap() <= clock::now_ms());
 }

@@ -84,6 +84,7 @@ impl Class {
             _ if route.method == Method::GET => Class::Other,
             "login" | "account" => Class::Login,
             "send" | "state" | "redact" => Class::Send,
+            _ if route.path.contains("/delayed_event/") => Class::Send,
             "join" | "knock" | "invite" => Class::Join,
             _ => Class::Other,
         }

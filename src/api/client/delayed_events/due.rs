@@ -70,7 +70,9 @@ fn due(server: &Server, busy: &HashSet<OwnedRoomId>) -> Result<(Vec<Due>, Option
     let mut old = Vec::new();
     let mut wait = None;
     let read = server.store.read();
-    for (at, id) in delayed_events::first(&read, AT_ONCE)? {
+    let first = delayed_events::first(&read, AT_ONCE)?;
+    let is_all = first.len() < AT_ONCE;
+    for (at, id) in first {
         if at > now {
             wait = Some(Duration::from_millis(at - now));
             break;
@@ -86,6 +88,8 @@ fn due(server: &Server, busy: &HashSet<OwnedRoomId>) -> Result<(Vec<Due>, Option
     }
     if !old.is_empty() {
         server.store.write(|tx| old.iter().try_for_each(|id| delayed_events::forget(tx, id)))?;
+        // There may be more behind them.
+        wait = wait.or((!is_all).then_some(Duration::ZERO));
     }
     Ok((rooms, wait))
 }
@@ -104,6 +108,10 @@ async fn send_due(server: &Server, id: &str) {
 /// own, it is tried again later.
 async fn send_or_end(server: &Server, id: &str) -> Result<()> {
     let event = delayed_events::require_waiting(&server.store.read(), id)?;
+    // What else is due in its room may have taken long, and it was put off meanwhile.
+    if event.due > clock::now_ms() {
+        return Ok(());
+    }
     let Err(error) = send(server, id, &event).await else { return Ok(()) };
     let overdue = clock::now_ms().saturating_sub(event.running_since.saturating_add(event.delay));
     let (code, message) = error.told();
