@@ -1,5 +1,11 @@
 //! Uploads, downloads, ranges, thumbnails.
 
+use std::time::{Duration, SystemTime};
+
+use conduit::{
+    media::removal::remove_unnamed,
+    store::trees::{ERASURES, MEDIA, MEDIA_ACCESSED},
+};
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -209,4 +215,48 @@ async fn large_files_are_never_in_memory() {
     let most = memory(process.id(), "VmHWM:");
     assert!(most - before < MIB as u64 / 2, "{before} MiB before, at most {most} MiB");
     process.terminate();
+}
+
+/// One of two who sent the same picture wants to be forgotten: what is known of its use is not.
+#[tokio::test]
+async fn bytes_with_another_name_stay_as_they_are() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let uri = upload(&alice, "image/png", "a.png", b"the same bytes".to_vec()).await;
+    upload(&bob, "image/png", "b.png", b"the same bytes".to_vec()).await;
+    let path = format!("/_matrix/client/v1/media/download/{uri}");
+    assert_eq!(alice.full(Method::GET, &path, &[]).await.0, StatusCode::OK);
+    let store = &server.handle.server().store;
+    assert_eq!(MEDIA_ACCESSED.verify(&store.read()).unwrap().0, 1);
+    let auth = json!({
+        "type": "m.login.password", "password": "secret-bob",
+        "identifier": { "type": "m.id.user", "user": bob.user_id },
+    });
+    bob.ok(Method::POST, "/_matrix/client/v3/account/deactivate", json!({ "auth": auth, "erase": true })).await;
+    while MEDIA.verify(&store.read()).unwrap().0 > 1 || ERASURES.verify(&store.read()).unwrap().0 > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(MEDIA_ACCESSED.verify(&store.read()).unwrap().0, 1);
+    assert_eq!(alice.full(Method::GET, &path, &[]).await.0, StatusCode::OK);
+}
+
+/// A name can be refused when the bytes are here already, and a crash can come before it is written.
+#[tokio::test]
+async fn bytes_without_a_name_go_once_they_are_old() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let named = upload(&alice, "image/png", "a.png", b"with a name".to_vec()).await;
+    let state = server.handle.server();
+    let mut file = state.media.create().await.unwrap();
+    file.write(b"without a name").await.unwrap();
+    let (hash, _) = file.finish(&state.media).await.unwrap();
+    let path = state.media.path(&hash).unwrap();
+    let stranger = path.with_file_name("notes.txt");
+    std::fs::write(&stranger, "of the administrator").unwrap();
+    let begun = SystemTime::now();
+    assert_eq!(remove_unnamed(&state.store, &state.media, begun - Duration::from_secs(60)).unwrap(), 0);
+    assert_eq!(remove_unnamed(&state.store, &state.media, begun + Duration::from_secs(60)).unwrap(), 1);
+    assert!(!path.exists() && stranger.exists());
+    let path = format!("/_matrix/client/v1/media/download/{named}");
+    assert_eq!(alice.full(Method::GET, &path, &[]).await.0, StatusCode::OK);
 }

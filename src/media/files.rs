@@ -85,6 +85,23 @@ impl Files {
         }
     }
 
+    /// The hashes of all finished files.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn hashes(&self) -> io::Result<Vec<String>> {
+        let mut hashes = Vec::new();
+        for first in subfolders(&self.root)? {
+            for second in subfolders(&self.root.join(&first))? {
+                for file in std::fs::read_dir(self.root.join(&first).join(&second))? {
+                    let rest = file?.file_name();
+                    hashes.extend(rest.to_str().map(|rest| format!("{first}{second}{rest}")));
+                }
+            }
+        }
+        Ok(hashes)
+    }
+
     /// The bytes `start..end` of a file, as a stream that holds one chunk at a time.
     ///
     /// # Errors
@@ -114,6 +131,15 @@ impl Files {
             Ok(Some((bytes.freeze(), (file, left))))
         }))
     }
+}
+
+/// The folders in which files lie by the beginning of their hash.
+fn subfolders(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        names.extend(entry?.file_name().into_string().ok().filter(|name| name.len() == 2));
+    }
+    Ok(names)
 }
 
 impl Incoming {

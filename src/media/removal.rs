@@ -182,14 +182,47 @@ pub(super) fn delete(
             Ok(())
         })?;
     }
+    let unnamed = unnamed(going, staying);
+    for batch in unnamed.chunks(BATCH) {
+        store.write(|tx| {
+            batch.iter().for_each(|item| trees::MEDIA_ACCESSED.delete(tx, &*item.hash));
+            Ok(())
+        })?;
+    }
     store.sync()?;
-    for item in unnamed(going, staying) {
+    for item in unnamed {
         match remove_file(&files.path(&item.hash)?, begun) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
     }
     Ok(count(going, staying))
+}
+
+/// Removes from the disk what nothing names: whose name was refused, or prevented by a crash. What came after `before` may
+/// just be named by somebody. Gives how many files went.
+///
+/// # Errors
+/// When the database or the disk fails.
+pub fn remove_unnamed(store: &Store, files: &Files, before: SystemTime) -> Result<usize> {
+    // In this order: what comes and is named between both is not among the files.
+    let found = files.hashes()?;
+    let named: HashSet<String> = items(&store.read())?.into_iter().map(|item| item.hash).collect();
+    let mut removed = 0;
+    for hash in found.iter().filter(|hash| !named.contains(*hash)) {
+        // What else lies there is not ours.
+        let Ok(path) = files.path(hash) else { continue };
+        match came(&path).map(|came| came < before) {
+            Ok(true) => {
+                fs::remove_file(&path)?;
+                removed += 1;
+            }
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(removed)
 }
 
 /// Removes a file, but not if the same bytes were sent anew since `begun`: they have another name by now, or soon.
@@ -209,7 +242,6 @@ fn delete_name(tx: &mut Tx<'_>, item: &Item) {
         Name::Uri(server, id) => trees::MEDIA.delete(tx, (&**server as &ServerName, &**id)),
         Name::Thumbnail(original, size) => trees::THUMBNAILS.delete(tx, (&**original, &**size)),
     }
-    trees::MEDIA_ACCESSED.delete(tx, &*item.hash);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! When files go by themselves: the limits of `media.retention`.
 //!
-//! Once a day all files are looked at, and those go that were not asked for, or are here, for longer than their scope
-//! allows; and if a scope fills more than its space, what nobody asked for the longest. What a URI of another server names
+//! Once a day all files are looked at. What nothing names goes, as do those that were not asked for, or are here, for longer
+//! than their scope allows; and if a scope fills more than its space, what nobody asked for the longest. What a URI of another server names
 //! can be fetched again; what a user of this server sent is gone, so that is only done where the administrator says so.
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -50,6 +50,7 @@ pub fn sweep(store: &Store, files: &Files, limits: &Media) -> Result<(u64, u64)>
     // A name of bytes that are just being written waits.
     let going: Vec<Item> = going.into_iter().filter(|item| is_settled(files, &item.hash)).collect();
     let removed = removal::delete(store, files, begun, &going, &staying)?;
+    removal::remove_unnamed(store, files, begun.checked_sub(SETTLED).unwrap_or(UNIX_EPOCH))?;
     Ok((removed.files, removed.bytes))
 }
 
