@@ -242,6 +242,32 @@ async fn json_web_tokens_log_in() {
 }
 
 #[tokio::test]
+async fn json_web_tokens_are_for_people() {
+    let server = TestServer::start_with(|config| {
+        config.jwt_secret = Some(Secret::new("jwt"));
+        config.server_notices.user = "helper".to_owned();
+    });
+    let server = server.await;
+    let running = server.handle.server();
+    let yaml = "id: irc\nurl: null\nas_token: a\nhs_token: h\nsender_localpart: ircbot\nnamespaces:\n  users:\n  \
+                - exclusive: true\n    regex: \"@irc_.*\"\n";
+    running.appservices.add(&running.store, yaml).unwrap();
+    for existing in [false, true] {
+        for name in ["conduit", "@conduit:localhost", "helper", "irc_bob", "ircbot"] {
+            let token = jwt("jwt", &json!({ "sub": name }));
+            let (status, answer) =
+                server.anyone().post(LOGIN, json!({ "type": "org.matrix.login.jwt", "token": token })).await;
+            assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_EXCLUSIVE")), "{name}");
+            if !existing && !name.starts_with('@') {
+                let user = UserId::parse(format!("@{name}:localhost")).unwrap();
+                running.store.write(|tx| accounts::ensure_server_user(tx, &user, "Server")).unwrap();
+            }
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_emergency_password_makes_an_administrator() {
     let server = TestServer::start_with(|config| config.emergency_password = Some(Secret::new("help"))).await;
     let (status, answer) = server.anyone().post(LOGIN, by_password("conduit", "help")).await;

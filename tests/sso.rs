@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use conduit::config::{Config, Secret, Sso};
+use conduit::{
+    config::{Config, RateLimit, Secret, Sso},
+    users::accounts,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
@@ -18,7 +21,10 @@ use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
-use ruma::serde::{Base64, base64::UrlSafe};
+use ruma::{
+    UserId,
+    serde::{Base64, base64::UrlSafe},
+};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -319,6 +325,80 @@ async fn accounts_of_the_same_name_are_opened_only_where_that_is_wanted() {
     assert!(status == StatusCode::FORBIDDEN && page.contains("no account here"), "{page}");
 }
 
+/// Somebody logs in for whom the provider says this; gives the page.
+async fn come(provider: &Provider, server: &TestServer, sub: &str, name: &str) -> (StatusCode, String) {
+    let browser = begin(server).await;
+    let back = provider.log_in(&browser.location, json!({ "sub": sub, "preferred_username": name }));
+    browser.come_back(server, &back).await
+}
+
+#[tokio::test]
+async fn a_name_that_only_resembles_that_of_an_account_does_not_open_it() {
+    let provider = Provider::start().await;
+    let server = provider.server(|config| {
+        config.sso.link_existing = true;
+        config.server_notices.user = "helper".to_owned();
+    });
+    let server = server.await;
+    for name in ["jos", "alice", "bob"] {
+        server.register(name).await;
+    }
+    let running = server.handle.server();
+    let make = |name: &str| {
+        let user = UserId::parse(format!("@{name}:localhost")).unwrap();
+        running.store.write(|tx| accounts::ensure_server_user(tx, &user, "Server")).unwrap();
+    };
+    ["conduit", "helper", "irc_bob"].into_iter().for_each(make);
+    let yaml = "id: irc\nurl: null\nas_token: a\nhs_token: h\nsender_localpart: ircbot\nnamespaces:\n  users:\n  \
+                - exclusive: true\n    regex: \"@irc_.*\"\n";
+    running.appservices.add(&running.store, yaml).unwrap();
+
+    for name in ["José", "bob@corp.example", "conduit", "helper", "irc_bob", "@alice:localhost"] {
+        let (status, page) = come(&provider, &server, name, name).await;
+        assert!(status == StatusCode::OK && page.contains("Choose a user name"), "{name}: {page}");
+    }
+    let (_, page) = come(&provider, &server, "1", "Alice").await;
+    assert_eq!(use_token(&server, &page).await.user_id, "@alice:localhost", "capitals make no difference");
+    let (_, page) = come(&provider, &server, "2", "alice").await;
+    assert!(page.contains("Choose a user name"), "somebody else of that name by now: {page}");
+}
+
+#[tokio::test]
+async fn who_is_asked_for_a_name_gets_none_once_newcomers_are_not_wanted_any_more() {
+    let provider = Provider::start().await;
+    let server = provider.server(|_| {}).await;
+    server.register("alice").await;
+    let (_, page) = come(&provider, &server, "2", "alice").await;
+    let key = between(&page, "name=\"key\" value=\"", "\"").to_owned();
+    let running = server.handle.server();
+    let mut config = Config::clone(&running.config());
+    config.sso.register = false;
+    running.config.set(config);
+    let form = format!("key={key}&username=alice2").into_bytes();
+    let (path, kind) = ("/_matrix/conduit/sso/username", "application/x-www-form-urlencoded");
+    let (status, page) = server.anyone().raw(Method::POST, path, kind, form).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(String::from_utf8_lossy(&page).contains("no account here"));
+    assert!(accounts::find(&running.store.read(), running.name(), "alice2").unwrap().is_none());
+}
+
+#[tokio::test]
+async fn so_many_go_to_the_provider_from_one_network() {
+    let provider = Provider::start().await;
+    let server = provider.server(|config| {
+        config.rate_limits.enabled = true;
+        config.rate_limits.login = RateLimit { per_second: 0.001, burst: 2 };
+    });
+    let server = server.await;
+    let redirect = format!("/_matrix/client/v3/login/sso/redirect?redirectUrl={}", encode(CLIENT));
+    let confirmation = "/_matrix/client/v3/auth/m.login.sso/fallback/web?session=x";
+    open(&server, &redirect).await;
+    open(&server, confirmation).await;
+    for path in [&redirect, confirmation, &redirect.replace("?", "/sso?")] {
+        assert_eq!(server.anyone().full(Method::GET, path, &[]).await.0, StatusCode::TOO_MANY_REQUESTS, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn nobody_is_led_into_another_account() {
     let provider = Provider::start().await;
@@ -357,6 +437,9 @@ async fn what_one_does_is_confirmed_with_the_provider() {
         devices.push(use_token(&server, &page).await);
     }
     let alice = &devices[0];
+    let (_, answer) = alice.get("/_matrix/client/v3/capabilities").await;
+    assert_eq!(answer["capabilities"]["m.get_login_token"]["enabled"], true);
+    assert_eq!(answer["capabilities"]["m.change_password"]["enabled"], false);
     let browser = begin(&server).await;
     let back = provider.log_in(&browser.location, json!({ "sub": "1" }));
     let other = use_token(&server, &browser.come_back(&server, &back).await.1).await;
@@ -372,13 +455,25 @@ async fn what_one_does_is_confirmed_with_the_provider() {
         assert!(browser.location.contains("prompt=login"), "{}", browser.location);
         browser.come_back(&server, &provider.log_in(&browser.location, json!({ "sub": subject }))).await
     };
+    let agree = async |page: &str| {
+        let field = |name: &str| between(page, &format!("name=\"{name}\" value=\""), "\"").to_owned();
+        let form = format!("session={}&page={}", field("session"), field("page")).into_bytes();
+        let (path, kind) = ("/_matrix/conduit/sso/confirm", "application/x-www-form-urlencoded");
+        let (status, page) = server.anyone().raw(Method::POST, path, kind, form).await;
+        (status, String::from_utf8(page.to_vec()).unwrap())
+    };
     let (status, challenge) = delete(None).await;
     assert_eq!((status, &challenge["flows"]), (StatusCode::UNAUTHORIZED, &json!([{ "stages": ["m.login.sso"] }])));
     let session = &challenge["session"];
     assert_eq!(delete(Some(session)).await.0, StatusCode::UNAUTHORIZED, "nothing is confirmed yet");
-    assert_eq!(confirm(session, "2").await.0, StatusCode::OK);
-    assert_eq!(delete(Some(session)).await.0, StatusCode::FORBIDDEN, "Bob cannot confirm what Alice does");
+    assert_eq!(confirm(session, "2").await.0, StatusCode::FORBIDDEN, "Bob cannot confirm what Alice does");
     let (status, page) = confirm(session, "1").await;
+    let asked = page.contains("@alice:localhost") && page.contains(&format!("delete device {}", other.device_id));
+    assert!(status == StatusCode::OK && asked, "it says what is to be done: {page}");
+    assert_eq!(delete(Some(session)).await.0, StatusCode::UNAUTHORIZED, "nobody has said yes yet");
+    let forged = page.replace("name=\"page\" value=\"", "name=\"page\" value=\"x");
+    assert_eq!(agree(&forged).await.0, StatusCode::FORBIDDEN, "nobody else says it");
+    let (status, page) = agree(&page).await;
     assert!(status == StatusCode::OK && page.contains("Confirmed"), "{page}");
     let (status, answer) = delete(Some(session)).await;
     assert_eq!(status, StatusCode::OK, "{answer}");

@@ -275,7 +275,7 @@ fn or_made_up(server: &Server, password: Option<String>) -> Result<(String, Stri
 }
 
 async fn create(server: &Server, name: &str, password: Option<String>, admin: bool) -> Result<Answer> {
-    let user = accounts::parse_new(server.name(), &server.appservices, name)?;
+    let user = accounts::parse_new(&server.config(), &server.appservices, name)?;
     accounts::require_free(&server.store.read(), &user)?;
     let (password, told) = or_made_up(server, password)?;
     let account = Account {

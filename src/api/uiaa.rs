@@ -23,7 +23,11 @@ use crate::{
     server::Server,
     store::records::{Account, Purpose},
     users::{
-        accounts, auth_sessions::AuthSession, registration_tokens, sign_ups::With, threepids, tokens, validations,
+        accounts,
+        auth_sessions::{AuthSession, Deed},
+        registration_tokens,
+        sign_ups::With,
+        threepids, tokens, validations,
     },
 };
 
@@ -56,13 +60,11 @@ pub struct Demand<'a> {
     pub operation: &'a str,
     /// The ways to pass.
     pub flows: &'a [Flow],
-    /// Whose the proof is to be, if that is known before.
-    pub user: Option<&'a UserId>,
+    /// The same in words, and whose the proof is to be, if that is known before.
+    pub deed: Option<Deed>,
     /// What an e-mail address must have been confirmed for.
     pub purpose: Purpose,
 }
-
-const ANOTHER: &str = "Confirm with your own account, not with another.";
 
 /// What was proven.
 #[derive(Debug, Default)]
@@ -84,8 +86,8 @@ impl Passed {
     }
 }
 
-/// Makes sure that it is really `user` who asks for `operation`, which names what is done and to what, such as
-/// `"delete device ABCDEF"`. Application services have proven all that there is to prove
+/// Makes sure that it is really `user` who asks for `operation`, which names what is done and to what in words that the
+/// user understands, such as `"delete device ABCDEF"`. Application services have proven all that there is to prove
 /// ([MSC4190](https://github.com/matrix-org/matrix-spec-proposals/pull/4190)).
 ///
 /// # Errors
@@ -94,9 +96,9 @@ pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&
     if user.appservice.is_some() {
         return Ok(());
     }
+    let (deed, flows) = (Some(Deed::new(&user.id, operation)), ways_of(server, &user.id)?);
     let operation = format!("{operation} for {} {}", user.id, user.device);
-    let demand =
-        Demand { operation: &operation, flows: ways_of(server, &user.id)?, user: Some(&user.id), ..Demand::default() };
+    let demand = Demand { operation: &operation, flows, deed, ..Demand::default() };
     let passed = run(server, &demand, auth).await?;
     if let Some(session) = passed.session {
         server.auth_sessions.end(&session, &operation); // good for one time
@@ -107,12 +109,16 @@ pub async fn check(server: &Server, user: &User, operation: &str, auth: Option<&
 /// How a user can prove who they are.
 fn ways_of(server: &Server, user: &UserId) -> Result<&'static [Flow]> {
     let account = accounts::require(&server.store.read(), user)?;
-    let linked = account.identities.iter().any(|identity| Some(&identity.issuer) == server.sso.issuer().as_ref());
-    Ok(match (linked, account.password_hash) {
+    Ok(match (is_linked(server, &account), account.password_hash) {
         (true, None) => &[SSO],
         (true, Some(_)) => &[PASSWORD, SSO],
         _ => &[PASSWORD],
     })
+}
+
+/// Whether somebody at this server's identity provider gets into the account.
+pub fn is_linked(server: &Server, account: &Account) -> bool {
+    server.sso.issuer().is_some_and(|issuer| account.identities.iter().any(|identity| identity.issuer == issuer))
 }
 
 /// Makes sure that what `demand` says is proven.
@@ -137,11 +143,6 @@ pub async fn run(server: &Server, demand: &Demand<'_>, auth: Option<&AuthData>) 
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => return Err(proof.challenge(Some(&error))?),
             Err(error) => return Err(error),
         }
-    }
-    if let (Some(wanted), Some(shown)) = (demand.user, &proof.session.user)
-        && wanted != shown
-    {
-        return Err(Error::forbidden(ANOTHER));
     }
     if flows.iter().any(|flow| flow.iter().all(|stage| proof.session.completed.contains(stage))) {
         let AuthSession { registration_token, validation, .. } = proof.session;
@@ -186,10 +187,10 @@ impl Proof<'_> {
             }
             AuthData::Password(data) => {
                 let found = find_account(self.server, &data.identifier)?;
-                if let (Some(wanted), Some((found, _))) = (self.demand.user, &found)
-                    && wanted != found
+                if let (Some(deed), Some((found, _))) = (&self.demand.deed, &found)
+                    && deed.user != *found
                 {
-                    return Err(Error::forbidden(ANOTHER));
+                    return Err(Error::forbidden("Confirm with your own account, not with another."));
                 }
                 self.user = Some(check_password(self.server, found, &data.password).await?);
                 Ok(())
@@ -208,8 +209,9 @@ impl Proof<'_> {
     /// Keeps the progress for the next request, if there is a session.
     fn keep(&self) {
         if let Some(id) = &self.id {
-            let AuthSession { completed, registration_token, validation, .. } = self.session.clone();
+            let AuthSession { deed, completed, registration_token, validation, .. } = self.session.clone();
             self.server.auth_sessions.update(id, |session| {
+                session.deed = deed;
                 session.completed = completed;
                 session.registration_token = registration_token;
                 session.validation = validation;
@@ -221,6 +223,7 @@ impl Proof<'_> {
     fn challenge(&mut self, error: Option<&Error>) -> Result<Error> {
         if self.id.is_none() {
             self.id = Some(self.server.auth_sessions.begin(self.demand.operation)?);
+            self.session.deed = self.demand.deed.clone();
             self.keep();
         }
         let flows: Vec<JsonValue> = self.demand.flows.iter().map(|stages| json!({ "stages": stages })).collect();

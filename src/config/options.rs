@@ -313,8 +313,9 @@ options! {
         /// linked with their account can log in this way ("users link" in the administration room).
         register: bool = true;
 
-        /// Whether people also get into an account of the same name that was there before. Set this only if nobody can
-        /// choose or change their name at the provider.
+        /// Whether people also get into an account that was there before, if it is called exactly as they are at the
+        /// provider (but for capitals) and nobody else from there gets into it. Set this only if nobody can choose or
+        /// change their name at the provider.
         link_existing: bool = false;
     }
 

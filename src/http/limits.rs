@@ -81,6 +81,9 @@ impl Class {
             _ if route.method == Method::POST && route.path.ends_with("/reset-password") => Class::Login,
             _ if route.method == Method::POST && route.path.ends_with("/register") => Class::Registration,
             "register" if route.path.ends_with("/validity") => Class::Registration,
+            // Whoever is sent to the identity provider is remembered until they are back.
+            "login" if route.path.contains("/sso/") => Class::Login,
+            "auth" => Class::Login,
             _ if route.method == Method::GET => Class::Other,
             "login" | "account" => Class::Login,
             "send" | "state" | "redact" => Class::Send,
@@ -306,6 +309,8 @@ mod tests {
         for (method, path, class) in [
             (Method::GET, "/_matrix/client/v3/login", Class::Other),
             (Method::POST, "/_matrix/client/v3/login", Class::Login),
+            (Method::GET, "/_matrix/client/v3/login/sso/redirect/{idp_id}", Class::Login),
+            (Method::GET, "/_matrix/client/v3/auth/m.login.sso/fallback/web", Class::Login),
             (Method::POST, "/_matrix/client/v3/account/password", Class::Login),
             (Method::GET, "/_matrix/client/v3/account/whoami", Class::Other),
             (Method::POST, "/_matrix/client/v3/register", Class::Registration),

@@ -2,7 +2,7 @@
 //! [OpenID Connect Core 1.0](https://openid.net/specs/openid-connect-core-1_0.html), with PKCE (RFC 7636).
 //!
 //! An [`Attempt`] begins when a browser is sent to the provider ([`Sso::begin`]) and ends when it comes back with a code
-//! ([`Sso::finish`]), for which the provider tells who it is. What that means here (`users/sso_links.rs`, `web/sso.rs`) is
+//! ([`Sso::finish`]), for which the provider tells who it is. What that means here (`web/sso.rs`) is
 //! not this module's matter.
 //!
 //! Invariants: an attempt is good once, for the browser that began it (its `state` is also in a cookie), and for ten minutes; what the

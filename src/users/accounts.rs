@@ -71,8 +71,9 @@ pub fn support_alias(server: &ServerName) -> Option<OwnedRoomAliasId> {
 /// Capitals become small letters.
 ///
 /// # Errors
-/// 400 `M_INVALID_USERNAME`; `M_EXCLUSIVE` for names that nobody can have, or application services alone.
-pub fn parse_new(server: &ServerName, appservices: &Appservices, name: &str) -> Result<OwnedUserId> {
+/// 400 `M_INVALID_USERNAME`; those of [`check_person`].
+pub fn parse_new(config: &Config, appservices: &Appservices, name: &str) -> Result<OwnedUserId> {
+    let server = &*config.server_name;
     let invalid = |message: &str| Error::bad_request(ErrorKind::InvalidUsername, message);
     let lower = name.to_ascii_lowercase();
     let localpart = match lower.strip_prefix('@') {
@@ -89,12 +90,22 @@ pub fn parse_new(server: &ServerName, appservices: &Appservices, name: &str) -> 
     }
     let user = UserId::parse_with_server_name(localpart, server).map_err(|_| invalid("This is no user name."))?;
     user.validate_strict().map_err(|_| invalid("This user name is too long."))?;
-    appservices.check_user(&user, None)?;
+    check_person(config, appservices, &user)?;
     if localpart.starts_with('_') {
         return Err(invalid("A user name must not begin with an underscore."));
     }
-    check_not_ours(&user)?;
     Ok(user)
+}
+
+/// Checks that `user` can be a person: neither the server's own user or the one that its notices come from, nor an
+/// application service's.
+///
+/// # Errors
+/// 400 `M_EXCLUSIVE`.
+pub fn check_person(config: &Config, appservices: &Appservices, user: &UserId) -> Result<()> {
+    appservices.check_user(user, None)?;
+    check_not_ours(user)?;
+    if user.localpart() == config.server_notices.user { Err(reserved()) } else { Ok(()) }
 }
 
 /// The user ID that an account of an application service called `name` would have; `name` is a localpart, or a whole user
@@ -121,10 +132,11 @@ pub fn create_ghost(tx: &mut Tx<'_>, user: &UserId) -> Result<()> {
 }
 
 fn check_not_ours(user: &UserId) -> Result<()> {
-    if user.localpart() == EMERGENCY_USER {
-        return Err(Error::bad_request(ErrorKind::Exclusive, "This name is reserved for the server."));
-    }
-    Ok(())
+    if user.localpart() == EMERGENCY_USER { Err(reserved()) } else { Ok(()) }
+}
+
+fn reserved() -> Error {
+    Error::bad_request(ErrorKind::Exclusive, "This name is reserved for the server.")
 }
 
 /// Checks that the name is not taken.
@@ -218,6 +230,14 @@ pub fn set_identities(tx: &mut Tx<'_>, user: &UserId, identities: Vec<ProviderId
 /// 404 `M_NOT_FOUND`.
 pub fn require(read: &dyn Read, user: &UserId) -> Result<Account> {
     ACCOUNTS.get(read, user)?.ok_or_else(|| Error::not_found("There is no such user here."))
+}
+
+/// Whether an administrator suspended the account of `user`.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn is_suspended(read: &dyn Read, user: &UserId) -> Result<bool> {
+    Ok(ACCOUNTS.get(read, user)?.is_some_and(|account| account.suspended))
 }
 
 /// The display name that a new account begins with.

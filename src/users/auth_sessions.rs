@@ -6,16 +6,23 @@
 
 use std::time::Duration;
 
-use ruma::{OwnedDeviceId, OwnedUserId, api::client::uiaa::AuthType};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId, api::client::uiaa::AuthType};
 
 use super::tokens::hash;
-use crate::{clock, error::Result, passing::Passing};
+use crate::{
+    clock,
+    error::{Error, Result},
+    passing::Passing,
+};
 
 /// How long a session lives.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// How many sessions there are at most; the oldest go first.
 const MAX_SESSIONS: usize = 10_000;
+
+/// How much is kept of the words for an operation, in characters.
+const MAX_WORDS: usize = 200;
 
 /// The sessions of all clients.
 pub struct AuthSessions(Passing<AuthSession>);
@@ -37,10 +44,28 @@ pub struct AuthSession {
     pub registration_token: Option<String>,
     /// The ID of the validation whose confirmed e-mail address was shown.
     pub validation: Option<String>,
-    /// Who it was that showed who they are in another way than by a password.
-    pub user: Option<OwnedUserId>,
+    /// What its user is to confirm, if it is known whose it is.
+    pub deed: Option<Deed>,
+    /// By what the page is known on which its user, who logged in with the identity provider, is asked.
+    asked: Option<String>,
     /// The account and device that it led to, so that the request can be repeated if its answer got lost.
     pub outcome: Option<(OwnedUserId, Option<OwnedDeviceId>)>,
+}
+
+/// What a user is to confirm.
+#[derive(Clone, Debug)]
+pub struct Deed {
+    /// Who does it.
+    pub user: OwnedUserId,
+    /// What it is, in words for the user, such as "delete device ABCDEF"; cut short where they are many.
+    pub what: String,
+}
+
+impl Deed {
+    /// That `user` does this.
+    pub fn new(user: &UserId, what: &str) -> Self {
+        Self { user: user.to_owned(), what: what.chars().take(MAX_WORDS).collect() }
+    }
 }
 
 impl AuthSessions {
@@ -69,6 +94,37 @@ impl AuthSessions {
         self.get(id, operation).is_some() && self.0.take(id).is_some()
     }
 
+    /// Has a page ask `user`, who logged in with the identity provider, whether they want what the session is for; gives
+    /// what that is, and by what the page is known.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN` when the session is gone, or another's.
+    pub fn ask(&self, id: &str, user: &UserId) -> Result<(Deed, String)> {
+        let deed = self.0.get(id).and_then(|session| session.deed).ok_or_else(gone)?;
+        if deed.user != user {
+            let message = format!("You logged in as {user}, but it is {} who has to confirm this.", deed.user);
+            return Err(Error::forbidden(message));
+        }
+        let page = clock::random_string(24)?;
+        self.0.update(id, |session| session.asked = Some(page.clone()));
+        Ok((deed, page))
+    }
+
+    /// Notes that the user said yes on the page that was shown last.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN` when the session is gone, or another page was shown since.
+    pub fn agree(&self, id: &str, page: &str) -> Result<()> {
+        let mut agreed = false;
+        self.0.update(id, |session| {
+            agreed = session.asked.as_deref() == Some(page);
+            if agreed && !session.completed.contains(&AuthType::Sso) {
+                session.completed.push(AuthType::Sso);
+            }
+        });
+        if agreed { Ok(()) } else { Err(gone()) }
+    }
+
     /// How many registrations have begun with `token`, in sessions other than `id`.
     pub fn pending(&self, token: &str, id: Option<&str>) -> u64 {
         let begun = |other: &str, session: &AuthSession| {
@@ -76,4 +132,8 @@ impl AuthSessions {
         };
         self.0.count(begun) as u64
     }
+}
+
+fn gone() -> Error {
+    Error::forbidden("This took too long. Go back to your client and try again.")
 }

@@ -75,7 +75,7 @@ async fn register(server: &Server, door: &Door, form: &Form, address: IpAddr) ->
     if matches!(door, Door::Closed | Door::Clients) {
         return Err(Error::forbidden("Nobody can register on this page."));
     }
-    let user = accounts::parse_new(server.name(), &server.appservices, form.username.trim())?;
+    let user = accounts::parse_new(&server.config(), &server.appservices, form.username.trim())?;
     if form.password != form.again {
         return Err(Error::invalid_param("The two passwords are not the same."));
     }

@@ -8,7 +8,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
-use ruma::{OwnedUserId, api::client::uiaa::AuthType};
+use ruma::OwnedUserId;
 use serde::Deserialize;
 
 use super::html;
@@ -28,6 +28,12 @@ use crate::{
         sign_ups::{self, With},
     },
 };
+
+/// Where the form for a user name goes.
+pub const USERNAME: &str = "/_matrix/conduit/sso/username";
+
+/// Where the form goes on which somebody says that they want what is to be done.
+pub const CONFIRM: &str = "/_matrix/conduit/sso/confirm";
 
 /// How long the client has to use its token.
 const TOKEN: Duration = Duration::from_secs(120);
@@ -50,6 +56,14 @@ struct Choice {
     username: String,
 }
 
+/// What the form sends of who wants what is to be done.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Agreement {
+    session: String,
+    page: String,
+}
+
 /// `GET /_matrix/conduit/sso/callback`: somebody comes back from the provider.
 pub async fn return_from_provider(server: &Server, page: PageRequest) -> Result<Response<Body>> {
     let back: Return = serde_html_form::from_str(page.request.uri().query().unwrap_or_default()).unwrap_or_default();
@@ -66,14 +80,22 @@ async fn receive(server: &Server, page: &PageRequest, back: Return) -> Result<Re
     match purpose {
         Purpose::Login { redirect_url } => match account_of(server, &identity, page.address)? {
             Some(user) => let_in(server, &user, &redirect_url),
-            None if server.config().sso.register => {
+            None => {
+                require_open(server)?;
                 let suggestion = identity.localpart.as_deref().map(localpart).unwrap_or_default();
                 let key = server.sso.keep((identity, redirect_url))?;
                 Ok(ask_for_name(&Choice { key, username: suggestion }, None))
             }
-            None => Err(Error::forbidden("You have no account here. Ask the administrator of this server for one.")),
         },
-        Purpose::Confirm { session } => confirm(server, &session, &identity.id),
+        Purpose::Confirm { session } => ask_to_confirm(server, &session, &identity.id),
+    }
+}
+
+/// Refuses newcomers where the administrator wants none.
+fn require_open(server: &Server) -> Result<()> {
+    match server.config().sso.register {
+        true => Ok(()),
+        false => Err(Error::forbidden("You have no account here. Ask the administrator of this server for one.")),
     }
 }
 
@@ -85,6 +107,7 @@ pub async fn choose_name(server: &Server, page: PageRequest) -> Result<Response<
 fn chosen(server: &Server, page: &PageRequest) -> Result<Response<Body>> {
     let choice: Choice = serde_html_form::from_bytes(page.request.body()).unwrap_or_default();
     let (identity, redirect_url) = server.sso.kept(&choice.key)?;
+    require_open(server)?; // it may have been, when they were asked
     match register(server, &identity, choice.username.trim(), page.address) {
         Ok(user) => {
             server.sso.forget(&choice.key);
@@ -128,26 +151,39 @@ fn account_of(server: &Server, identity: &Identity, address: IpAddr) -> Result<O
         usable(&account)?;
         return Ok(Some(user));
     }
-    let Some(name) = identity.localpart.as_deref().map(localpart) else { return Ok(None) };
-    match accounts::find(&read, server.name(), &name)? {
-        Some((user, account)) if server.config().sso.link_existing => {
-            drop(read);
-            usable(&account)?;
-            server.store.write(|tx| accounts::add_identity(tx, &user, identity.id.clone()))?;
-            Ok(Some(user))
-        }
-        Some(_) => Ok(None),
-        None if server.config().sso.register => {
-            drop(read);
-            match register(server, identity, &name, address) {
-                Ok(user) => Ok(Some(user)),
-                Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS => Err(error),
-                // A name that cannot be one here is chosen by the person.
-                Err(_) => Ok(None),
-            }
-        }
-        None => Ok(None),
+    drop(read);
+    let (Some(claim), options) = (identity.localpart.as_deref(), &server.config().sso) else { return Ok(None) };
+    if options.link_existing
+        && let Some(user) = link(server, claim, &identity.id)?
+    {
+        return Ok(Some(user));
     }
+    if !options.register {
+        return Ok(None);
+    }
+    match register(server, identity, &localpart(claim), address) {
+        Ok(user) => Ok(Some(user)),
+        Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS => Err(error),
+        // A name that is taken or cannot be one here: the person chooses another.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Opens the account that was there before to who is called exactly as it is at the provider, but for capitals: what only
+/// resembles the name may be somebody else. It opens for one person of the provider, who may be called otherwise by now.
+fn link(server: &Server, claim: &str, id: &ProviderIdentity) -> Result<Option<OwnedUserId>> {
+    server.store.write(|tx| {
+        let Some((user, account)) = accounts::find(tx, server.name(), claim)? else { return Ok(None) };
+        let is_theirs = user.localpart().eq_ignore_ascii_case(claim)
+            && !account.identities.iter().any(|own| own.issuer == id.issuer)
+            && accounts::check_person(&server.config(), &server.appservices, &user).is_ok();
+        if !is_theirs {
+            return Ok(None);
+        }
+        usable(&account)?;
+        accounts::add_identity(tx, &user, id.clone())?;
+        Ok(Some(user))
+    })
 }
 
 fn usable(account: &Account) -> Result<()> {
@@ -157,14 +193,14 @@ fn usable(account: &Account) -> Result<()> {
     Ok(())
 }
 
-/// What a user name can be made of: mail addresses lose their domain, and everything else what is not allowed.
+/// What the name of a new account can be made of: mail addresses lose their domain, and everything else what is not allowed.
 fn localpart(claim: &str) -> String {
     let name = claim.split('@').next().unwrap_or_default().to_lowercase();
     name.chars().filter(|c| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-')).collect()
 }
 
 fn register(server: &Server, identity: &Identity, name: &str, address: IpAddr) -> Result<OwnedUserId> {
-    let user = accounts::parse_new(server.name(), &server.appservices, name)?;
+    let user = accounts::parse_new(&server.config(), &server.appservices, name)?;
     let display_name = identity.display_name.clone();
     let display_name = display_name.unwrap_or_else(|| accounts::initial_display_name(&server.config(), &user));
     server.store.write(|tx| {
@@ -198,36 +234,49 @@ fn client_of(url: &str) -> &str {
     }
 }
 
-/// Spec: the token is a parameter of the query, whatever else is there.
+/// Spec: the token is a parameter of the query, whatever else is there but tokens.
 fn with_token(url: &str, token: &str) -> String {
     let (address, fragment) = url.split_once('#').map_or((url, None), |(address, fragment)| (address, Some(fragment)));
-    let and = if address.contains('?') { '&' } else { '?' };
+    let (address, query) = address.split_once('?').unwrap_or((address, ""));
+    let is_other = |pair: &&str| !pair.is_empty() && pair.split('=').next() != Some("loginToken");
+    let others: String = query.split('&').filter(is_other).map(|pair| format!("{pair}&")).collect();
     let fragment = fragment.map(|fragment| format!("#{fragment}")).unwrap_or_default();
-    format!("{address}{and}loginToken={}{fragment}", encode(token))
+    format!("{address}?{others}loginToken={}{fragment}", encode(token))
 }
 
-fn confirm(server: &Server, session: &str, id: &ProviderIdentity) -> Result<Response<Body>> {
+/// The page that asks who came back whether they want what the client wants: the provider may have let them through
+/// without a word, and somebody else may use the client
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#sso-during-user-interactive-authentication)).
+fn ask_to_confirm(server: &Server, session: &str, id: &ProviderIdentity) -> Result<Response<Body>> {
     let found = accounts::find_by_identity(&server.store.read(), id)?;
     let (user, account) = found.ok_or_else(|| Error::forbidden("You have no account here."))?;
     usable(&account)?;
-    let known = server.auth_sessions.update(session, |session| {
-        session.user = Some(user);
-        if !session.completed.contains(&AuthType::Sso) {
-            session.completed.push(AuthType::Sso);
-        }
-    });
-    if !known {
-        return Err(Error::forbidden("This took too long. Go back to your client and try again."));
-    }
+    let (deed, page) = server.auth_sessions.ask(session, &user)?;
+    let body = format!(
+        "<p>You are <strong>{}</strong>. A client that is logged in to this account wants to <strong>{}</strong>.</p>\
+         <p>If you did not just ask for this, close this window: somebody else may use your account.</p>\
+         <form method=\"post\" action=\"{CONFIRM}\"><input type=\"hidden\" name=\"session\" value=\"{}\">\
+         <input type=\"hidden\" name=\"page\" value=\"{}\"><button>Confirm</button></form>",
+        escape(user.as_str()),
+        escape(&deed.what),
+        escape(session),
+        escape(&page)
+    );
+    Ok(html(StatusCode::OK, "Do you want this?", &body))
+}
+
+/// `POST /_matrix/conduit/sso/confirm`: somebody wants what they were asked about.
+pub async fn confirm(server: &Server, page: PageRequest) -> Result<Response<Body>> {
+    let yes: Agreement = serde_html_form::from_bytes(page.request.body()).unwrap_or_default();
     let body = "<p>That was it: close this window and continue in your client.</p>";
-    Ok(html(StatusCode::OK, "Confirmed", body))
+    told(server.auth_sessions.agree(&yes.session, &yes.page).map(|()| html(StatusCode::OK, "Confirmed", body)))
 }
 
 fn ask_for_name(choice: &Choice, error: Option<&str>) -> Response<Body> {
     let error = error.map(|text| format!("<p class=\"error\" role=\"alert\">{}</p>", escape(text))).unwrap_or_default();
     let body = format!(
         "{error}<p>Choose the name under which others find you here. It cannot be changed later.</p>\
-         <form method=\"post\" action=\"/_matrix/conduit/sso/username\"><input type=\"hidden\" name=\"key\" value=\"{}\">\
+         <form method=\"post\" action=\"{USERNAME}\"><input type=\"hidden\" name=\"key\" value=\"{}\">\
          <label>User name<input name=\"username\" required autocomplete=\"username\" autocapitalize=\"none\" \
          spellcheck=\"false\" value=\"{}\"></label><button>Continue</button></form>",
         escape(&choice.key),
@@ -256,6 +305,8 @@ mod tests {
         assert_eq!(with_token("https://app.example/#/login", "t"), "https://app.example/?loginToken=t#/login");
         assert_eq!(with_token("https://app.example/?a=b", "t"), "https://app.example/?a=b&loginToken=t");
         assert_eq!(with_token("io.element.app:/callback", "t"), "io.element.app:/callback?loginToken=t");
+        let forged = "https://app.example/?loginToken=mine&a=b&loginToken=mine";
+        assert_eq!(with_token(forged, "t"), "https://app.example/?a=b&loginToken=t");
     }
 
     #[test]

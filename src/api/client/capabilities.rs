@@ -5,7 +5,7 @@ use serde_json::{Map, Value as JsonValue, json};
 
 use crate::{
     answers_json,
-    api::{auth::User, own::Json},
+    api::{auth::User, own::Json, uiaa},
     error::Result,
     server::Server,
     users::accounts,
@@ -31,7 +31,7 @@ pub async fn get_capabilities(server: &Server, user: User, _: CapabilitiesReques
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": !user.guest },
             "m.3pid_changes": { "enabled": server.mailer.is_configured() },
-            "m.get_login_token": { "enabled": has_password },
+            "m.get_login_token": { "enabled": has_password || uiaa::is_linked(server, &account) },
             // Not under its name as a proposal as well: some clients take both for one field and refuse the answer.
             "m.profile_fields": profile_fields,
         }

@@ -111,7 +111,7 @@ pub async fn delete_devices(
     let mut ids = req.devices;
     ids.sort();
     ids.dedup();
-    uiaa::check(server, &user, &format!("delete devices {ids:?}"), req.auth.as_ref()).await?;
+    uiaa::check(server, &user, &format!("delete {} devices: {ids:?}", ids.len()), req.auth.as_ref()).await?;
     server.store.write(|tx| ids.iter().try_for_each(|id| devices::delete(tx, &user.id, id)))?;
     Ok(delete_many::v3::Response::new())
 }

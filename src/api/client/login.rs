@@ -230,13 +230,17 @@ fn by_jwt(server: &Server, req: LoginRequest) -> Result<OwnedUserId> {
         return Err(refused());
     }
     let read = server.store.read();
-    match accounts::find(&read, server.name(), &claims.sub)? {
+    let found = accounts::find(&read, server.name(), &claims.sub)?;
+    if let Some((user, _)) = &found {
+        accounts::check_person(&server.config(), &server.appservices, user)?;
+    }
+    match found {
         Some((_, account)) if account.deactivated => Err(refused()),
         Some((_, account)) if account.locked => Err(tokens::locked()),
         Some((user, _)) => Ok(user),
         None => {
             // The service vouches for its users; this server's accounts are made as they come.
-            let user = accounts::parse_new(server.name(), &server.appservices, &claims.sub)?;
+            let user = accounts::parse_new(&server.config(), &server.appservices, &claims.sub)?;
             let account = Account { created_ts: clock::now_ms(), ..Account::default() };
             server.store.write(|tx| {
                 accounts::create(tx, &user, &account, Some(user.localpart()))?;

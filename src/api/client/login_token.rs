@@ -18,7 +18,7 @@ const LIFETIME: Duration = Duration::from_secs(120);
 /// `POST /_matrix/client/v1/login/get_token`
 /// ([spec](https://spec.matrix.org/latest/client-server-api/#post_matrixclientv1loginget_token))
 pub async fn generate_login_token(server: &Server, user: User, req: Request) -> Result<Response> {
-    uiaa::check(server, &user, "make a login token", req.auth.as_ref()).await?;
+    uiaa::check(server, &user, "log in another client", req.auth.as_ref()).await?;
     let token = server.store.write(|tx| login_tokens::issue(tx, &LOGIN_TOKENS, &user.id, LIFETIME))?;
     Ok(Response::new(LIFETIME, token))
 }

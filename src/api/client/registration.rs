@@ -111,7 +111,7 @@ pub async fn register(server: &Server, newcomer: Newcomer, req: RegisterRequest)
     let user = match (&guest, &req.username) {
         (Some(guest), _) => guest.clone(),
         (None, Some(name)) => {
-            let user = accounts::parse_new(server.name(), &server.appservices, name)?;
+            let user = accounts::parse_new(&server.config(), &server.appservices, name)?;
             accounts::require_free(&server.store.read(), &user)?;
             user
         }
@@ -293,7 +293,7 @@ pub async fn check_username_availability(
     _: Anyone,
     req: get_username_availability::v3::Request,
 ) -> Result<get_username_availability::v3::Response> {
-    let user = accounts::parse_new(server.name(), &server.appservices, &req.username)?;
+    let user = accounts::parse_new(&server.config(), &server.appservices, &req.username)?;
     accounts::require_free(&server.store.read(), &user)?;
     Ok(get_username_availability::v3::Response::new(true))
 }

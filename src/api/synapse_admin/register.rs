@@ -92,7 +92,7 @@ pub async fn register_with_secret(server: &Server, _: Anyone, req: RegisterReque
     if !is_authentic(&secret, &req) {
         return Err(Error::forbidden("The code does not fit: is the shared secret the same?"));
     }
-    let user = accounts::parse_new(server.name(), &server.appservices, &req.username)?;
+    let user = accounts::parse_new(&server.config(), &server.appservices, &req.username)?;
     accounts::require_free(&server.store.read(), &user)?;
     passwords::check_new(&req.password, 1)?;
     let account = Account {

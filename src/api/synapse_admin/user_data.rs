@@ -162,7 +162,7 @@ pub async fn list_pushers(server: &Server, _: Administrator, req: ListPushers) -
 
 /// `GET /_synapse/admin/v1/username_available`
 pub async fn name_available(server: &Server, _: Administrator, req: NameAvailable) -> Result<Reply> {
-    let user = accounts::parse_new(server.name(), &server.appservices, &req.query.username)?;
+    let user = accounts::parse_new(&server.config(), &server.appservices, &req.query.username)?;
     accounts::require_free(&server.store.read(), &user)?;
     ok(json!({ "available": true }))
 }

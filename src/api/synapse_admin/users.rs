@@ -268,7 +268,7 @@ pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Re
         None => None,
     };
     if known.is_none() {
-        let parsed = accounts::parse_new(server.name(), &server.appservices, user.as_str())?;
+        let parsed = accounts::parse_new(&server.config(), &server.appservices, user.as_str())?;
         accounts::require_free(&server.store.read(), &parsed)?;
     }
     server.store.write(|tx| {
