@@ -10,6 +10,7 @@ use conduit::{
         records::{Deletion, DeletionStage, RelatedRedaction},
         trees::{RELATED_REDACTIONS, SENDER_REDACTIONS},
     },
+    users::accounts,
 };
 use http::{Method, StatusCode};
 use ruma::{RoomId, UserId};
@@ -71,6 +72,22 @@ async fn what_relates_to_an_event_goes_with_it_as_far_as_its_sender_may() {
     redact(&alice, &room, &root, json!({ "org.matrix.msc3912.with_relations": ["*"], "reason": "all" })).await;
     until_redacted(&alice, &room, &reply).await;
     until_redacted(&alice, &room, &reaction).await;
+}
+
+#[tokio::test]
+async fn who_is_suspended_takes_only_their_own_events_along() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = two(&server).await;
+    let root = alice.send_text(&room, "root").await;
+    let of_bob = relate(&bob, &room, "m.room.message", &root, "m.thread").await;
+    let edit = relate(&alice, &room, "m.room.message", &root, "m.replace").await;
+    let id = UserId::parse(&*alice.user_id).unwrap();
+    let suspend = |tx: &mut conduit::store::Tx<'_>| accounts::update(tx, &id, |account| account.suspended = true);
+    server.handle.server().store.write(suspend).unwrap();
+    redact(&alice, &room, &root, json!({ "org.matrix.msc3912.with_relations": ["*"] })).await;
+    until_redacted(&alice, &room, &edit).await;
+    until_none_waits(&server).await;
+    assert!(!is_redacted(&alice, &room, &of_bob).await);
 }
 
 fn waiting(server: &TestServer) -> u64 {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader},
     net::{UnixListener, UnixStream},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -25,7 +26,10 @@ use crate::server::Server;
 /// The largest command, in bytes.
 const MAX_COMMAND: u64 = 64 * 1024;
 
-/// How long a command may take to arrive.
+/// How many commands are attended to at the same time.
+const MAX_COMMANDS: usize = 16;
+
+/// How long a command may take to arrive, and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the server is asked: a command, and how the answer is to be written.
@@ -48,7 +52,7 @@ pub fn path(database_path: &Path) -> PathBuf {
     database_path.join("admin.sock")
 }
 
-/// Takes commands, one after the other, until dropped. Returns at once where there can be no such socket.
+/// Takes commands until dropped, each by itself: whoever is slow to ask or to listen holds up nobody else. Returns at once where there can be no such socket.
 pub async fn serve(server: &Arc<Server>) {
     let path = path(&server.config().database_path);
     let listener = match bind(&path) {
@@ -58,18 +62,31 @@ pub async fn serve(server: &Arc<Server>) {
             return std::future::pending().await;
         }
     };
+    let mut commands = JoinSet::new();
     loop {
-        let answered = match listener.accept().await {
-            Ok((stream, _)) => timeout(PATIENCE, read(stream)).await.map_err(io::Error::from),
-            Err(error) => Err(error),
-        };
-        match answered {
-            Ok(Ok((question, stream))) => answer(server, question, stream).await,
-            Ok(Err(error)) | Err(error) => {
-                tracing::debug!("a command did not arrive: {error}");
+        while commands.try_join_next().is_some() {}
+        if commands.len() >= MAX_COMMANDS {
+            commands.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => drop(commands.spawn(attend(Arc::clone(server), stream))),
+            Err(error) => {
+                tracing::debug!("conduit admin cannot reach this server: {error}");
                 tokio::time::sleep(Duration::from_millis(10)).await; // a broken listener must not spin
             }
         }
+    }
+}
+
+/// Does what a connection asks for, and answers.
+async fn attend(server: Arc<Server>, stream: UnixStream) {
+    let (question, mut stream) = match timeout(PATIENCE, read(stream)).await.map_err(io::Error::from) {
+        Ok(Ok(arrived)) => arrived,
+        Ok(Err(error)) | Err(error) => return tracing::debug!("a command did not arrive: {error}"),
+    };
+    let line = answer(&server, question).await;
+    if let Ok(Err(error)) | Err(error) = timeout(PATIENCE, stream.write_all(&line)).await.map_err(io::Error::from) {
+        tracing::debug!("nobody waits for the answer of a command: {error}");
     }
 }
 
@@ -90,7 +107,7 @@ async fn read(stream: UnixStream) -> io::Result<(Question, UnixStream)> {
     Ok((serde_json::from_str(&line)?, reader.into_inner().into_inner()))
 }
 
-async fn answer(server: &Server, Question { command, format }: Question, mut stream: UnixStream) {
+async fn answer(server: &Server, Question { command, format }: Question) -> Vec<u8> {
     let result = match Box::pin(command.run(server, None)).await {
         Ok(answer) => server.store.durable().await.map(|()| answer),
         Err(error) => Err(error),
@@ -99,10 +116,7 @@ async fn answer(server: &Server, Question { command, format }: Question, mut str
         Ok(answer) => Reply { done: Some(answer.written(format)), failed: None },
         Err(error) => Reply { done: None, failed: Some(told(&error)) },
     };
-    let line = serde_json::to_vec(&reply).unwrap_or_default();
-    if let Err(error) = stream.write_all(&line).await {
-        tracing::debug!("nobody waits for the answer of a command: {error}");
-    }
+    serde_json::to_vec(&reply).unwrap_or_default()
 }
 
 /// Has the running server over `database_path` do a command; gives its answer.

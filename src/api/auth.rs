@@ -269,8 +269,7 @@ fn user(server: &Server, token: &str, request: &Request<Bytes>, address: IpAddr)
         return Err(tokens::locked());
     }
     if session.suspended && !suspended_may(request.method(), request.uri().path()) {
-        let message = "Your account is suspended by an administrator: you can read, but not write.";
-        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::UserSuspended, message));
+        return Err(tokens::suspended());
     }
     if session.guest && !guests_may(request.method(), request.uri().path()) {
         let message = "Guests cannot do this. Register an account first.";
@@ -309,6 +308,9 @@ fn masquerade(server: &Server, service: Arc<Registration>, request: &Request<Byt
     let account = ACCOUNTS.get(&server.store.read(), &id)?;
     match account {
         Some(account) if account.locked => return Err(tokens::locked()),
+        Some(account) if account.suspended && !suspended_may(request.method(), request.uri().path()) => {
+            return Err(tokens::suspended());
+        }
         Some(account) if !account.deactivated => {}
         // The registration is the sender's: some application services never register it.
         None if id == service.sender => server.store.write(|tx| accounts::create_ghost(tx, &id))?,
@@ -344,7 +346,8 @@ fn locked_may(path: &str) -> bool {
     matches!(operation(path).as_slice(), ["logout", ..])
 }
 
-/// What a suspended account can still do (spec: "Account suspension"): all but what others would see of it.
+/// What a suspended account can still do (spec: "Account suspension"): all but what others would see of it. That it redacts
+/// nobody's events but its own is for `client/room_send.rs` to see to, which knows whose they are.
 fn suspended_may(method: &Method, path: &str) -> bool {
     match (method.as_str(), operation(path).as_slice()) {
         ("PUT", ["rooms", _, "send", kind, _]) => *kind == "m.room.redaction",

@@ -13,6 +13,7 @@ use crate::{
     error::Result,
     ids::{EventNo, RoomNo},
     store::{Direction, Read, Tx, records::RelatedRedaction, trees},
+    users::accounts,
 };
 
 /// How many related events are looked at in one go.
@@ -66,7 +67,9 @@ pub fn page(read: &dyn Read, room_no: RoomNo, row: &RelatedRedaction) -> Result<
     if room.create.is_none() {
         return Ok(page); // it was deleted
     }
-    let has_power = redaction::has_power(read, room_no, &room, &row.sender)?;
+    // Who is suspended redacts only what is their own.
+    let may_all =
+        redaction::has_power(read, room_no, &room, &row.sender)? && !accounts::is_suspended(read, &row.sender)?;
     let related = trees::RELATIONS.range(read, (row.target, i64::MIN), (row.target, row.below), Direction::Backward);
     for (looked_at, related) in related.enumerate() {
         if looked_at == AT_ONCE {
@@ -76,7 +79,7 @@ pub fn page(read: &dyn Read, room_no: RoomNo, row: &RelatedRedaction) -> Result<
         page.below = Some(place);
         let Some(child) = event::get(read, child)? else { continue };
         let wanted = row.kinds.iter().any(|wanted| *wanted == kind || wanted == "*");
-        if wanted && child.redacted_by.is_none() && (has_power || child.pdu.sender == row.sender) {
+        if wanted && child.redacted_by.is_none() && (may_all || child.pdu.sender == row.sender) {
             page.events.push(child.pdu.event_id.clone());
         }
     }

@@ -101,6 +101,12 @@ pub fn locked() -> Error {
     Error::new(StatusCode::UNAUTHORIZED, ErrorKind::UserLocked, "This account is locked by an administrator.")
 }
 
+/// 403 `M_USER_SUSPENDED` (spec: "Account suspension").
+pub fn suspended() -> Error {
+    let message = "Your account is suspended by an administrator: you can read, but not write.";
+    Error::new(StatusCode::FORBIDDEN, ErrorKind::UserSuspended, message)
+}
+
 /// Gives `device` new tokens; all that it had before are void. `lifetimes` is there if the client can refresh.
 ///
 /// # Errors

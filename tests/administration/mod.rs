@@ -11,6 +11,11 @@ mod synapse;
 mod synapse_more;
 mod users;
 
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
 use conduit::{
     admin::{Command, Format, socket},
     users::accounts,
@@ -90,7 +95,8 @@ async fn a_locked_account_can_only_log_out() {
 async fn a_suspended_account_reads_and_leaves_but_writes_nothing() {
     let (server, admin, alice) = start().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
-    let event = alice.send_text(&room, "before").await;
+    admin.join(&room).await;
+    let (event, other) = (alice.send_text(&room, "before").await, admin.send_text(&room, "before").await);
     let suspend = path("suspend", &alice.user_id);
     assert_eq!(admin.put(&suspend, json!({ "suspended": true })).await.1, json!({ "suspended": true }));
     assert_eq!(admin.get(&suspend).await.1, json!({ "suspended": true }));
@@ -104,6 +110,9 @@ async fn a_suspended_account_reads_and_leaves_but_writes_nothing() {
         alice.put(&format!("/_matrix/client/v3/profile/{}/displayname", encode(&alice.user_id)), name).await,
         alice.post("/_matrix/client/v3/createRoom", json!({})).await,
         alice.post("/_matrix/media/v3/upload", json!("file")).await,
+        alice.put(&format!("{room_path}/redact/{}/2", encode(&other)), json!({})).await,
+        alice.put(&format!("{room_path}/send/m.room.redaction/3"), json!({ "redacts": other })).await,
+        alice.put(&format!("{room_path}/send/m.room.redaction/4"), json!({ "redacts": "$unknown" })).await,
     ] {
         assert_eq!(code(&refused), (403, "M_USER_SUSPENDED"));
     }
@@ -195,6 +204,26 @@ async fn administrators_give_commands_in_their_room() {
         sync = admin.sync(&format!("timeout=1000&since={}", sync["next_batch"].as_str().unwrap())).await;
     }
     assert!(sync.to_string().contains("is &lt;rude&gt;"), "the formatted text is escaped");
+    server.stop().await;
+}
+
+/// Each command is attended to by itself.
+#[tokio::test]
+async fn who_is_slow_to_ask_holds_up_no_other_command() {
+    let (server, ..) = start().await;
+    let folder = server.handle.server().config().database_path.clone();
+    let command = || Command::parse("rooms list").unwrap();
+    let asking = tokio::task::spawn_blocking(move || {
+        let mut slow = UnixStream::connect(socket::path(&folder)).unwrap();
+        let other = socket::ask(&folder, command(), Format::Json);
+        writeln!(slow, "{}", json!({ "command": command() })).unwrap();
+        let mut answer = String::new();
+        slow.read_to_string(&mut answer).unwrap();
+        (other, answer)
+    });
+    let (other, answer) = asking.await.unwrap();
+    let answer: Value = serde_json::from_str(&answer).expect("it was waited for all the while");
+    assert!(other.is_ok() && answer["done"].is_string(), "{other:?} {answer}");
     server.stop().await;
 }
 

@@ -1,6 +1,8 @@
 //! What application services may do, and what nobody else may.
 
+use conduit::{store::Tx, users::accounts};
 use http::{Method, StatusCode};
+use ruma::UserId;
 use serde_json::{Value, json};
 
 use super::fake::{Fake, client};
@@ -58,6 +60,20 @@ async fn users_of_a_namespace_are_registered_and_acted_as() {
     // Whose account was ended is acted as no more.
     service.ok(Method::POST, "/_matrix/client/v3/account/deactivate?user_id=@_irc_eve:localhost", json!({})).await;
     refused(service.get(&format!("{WHOAMI}?user_id=@_irc_eve:localhost")).await, StatusCode::FORBIDDEN, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn who_is_suspended_writes_nothing_through_an_application_service_either() {
+    let fake = Fake::start().await;
+    let server = fake.server("").await;
+    let service = client(&server);
+    service.ok(Method::POST, REGISTER, ghost("_irc_bob")).await;
+    let bob = UserId::parse("@_irc_bob:localhost").unwrap();
+    let suspend = |tx: &mut Tx<'_>| accounts::update(tx, &bob, |account| account.suspended = true);
+    server.handle.server().store.write(suspend).unwrap();
+    let create = format!("/_matrix/client/v3/createRoom?user_id={bob}");
+    refused(service.post(&create, json!({})).await, StatusCode::FORBIDDEN, "M_USER_SUSPENDED");
+    assert_eq!(service.ok(Method::GET, &format!("{WHOAMI}?user_id={bob}"), Value::Null).await["user_id"], bob.as_str());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! [Sending messages](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid).
 
+use std::sync::Arc;
+
 use ruma::{
     EventId, OwnedEventId, RoomId, TransactionId, UserId,
     api::{client::message::send_message_event::v3::Request, error::ErrorKind},
@@ -17,7 +19,7 @@ use crate::{
     rooms::{self, Event, RoomGuard, build::Draft, event, relations, sticky::Sticky},
     server::Server,
     store::{Direction, Read, Tx},
-    users::transactions,
+    users::{accounts, tokens, transactions},
 };
 
 /// How many relations of an event are looked through for an equal annotation.
@@ -58,7 +60,7 @@ pub async fn send_message(
 ///
 /// # Errors
 /// As sending; what `also` returns; 400 `M_DUPLICATE_ANNOTATION`; 400 `M_UNKNOWN` for a thread below an event that
-/// cannot have one.
+/// cannot have one; 403 `M_USER_SUSPENDED` for a redaction of another's event by a suspended user.
 pub(super) async fn send_once(
     server: &Server,
     user: &User,
@@ -110,6 +112,7 @@ async fn send_locked(
         if rooms::find(&snapshot, guard.room())?.is_none() {
             return Err(Error::forbidden("You are not in this room."));
         }
+        check_redaction(&snapshot, user, &draft)?;
         check_relation(&snapshot, user, &draft)?;
     }
     Ok(policy::send_and(&server.federation, guard, user, draft, also).await?.pdu.event_id)
@@ -138,6 +141,17 @@ pub(super) fn redacts(content: &RawValue) -> Result<OwnedEventId> {
     let content: Content = serde_json::from_str(content.get())
         .map_err(|_| Error::bad_json("A redaction names the event to redact as redacts in its content."))?;
     Ok(content.redacts)
+}
+
+/// Refuses that a suspended user redacts what is not their own
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#account-suspension)).
+fn check_redaction(read: &dyn Read, user: &UserId, draft: &Draft) -> Result<()> {
+    let Some(target) = &draft.redacts else { return Ok(()) };
+    let is_own = |event: Arc<Event>| event.pdu.sender == user;
+    if accounts::is_suspended(read, user)? && !event::by_id(read, target)?.is_some_and(is_own) {
+        return Err(tokens::suspended());
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
