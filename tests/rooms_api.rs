@@ -456,8 +456,12 @@ async fn what_users_set_goes_on_after_an_upgrade_by_hand() {
 async fn blocked_invitations() {
     let server = TestServer::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let path = format!("/_matrix/client/v3/user/{}/account_data/m.invite_permission_config", encode(&bob.user_id));
-    bob.ok(Method::PUT, &path, json!({ "default_action": "block" })).await;
+    let answer = alice.ok(Method::GET, "/_matrix/client/versions", Value::Null).await;
+    let features = &answer["unstable_features"];
+    assert_eq!((&features["org.matrix.msc4380"], &features["org.matrix.msc4380.stable"]), (&json!(true), &json!(true)));
+    let account_data = format!("/_matrix/client/v3/user/{}/account_data", encode(&bob.user_id));
+    let stable = format!("{account_data}/m.invite_permission_config");
+    bob.ok(Method::PUT, &stable, json!({ "default_action": "block" })).await;
     let room = alice.create_room(json!({})).await;
     let blocked = act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await;
     is_error(&blocked, 403, "M_INVITE_BLOCKED");
@@ -465,5 +469,11 @@ async fn blocked_invitations() {
     is_error(&created, 403, "M_INVITE_BLOCKED");
     let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(&room), encode(&bob.user_id));
     is_error(&alice.put(&path, json!({ "membership": "invite" })).await, 403, "M_INVITE_BLOCKED");
+
+    // What was set under the name from before counts only until the other is set.
+    let earlier = format!("{account_data}/org.matrix.msc4380.invite_permission_config");
+    bob.ok(Method::PUT, &earlier, json!({ "default_action": "block" })).await;
+    bob.ok(Method::PUT, &stable, json!({})).await;
+    assert_eq!(act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await.0, StatusCode::OK);
     server.stop().await;
 }

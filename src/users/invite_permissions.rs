@@ -66,12 +66,14 @@ pub fn of(read: &dyn Read, user: &UserId, sender: &UserId) -> Result<Permission>
     struct Config {
         default_action: Option<String>,
     }
-    for kind in ["m.invite_permission_config", "org.matrix.msc4380.invite_permission_config"] {
-        let content = account_data::get(read, user, None, kind)?;
-        let config: Option<Config> = content.and_then(|content| serde_json::from_str(content.get()).ok());
-        if config.is_some_and(|config| config.default_action.as_deref() == Some("block")) {
-            return Ok(Permission::Blocked);
-        }
+    let mut content = account_data::get(read, user, None, "m.invite_permission_config")?;
+    // Who has set it under its stable name may have left the other as it was.
+    if content.is_none() {
+        content = account_data::get(read, user, None, "org.matrix.msc4380.invite_permission_config")?;
+    }
+    let config: Option<Config> = content.and_then(|content| serde_json::from_str(content.get()).ok());
+    if config.is_some_and(|config| config.default_action.as_deref() == Some("block")) {
+        return Ok(Permission::Blocked);
     }
     let content = account_data::get(read, user, None, "org.matrix.msc4155.invite_permission_config")?;
     let lists: Option<Lists> = content.and_then(|content| serde_json::from_str(content.get()).ok());

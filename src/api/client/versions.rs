@@ -52,6 +52,8 @@ const FEATURES: &[(&str, &str)] = &[
     ("org.matrix.msc4306", "threads that users follow"),
     ("org.matrix.msc4308", "the same in sliding sync"),
     ("org.matrix.msc4354", "sticky events"),
+    ("org.matrix.msc4380", "the blocking of all invitations"),
+    ("org.matrix.msc4380.stable", "the same, as it was accepted"),
     ("uk.tcpip.msc4133", "profiles with any field"),
     ("uk.tcpip.msc4133.stable", "profiles with any field"),
 ];
