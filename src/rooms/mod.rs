@@ -19,6 +19,7 @@ pub mod aliases;
 pub mod ancestors;
 pub mod append;
 pub mod auth_chains;
+pub mod avatars;
 pub mod backfill;
 pub mod blocks;
 pub mod build;

@@ -22,6 +22,12 @@ use crate::{
 /// The medium of e-mail addresses.
 pub const EMAIL: &str = "email";
 
+/// The medium of phone numbers.
+pub const PHONE: &str = "msisdn";
+
+/// How many digits a phone number has at most (E.164).
+const MAX_DIGITS: usize = 15;
+
 /// How many bindings of one account are remembered.
 const MAX_BINDINGS: usize = 100;
 
@@ -39,6 +45,26 @@ pub fn parse_email(text: &str) -> Result<String> {
     match address.parse::<lettre::Address>() {
         Ok(_) => Ok(address),
         Err(_) => Err(Error::invalid_param("This is no e-mail address.")),
+    }
+}
+
+/// The address of an identifier in canonical form: of a phone number its digits, which begin with those of the country.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` when it is none, or there are no identifiers of this medium.
+pub fn parse(medium: &str, address: &str) -> Result<String> {
+    match medium {
+        EMAIL => parse_email(address),
+        PHONE => parse_phone(address),
+        _ => Err(Error::invalid_param(format!("medium must be {EMAIL} or {PHONE}."))),
+    }
+}
+
+fn parse_phone(text: &str) -> Result<String> {
+    let digits: String = text.chars().filter(|c| !matches!(c, '+' | ' ' | '-' | '(' | ')')).collect();
+    match digits.len() {
+        1..=MAX_DIGITS if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(digits),
+        _ => Err(Error::invalid_param("This is no phone number in international form.")),
     }
 }
 

@@ -46,11 +46,22 @@ async fn accounts_are_listed_made_and_changed() {
     let (status, made) = admin.put(&user("bob"), options).await;
     assert_eq!((status, &made["displayname"]), (StatusCode::CREATED, &json!("Bob the Builder")));
     let bob = server.login("bob").await;
-    let address = json!({ "medium": "email", "address": "bob@example.org" });
-    let (status, changed) = admin.put(&user("bob"), json!({ "threepids": [address], "displayname": "" })).await;
+    let addresses = json!([
+        { "medium": "email", "address": " Bob@Example.org" }, { "medium": "msisdn", "address": "+49 (30) 12345" },
+    ]);
+    let (status, changed) = admin.put(&user("bob"), json!({ "threepids": addresses, "displayname": "" })).await;
     assert_eq!((status, &changed["displayname"]), (StatusCode::OK, &Value::Null));
     assert_eq!(changed["threepids"][0]["address"], "bob@example.org");
-    assert_eq!(get(&admin, "/v1/threepid/email/users/bob@example.org").await["user_id"], bob.user_id);
+    assert_eq!(changed["threepids"][1]["address"], "493012345");
+    for address in ["email/users/BOB@example.org", "msisdn/users/+493012345"] {
+        assert_eq!(get(&admin, &format!("/v1/threepid/{address}")).await["user_id"], bob.user_id, "{address}");
+    }
+    for (medium, address) in [("fax", "493012345"), ("email", "bob"), ("msisdn", "me"), ("msisdn", "")] {
+        let wrong = json!({ "threepids": [{ "medium": medium, "address": address }], "admin": true });
+        assert_eq!(code(&admin.put(&user("bob"), wrong).await), (400, "M_INVALID_PARAM"), "{medium} {address}");
+    }
+    let kept = admin.get(&user("bob")).await.1;
+    assert_eq!((&kept["threepids"], &kept["admin"]), (&changed["threepids"], &json!(false)), "nothing was changed");
     admin.put(&user("bob"), json!({ "threepids": [] })).await;
     assert_eq!(code(&admin.get(&format!("{API}/v1/threepid/email/users/bob@example.org")).await), (404, "M_NOT_FOUND"));
 
@@ -271,6 +282,75 @@ async fn files_are_shown_quarantined_and_deleted() {
 }
 
 #[tokio::test]
+async fn avatars_stay_when_old_files_are_deleted() {
+    let (server, admin, alice) = start().await;
+    let mut files = Vec::new();
+    for name in ["profile", "room", "member", "message"] {
+        files.push(format!("mxc://{}", upload(&admin, "text/plain", name, name.into()).await));
+    }
+    let profile = format!("/_matrix/client/v3/profile/{}/avatar_url", encode(&alice.user_id));
+    alice.ok(Method::PUT, &profile, json!({ "avatar_url": files[0] })).await;
+    let room = admin.create_room(json!({})).await;
+    admin.set_state(&room, "m.room.avatar", "", json!({ "url": files[1] })).await;
+    let member = json!({ "membership": "join", "avatar_url": files[2] });
+    admin.set_state(&room, "m.room.member", &admin.user_id, member).await;
+    let message = json!({ "msgtype": "m.file", "body": "file", "url": files[3] });
+    admin.send(&room, "m.room.message", message).await;
+    let all = "/v1/media/delete?before_ts=99999999999999";
+    let deleted = post(&admin, all, json!({})).await["deleted_media"].clone();
+    assert_eq!(deleted, json!([files[3].rsplit_once('/').unwrap().1]));
+    assert_eq!(post(&admin, &format!("{all}&keep_profiles=false"), json!({})).await["total"], 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_files_of_a_user_are_listed_and_deleted_in_any_order() {
+    let (server, admin, alice) = start().await;
+    let path = format!("/v1/users/{}/media", encode(&alice.user_id));
+    for name in ["three", "a", "twelve"] {
+        upload(&alice, "text/plain", name, name.into()).await;
+    }
+    let sizes = async |query: &str| -> Vec<u64> {
+        let list = get(&admin, &format!("{path}?{query}")).await;
+        list["media"].as_array().unwrap().iter().map(|file| file["media_length"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(sizes("order_by=media_length").await, [1, 5, 6], "upwards where an order is asked for");
+    assert_eq!(sizes("order_by=media_length&dir=b&limit=2").await, [6, 5]);
+    assert_eq!(sizes("order_by=upload_name&from=1").await, [5, 6]);
+    let delete = async |query: &str| admin.ok(Method::DELETE, &format!("{API}{path}?{query}"), json!({})).await;
+    assert_eq!(delete("limit=0").await["total"], 0);
+    assert_eq!(delete("order_by=media_length&dir=b&limit=1").await["total"], 1);
+    assert_eq!(sizes("order_by=media_length").await, [1, 5]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn rooms_are_listed_with_the_largest_first() {
+    let server = TestServer::start_with(|config| config.admin_room = false).await;
+    let (admin, alice) = (server.register("admin").await, server.register("alice").await);
+    make_admin(&server, &admin);
+    let large = alice.create_room(json!({ "name": "Zoo", "preset": "public_chat", "room_version": "10" })).await;
+    admin.join(&large).await;
+    let small = alice.create_room(json!({ "name": "Attic", "preset": "private_chat", "room_version": "11" })).await;
+    alice.set_state(&large, "m.room.topic", "", json!({ "topic": "animals" })).await;
+    for (query, first) in [
+        ("", &small),
+        ("order_by=alphabetical", &small),
+        ("order_by=name&dir=b", &large),
+        ("order_by=size", &large),
+        ("order_by=joined_members", &large),
+        ("order_by=joined_members&dir=f", &large),
+        ("order_by=joined_members&dir=b", &small),
+        ("order_by=joined_local_members", &large),
+        ("order_by=state_events", &large),
+        ("order_by=version", &small),
+    ] {
+        assert_eq!(get(&admin, &format!("/v1/rooms?{query}")).await["rooms"][0]["room_id"], **first, "{query}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn registration_tokens_are_made_changed_and_deleted() {
     let (server, admin, _) = start().await;
     let path = |token: &str| format!("{API}/v1/registration_tokens/{token}");
@@ -282,6 +362,8 @@ async fn registration_tokens_are_made_changed_and_deleted() {
     assert_eq!(short["token"].as_str().unwrap().len(), 5);
     let changed = admin.put(&path("tea"), json!({ "uses_allowed": 0 })).await.1;
     assert_eq!((&changed["uses_allowed"], &changed["expiry_time"]), (&json!(0), &Value::Null));
+    let past = admin.put(&path("tea"), json!({ "uses_allowed": 5, "expiry_time": 1 })).await;
+    assert_eq!(code(&past), (400, "M_INVALID_PARAM"));
     let invalid = get(&admin, "/v1/registration_tokens?valid=false").await;
     assert_eq!(invalid["registration_tokens"], json!([changed]));
     let lifted = admin.put(&path("tea"), json!({ "uses_allowed": null })).await.1;
@@ -320,6 +402,10 @@ async fn destinations_are_shown() {
     join(&bob, &room, &["a.test"]).await;
     let list = get(&alice, "/v1/federation/destinations").await;
     assert_eq!((&list["destinations"][0]["destination"], &list["total"]), (&json!("b.test"), &json!(1)));
+    for (part, total) in [("B.t", 1), ("c", 0)] {
+        let found = get(&alice, &format!("/v1/federation/destinations?destination={part}&limit=5")).await;
+        assert_eq!(found["total"], total, "{part}");
+    }
     let path = "/v1/federation/destinations/b.test";
     assert_eq!(get(&alice, path).await["failure_ts"], Value::Null);
     assert_eq!(get(&alice, &format!("{path}/rooms")).await["rooms"][0]["room_id"], room);

@@ -2,6 +2,7 @@
 //! ([reference](https://element-hq.github.io/synapse/latest/usage/administration/admin_api/federation.html)).
 
 use ruma::{OwnedServerName, ServerName};
+use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
 use super::{Nothing, Paging, Reply, ok, requests};
@@ -16,13 +17,21 @@ use crate::{
 
 requests! {
     /// `GET /_synapse/admin/v1/federation/destinations`
-    ListDestinations = GET "/_synapse/admin/v1/federation/destinations" (Nothing, Paging, Nothing);
+    ListDestinations = GET "/_synapse/admin/v1/federation/destinations" (Nothing, DestinationQuery, Nothing);
     /// `GET /_synapse/admin/v1/federation/destinations/{destination}`
     GetDestination = GET "/_synapse/admin/v1/federation/destinations/{destination}" ((OwnedServerName,), Nothing, Nothing);
     /// `GET /_synapse/admin/v1/federation/destinations/{destination}/rooms`
     RoomsOfDestination = GET "/_synapse/admin/v1/federation/destinations/{destination}/rooms" ((OwnedServerName,), Paging, Nothing);
     /// `POST /_synapse/admin/v1/federation/destinations/{destination}/reset_connection`
     ResetConnection = POST "/_synapse/admin/v1/federation/destinations/{destination}/reset_connection" ((OwnedServerName,), Nothing, Nothing);
+}
+
+/// Which servers to list: all, or those whose name has this part.
+#[derive(Debug, Deserialize)]
+pub struct DestinationQuery {
+    #[serde(flatten)]
+    paging: Paging,
+    destination: Option<String>,
 }
 
 fn shown(name: &ServerName, destination: &Destination) -> JsonValue {
@@ -41,9 +50,12 @@ fn shown(name: &ServerName, destination: &Destination) -> JsonValue {
 /// `GET /_synapse/admin/v1/federation/destinations`
 pub async fn list_destinations(server: &Server, _: Administrator, req: ListDestinations) -> Result<Reply> {
     let all = destinations::all(&server.store.read(), server.name())?;
-    let mut rows: Vec<_> = all.iter().map(|(name, destination)| shown(name, destination)).collect();
-    req.query.sort(&mut rows, "destination");
-    ok(req.query.page("destinations", rows))
+    let part = req.query.destination.as_deref().map(str::to_lowercase);
+    let is_wanted = |name: &ServerName| part.as_deref().is_none_or(|part| name.as_str().to_lowercase().contains(part));
+    let wanted = all.iter().filter(|(name, _)| is_wanted(name));
+    let mut rows: Vec<_> = wanted.map(|(name, destination)| shown(name, destination)).collect();
+    req.query.paging.sort(&mut rows, "destination");
+    ok(req.query.paging.page("destinations", rows))
 }
 
 /// `GET /_synapse/admin/v1/federation/destinations/{destination}`

@@ -8,7 +8,7 @@ use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
-use super::{Nothing, Paging, Reply, ok, requests, users::require};
+use super::{Dir, Nothing, Paging, Reply, ok, requests, sort, users::require};
 use crate::{
     api::auth::Administrator,
     config::MediaScope,
@@ -17,7 +17,7 @@ use crate::{
         self, MediaContent, MediaFile,
         removal::{self, Item},
     },
-    rooms::{self, event, timeline},
+    rooms::{self, avatars, event, timeline},
     server::Server,
     store::{
         Direction, Read,
@@ -60,6 +60,13 @@ pub struct DeleteQuery {
     before_ts: u64,
     #[serde(default)]
     size_gt: u64,
+    /// Whether avatars of users and rooms stay.
+    #[serde(default = "yes")]
+    keep_profiles: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Which copies of other servers' files to delete.
@@ -130,11 +137,20 @@ pub async fn delete_media(server: &Server, _: Administrator, req: DeleteMedia) -
     deleted(&delete(server, move |item| item.uri() == Some((&*origin, id.as_str()))).await?)
 }
 
+/// The media IDs of the files of this server that are avatars.
+async fn avatars(server: &Server) -> Result<BTreeSet<String>> {
+    let (store, name) = (Arc::clone(&server.store), server.name().to_owned());
+    let work = tokio::task::spawn_blocking(move || avatars::of_server(&store.read(), &name));
+    work.await.map_err(Error::internal)?
+}
+
 /// `POST /_synapse/admin/v1/media/delete`: of users of this server.
 pub async fn delete_by_age(server: &Server, _: Administrator, req: DeleteByAge) -> Result<Reply> {
-    let DeleteQuery { before_ts, size_gt } = req.query;
+    let DeleteQuery { before_ts, size_gt, keep_profiles } = req.query;
+    let kept = if keep_profiles { avatars(server).await? } else { BTreeSet::new() };
     let is_wanted = move |item: &Item| {
-        !item.protected && item.scope == MediaScope::Local && item.accessed < before_ts && item.size > size_gt
+        let is_old = !item.protected && item.scope == MediaScope::Local && item.accessed < before_ts;
+        is_old && item.size > size_gt && item.uri().is_none_or(|(_, id)| !kept.contains(id))
     };
     deleted(&delete(server, is_wanted).await?)
 }
@@ -244,27 +260,34 @@ pub async fn media_of_room(server: &Server, _: Administrator, req: MediaOfRoom) 
     ok(json!({ "local": uris(local), "remote": uris(remote) }))
 }
 
-/// `GET /_synapse/admin/v1/users/{user_id}/media`
-pub async fn media_of_user(server: &Server, _: Administrator, req: MediaOfUser) -> Result<Reply> {
-    let (read, user) = (server.store.read(), req.path.0);
-    require(server, &read, &user)?;
+/// The files of a user of this server as lists show them, in the order that is asked for: where nothing is, the newest
+/// first.
+fn sorted_of_user(server: &Server, user: &UserId, order: &Paging) -> Result<Vec<JsonValue>> {
+    let read = server.store.read();
+    require(server, &read, user)?;
     let mut rows = Vec::new();
-    for (origin, id, file, content) in of_user(&read, &user)? {
+    for (origin, id, file, content) in of_user(&read, user)? {
         rows.push(shown(&read, origin.as_str(), &id, &file, &content)?);
     }
-    let newest_first = Paging { dir: req.query.dir.or(Some(super::Dir::B)), ..req.query };
-    newest_first.sort(&mut rows, "created_ts");
-    ok(newest_first.page("media", rows))
+    match order {
+        Paging { order_by: None, dir: None, .. } => sort(&mut rows, "created_ts", Dir::B),
+        order => order.sort(&mut rows, "created_ts"),
+    }
+    Ok(rows)
+}
+
+/// `GET /_synapse/admin/v1/users/{user_id}/media`
+pub async fn media_of_user(server: &Server, _: Administrator, req: MediaOfUser) -> Result<Reply> {
+    let rows = sorted_of_user(server, &req.path.0, &req.query)?;
+    ok(req.query.page("media", rows))
 }
 
 /// `DELETE /_synapse/admin/v1/users/{user_id}/media`: the part of the list that the query asks for.
 pub async fn delete_media_of_user(server: &Server, _: Administrator, req: DeleteMediaOfUser) -> Result<Reply> {
     let user = req.path.0;
-    require(server, &server.store.read(), &user)?;
-    let mut found = of_user(&server.store.read(), &user)?;
-    found.sort_by_key(|(_, _, file, _)| std::cmp::Reverse(file.created_ts));
-    let page = found.into_iter().skip(req.query.from).take(req.query.limit);
-    let ids: BTreeSet<String> = page.map(|(_, id, ..)| id).collect();
+    let rows = sorted_of_user(server, &user, &req.query)?;
+    let page = rows.into_iter().skip(req.query.from).take(req.query.limit);
+    let ids: BTreeSet<String> = page.filter_map(|row| Some(row["media_id"].as_str()?.to_owned())).collect();
     let is_wanted =
         move |item: &Item| item.user.as_ref() == Some(&user) && item.uri().is_some_and(|(_, id)| ids.contains(id));
     deleted(&delete(server, is_wanted).await?)

@@ -126,13 +126,9 @@ enum Dir {
 }
 
 impl Paging {
-    /// Sorts rows by the field that is asked for, or by `default`, where ties are in the order that they came in.
+    /// Sorts rows by the field that is asked for, or by `default`.
     fn sort(&self, rows: &mut [JsonValue], default: &str) {
-        let field = self.order_by.as_deref().unwrap_or(default);
-        rows.sort_by(|a, b| compare(a.get(field), b.get(field)));
-        if self.dir == Some(Dir::B) {
-            rows.reverse();
-        }
+        sort(rows, self.order_by.as_deref().unwrap_or(default), self.dir.unwrap_or(Dir::F));
     }
 
     /// The part of `rows` that is asked for, under `name`, and where it goes on.
@@ -146,6 +142,14 @@ impl Paging {
         }
         answer
     }
+}
+
+/// Sorts rows by a field; ties stay in the order that they came in.
+fn sort(rows: &mut [JsonValue], field: &str, dir: Dir) {
+    rows.sort_by(|a, b| match dir {
+        Dir::F => compare(a.get(field), b.get(field)),
+        Dir::B => compare(b.get(field), a.get(field)),
+    });
 }
 
 /// Null before anything, no before yes, numbers and texts as they are.

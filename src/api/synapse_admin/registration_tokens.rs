@@ -63,6 +63,13 @@ fn unknown(token: &str) -> Error {
     Error::not_found(format!("No such registration token: {token}"))
 }
 
+fn check_expiry(time: Option<u64>) -> Result<()> {
+    match time {
+        Some(time) if time < clock::now_ms() => Err(Error::invalid_param("expiry_time is in the past.")),
+        _ => Ok(()),
+    }
+}
+
 /// `GET /_synapse/admin/v1/registration_tokens`
 pub async fn list_tokens(server: &Server, _: Administrator, req: ListTokens) -> Result<Reply> {
     let now = clock::now_ms();
@@ -88,10 +95,7 @@ pub async fn get_token(server: &Server, _: Administrator, req: GetToken) -> Resu
 /// `POST /_synapse/admin/v1/registration_tokens/new`
 pub async fn new_token(server: &Server, _: Administrator, req: NewToken) -> Result<Reply> {
     let TokenChange { token, uses_allowed, expiry_time, length } = req.body;
-    let now = clock::now_ms();
-    if expiry_time.flatten().is_some_and(|expires| expires < now) {
-        return Err(Error::invalid_param("expiry_time is in the past."));
-    }
+    check_expiry(expiry_time.flatten())?;
     let token = match (token, length) {
         (None, Some(length @ 1..=64)) => Some(clock::random_string(length)?),
         (None, Some(_)) => return Err(Error::invalid_param("length must be from 1 to 64.")),
@@ -100,7 +104,7 @@ pub async fn new_token(server: &Server, _: Administrator, req: NewToken) -> Resu
     let row = RegistrationToken {
         uses_allowed: uses_allowed.flatten(),
         expires_ts: expiry_time.flatten(),
-        created_ts: now,
+        created_ts: clock::now_ms(),
         ..RegistrationToken::default()
     };
     let token = server.store.write(|tx| registration_tokens::create(tx, token, &row))?;
@@ -110,6 +114,7 @@ pub async fn new_token(server: &Server, _: Administrator, req: NewToken) -> Resu
 /// `PUT /_synapse/admin/v1/registration_tokens/{token}`
 pub async fn put_token(server: &Server, _: Administrator, req: PutToken) -> Result<Reply> {
     let (token, change) = (req.path.0, req.body);
+    check_expiry(change.expiry_time.flatten())?;
     let row = server.store.write(|tx| {
         let mut row = REGISTRATION_TOKENS.get(tx, &token)?.ok_or_else(|| unknown(&token))?;
         row.uses_allowed = change.uses_allowed.unwrap_or(row.uses_allowed);

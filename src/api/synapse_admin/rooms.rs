@@ -4,7 +4,7 @@ use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomId, events::StateEv
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
-use super::{Nothing, Paging, Reply, not_here, ok, requests};
+use super::{Dir, Nothing, Paging, Reply, not_here, ok, requests, sort};
 use crate::{
     api::auth::Administrator,
     error::{Error, Result},
@@ -128,6 +128,22 @@ fn entry(read: &dyn Read, no: RoomNo, room: &Room) -> Result<JsonValue> {
     }))
 }
 
+/// Sorts rooms by the field that is asked for, some of which have names from before. Where the most is what one looks for,
+/// it comes first.
+fn sort_rooms(rows: &mut [JsonValue], order: &Paging) {
+    let field = match order.order_by.as_deref().unwrap_or("name") {
+        "alphabetical" => "name",
+        "size" => "joined_members",
+        field => field,
+    };
+    let most_first = matches!(field, "joined_members" | "joined_local_members" | "version" | "state_events");
+    let dir = match (order.dir.unwrap_or(Dir::F), most_first) {
+        (Dir::F, true) | (Dir::B, false) => Dir::B,
+        (Dir::F, false) | (Dir::B, true) => Dir::F,
+    };
+    sort(rows, field, dir);
+}
+
 /// `GET /_synapse/admin/v1/rooms`
 pub async fn list_rooms(server: &Server, _: Administrator, req: ListRooms) -> Result<Reply> {
     let (read, query) = (server.store.read(), req.query);
@@ -151,7 +167,7 @@ pub async fn list_rooms(server: &Server, _: Administrator, req: ListRooms) -> Re
             rows.push(row);
         }
     }
-    query.paging.sort(&mut rows, "name");
+    sort_rooms(&mut rows, &query.paging);
     let mut answer = query.paging.page("rooms", rows);
     // This list has names of its own for where it goes on.
     let next = answer["next_token"].as_str().and_then(|next| next.parse::<usize>().ok());

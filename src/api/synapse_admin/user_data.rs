@@ -170,6 +170,7 @@ pub async fn name_available(server: &Server, _: Administrator, req: NameAvailabl
 /// `GET /_synapse/admin/v1/threepid/{medium}/users/{address}`
 pub async fn find_by_threepid(server: &Server, _: Administrator, req: FindByThreepid) -> Result<Reply> {
     let (medium, address) = req.path;
+    let address = threepids::parse(&medium, &address)?;
     match threepids::find(&server.store.read(), &medium, &address)? {
         Some((user, _)) => ok(json!({ "user_id": user })),
         None => Err(Error::not_found("Nobody here has this address.")),

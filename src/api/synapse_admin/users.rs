@@ -247,8 +247,11 @@ pub async fn get_user(server: &Server, _: Administrator, req: GetUser) -> Result
 
 /// `PUT /_synapse/admin/v2/users/{user_id}`: makes an account, or changes one. An account that was deactivated stays so.
 pub async fn put_user(server: &Server, admin: Administrator, req: PutUser) -> Result<Reply> {
-    let (user, change) = (req.path.0, req.body);
+    let (user, mut change) = (req.path.0, req.body);
     require_local(server, &user)?;
+    for Address { medium, address } in change.threepids.iter_mut().flatten() {
+        *address = threepids::parse(medium, address)?;
+    }
     if change.user_type.as_ref().is_some_and(|kind| !kind.is_null()) {
         return not_here("types of users");
     }
