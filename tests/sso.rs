@@ -458,9 +458,10 @@ async fn what_one_does_is_confirmed_with_the_provider() {
     let agree = async |page: &str| {
         let field = |name: &str| between(page, &format!("name=\"{name}\" value=\""), "\"").to_owned();
         let form = format!("session={}&page={}", field("session"), field("page")).into_bytes();
-        let (path, kind) = ("/_matrix/conduit/sso/confirm", "application/x-www-form-urlencoded");
-        let (status, page) = server.anyone().raw(Method::POST, path, kind, form).await;
-        (status, String::from_utf8(page.to_vec()).unwrap())
+        let kind = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = server.anyone().exchange(Method::POST, "/_matrix/conduit/sso/confirm", &kind, form).await;
+        let policy = answer.1["content-security-policy"].to_str().unwrap().to_owned();
+        (answer.0, policy, String::from_utf8(answer.2.to_vec()).unwrap())
     };
     let (status, challenge) = delete(None).await;
     assert_eq!((status, &challenge["flows"]), (StatusCode::UNAUTHORIZED, &json!([{ "stages": ["m.login.sso"] }])));
@@ -473,8 +474,9 @@ async fn what_one_does_is_confirmed_with_the_provider() {
     assert_eq!(delete(Some(session)).await.0, StatusCode::UNAUTHORIZED, "nobody has said yes yet");
     let forged = page.replace("name=\"page\" value=\"", "name=\"page\" value=\"x");
     assert_eq!(agree(&forged).await.0, StatusCode::FORBIDDEN, "nobody else says it");
-    let (status, page) = agree(&page).await;
+    let (status, policy, page) = agree(&page).await;
     assert!(status == StatusCode::OK && page.contains("Confirmed"), "{page}");
+    assert!(page.contains("window.onAuthDone()") && policy.contains("script-src 'sha256-"), "the client hears of it");
     let (status, answer) = delete(Some(session)).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(confirm(&json!("unknown"), "1").await.0, StatusCode::FORBIDDEN);

@@ -1,7 +1,8 @@
-//! Pages for people, in plain HTML: no script, nothing fetched from elsewhere, and no cookie but that of `sso.rs`.
+//! Pages for people, in plain HTML: nothing fetched from elsewhere, and no cookie and no script but those of `sso.rs`.
 //!
-//! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of every page forbids
-//! scripts, frames and foreign targets of forms, so that a mistake there would still do nothing.
+//! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of
+//! every page forbids scripts (but for that one line), frames and foreign targets of forms, so that a mistake there would
+//! still do nothing.
 
 pub mod confirm_email;
 pub mod health;
