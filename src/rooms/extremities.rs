@@ -10,6 +10,7 @@
 //! room on purpose, or does not see what others write, has many.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -42,7 +43,7 @@ pub fn of(read: &dyn Read, room: RoomNo) -> Result<Vec<EventNo>> {
 pub(super) fn named(read: &dyn Read, extremities: &[EventNo]) -> Result<Vec<Arc<Event>>> {
     let mut events = extremities.iter().map(|no| event::require(read, *no)).collect::<Result<Vec<_>>>()?;
     // Numbers grow with time.
-    events.sort_unstable_by(|a, b| b.no.cmp(&a.no));
+    events.sort_unstable_by_key(|event| Reverse(event.no));
     if events.len() <= MAX_PREV_EVENTS {
         return Ok(events);
     }
@@ -50,7 +51,7 @@ pub(super) fn named(read: &dyn Read, extremities: &[EventNo]) -> Result<Vec<Arc<
     let (mut named, others): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| states.insert(event.state_after));
     named.extend(others);
     named.truncate(MAX_PREV_EVENTS);
-    named.sort_unstable_by(|a, b| b.no.cmp(&a.no));
+    named.sort_unstable_by_key(|event| Reverse(event.no));
     Ok(named)
 }
 
