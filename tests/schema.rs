@@ -364,6 +364,7 @@ fn keys(s: &mut Samples) {
     s.add(KEY_SUPPLIES, (alice(), phone()), supply);
     s.add(TO_DEVICE, (alice(), phone(), Position(21)), raw(json!({ "type": "m.dummy" })));
     s.add(TO_DEVICE_WAITING, (alice(), phone()), 1);
+    s.add(TO_DEVICE_BYTES, (alice(), phone()), 18);
     let backup = KeyBackup { algorithm: text("m.x"), auth_data: raw(json!({})), count: 2, etag: 3, deleted: true };
     s.add(KEY_BACKUPS, (alice(), 1), backup);
     s.add(BACKED_UP_KEYS, (alice(), 1, owned_room_id!("!r:example.org"), text("session")), key());

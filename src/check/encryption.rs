@@ -10,7 +10,7 @@ use crate::{
         trees::{
             ACCOUNTS, BACKED_UP_KEYS, CLAIMED_KEYS, CROSS_SIGNING_KEYS, DEVICE_KEYS, DEVICE_LIST_RESYNCS, DEVICE_LISTS,
             DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_CHANGES, KEY_SUPPLIES, KEYS_CHANGED, ONE_TIME_KEYS,
-            RECEIVED_MESSAGES, TO_DEVICE, TO_DEVICE_WAITING,
+            RECEIVED_MESSAGES, TO_DEVICE, TO_DEVICE_BYTES, TO_DEVICE_WAITING,
         },
     },
 };
@@ -80,6 +80,14 @@ fn to_device(checker: &mut Checker<'_>) -> Result<()> {
         let waiting = TO_DEVICE.scan(checker.read, (&user, &device), Direction::Forward).count() as u64;
         let fault = format_args!("{waiting} messages wait for {device} of {user}, not {noted}").to_string();
         checker.expect(waiting == noted && noted > 0, fault);
+        Ok(())
+    })?;
+    checker.has(TO_DEVICE_BYTES, TO_DEVICE_WAITING, |key, _| key.clone(), any)?;
+    checker.each(TO_DEVICE_BYTES, |checker, (user, device), noted| {
+        let waiting = TO_DEVICE.scan(checker.read, (&user, &device), Direction::Forward);
+        let bytes = waiting.map(|row| row.map(|(_, message)| message.get().len() as u64)).sum::<Result<u64>>()?;
+        let fault = format_args!("{bytes} bytes of messages wait for {device} of {user}, not {noted}").to_string();
+        checker.expect(bytes == noted, fault);
         Ok(())
     })
 }

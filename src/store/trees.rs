@@ -200,6 +200,8 @@ trees! {
     TO_DEVICE = Queue 81: (OwnedUserId, OwnedDeviceId, Position) => Box<RawValue>;
     /// How many messages wait for a device; no row for none.
     TO_DEVICE_WAITING = Lookup 84: (OwnedUserId, OwnedDeviceId) => u64;
+    /// How many bytes they have; no row for none, and none yet for a queue that nothing came into since these are counted.
+    TO_DEVICE_BYTES = Lookup 89: (OwnedUserId, OwnedDeviceId) => u64;
     /// Versions of users' backups of room keys.
     KEY_BACKUPS = Scan 85: (OwnedUserId, u64) => KeyBackup;
     /// The keys in backups by user, version, room and session.

@@ -5,8 +5,8 @@
 //! a later `since` is what says that it was delivered, and only then is it deleted ([`delivered`]). Invariant: a row is
 //! written in the same transaction as the sender's transaction ID, so a message that was acknowledged is there, once.
 //!
-//! A queue holds at most [`MAX_WAITING`] messages; then the oldest go. That is a year's worth for a device in busy
-//! rooms, and a device that was away for so long has lost its sessions anyway.
+//! A queue holds at most [`MAX_WAITING`] messages of [`MAX_WAITING_BYTES`] together; then the oldest go. That is a year's
+//! worth for a device in busy rooms, and a device that was away for so long has lost its sessions anyway.
 
 use ruma::{DeviceId, OwnedDeviceId, ServerName, UserId};
 use serde::Serialize;
@@ -21,8 +21,17 @@ use crate::{
 /// How many messages can wait for one device.
 pub const MAX_WAITING: u64 = 20_000;
 
+/// How many bytes they can have together.
+pub const MAX_WAITING_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The largest message that a client may send, its type included, in bytes: as much as an event. Other servers take it.
+pub const MAX_MESSAGE: usize = 65_536;
+
 /// How many messages one response shows, as the specification recommends.
 pub const MAX_SHOWN: usize = 100;
+
+/// About how many bytes of messages one response shows; the first message in any case.
+const MAX_SHOWN_BYTES: usize = 1024 * 1024;
 
 /// How many messages of one server are remembered by their IDs, at least: more than two transactions of it hold.
 const REMEMBERED: usize = 512;
@@ -57,20 +66,77 @@ pub fn send(
     };
     let event = serde_json::value::to_raw_value(&ToDeviceEvent { kind, sender, content })?;
     for device in &devices {
+        let mut load = Load::of(tx, user, device)?;
         let position = tx.next_position()?;
         trees::TO_DEVICE.put(tx, (user, device, position), &event);
-        let mut waiting = trees::TO_DEVICE_WAITING.get(tx, (user, device))?.unwrap_or(0) + 1;
-        if waiting > MAX_WAITING {
-            let oldest = trees::TO_DEVICE.scan(tx, (user, device), Direction::Forward).next().transpose()?;
-            if let Some((oldest, _)) = oldest {
-                trees::TO_DEVICE.delete(tx, oldest);
-                waiting -= 1;
-            }
+        load.grow(size(&event));
+        for oldest in load.superfluous(tx, user, device)? {
+            trees::TO_DEVICE.delete(tx, (user, device, oldest));
         }
-        trees::TO_DEVICE_WAITING.put(tx, (user, device), &waiting);
+        load.note(tx, user, device);
         tx.wake_device(user, device);
     }
     Ok(())
+}
+
+/// How much waits for a device.
+struct Load {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Load {
+    fn of(read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Self> {
+        let mut load = Self { messages: trees::TO_DEVICE_WAITING.get(read, (user, device))?.unwrap_or(0), bytes: 0 };
+        match trees::TO_DEVICE_BYTES.get(read, (user, device))? {
+            Some(bytes) => load.bytes = bytes,
+            None if load.messages == 0 => {}
+            // The queue is of before bytes were counted.
+            None => {
+                for row in trees::TO_DEVICE.scan(read, (user, device), Direction::Forward) {
+                    load.bytes += size(&row?.1);
+                }
+            }
+        }
+        Ok(load)
+    }
+
+    fn grow(&mut self, bytes: u64) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+
+    fn shrink(&mut self, bytes: u64) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// The oldest messages, without which the queue is no longer too long; no longer counts them. The newest stays.
+    fn superfluous(&mut self, read: &dyn Read, user: &UserId, device: &DeviceId) -> Result<Vec<Position>> {
+        let mut found = Vec::new();
+        let mut oldest = trees::TO_DEVICE.scan(read, (user, device), Direction::Forward);
+        while self.messages > MAX_WAITING || (self.bytes > MAX_WAITING_BYTES && self.messages > 1) {
+            let Some(row) = oldest.next() else { break };
+            let ((_, _, position), message) = row?;
+            self.shrink(size(&message));
+            found.push(position);
+        }
+        Ok(found)
+    }
+
+    fn note(&self, tx: &mut Tx<'_>, user: &UserId, device: &DeviceId) {
+        if self.messages == 0 {
+            trees::TO_DEVICE_WAITING.delete(tx, (user, device));
+            trees::TO_DEVICE_BYTES.delete(tx, (user, device));
+        } else {
+            trees::TO_DEVICE_WAITING.put(tx, (user, device), &self.messages);
+            trees::TO_DEVICE_BYTES.put(tx, (user, device), &self.bytes);
+        }
+    }
+}
+
+fn size(message: &RawValue) -> u64 {
+    message.get().len() as u64
 }
 
 /// Remembers a message of another server by its ID; gives whether it is new. The IDs of the last [`REMEMBERED`] messages
@@ -103,7 +169,7 @@ pub fn is_new(tx: &mut Tx<'_>, origin: &ServerName, message_id: &str) -> Result<
 /// What came for a device after `since`, and up to what position that is complete.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// The messages, the first [`MAX_SHOWN`] of them.
+    /// The first messages, as many as one response shows.
     pub events: Vec<Box<RawValue>>,
     /// The position of the last one shown, when there are more. The client's next token must not lie beyond it, else
     /// the rest would count as delivered.
@@ -116,10 +182,12 @@ pub struct Waiting {
 /// As [`send`].
 pub fn after(read: &dyn Read, user: &UserId, device: &DeviceId, since: Position) -> Result<Waiting> {
     let mut waiting = Waiting::default();
-    let mut last = since;
+    let (mut last, mut bytes) = (since, 0);
     for row in trees::TO_DEVICE.scan_after(read, (user, device), (user, device, since)) {
         let ((_, _, position), event) = row?;
-        if waiting.events.len() == MAX_SHOWN {
+        let is_first = waiting.events.is_empty();
+        bytes += event.get().len();
+        if !is_first && (waiting.events.len() == MAX_SHOWN || bytes > MAX_SHOWN_BYTES) {
             waiting.more_after = Some(last);
             break;
         }
@@ -144,23 +212,20 @@ pub fn any_until(read: &dyn Read, user: &UserId, device: &DeviceId, until: Posit
 /// As [`send`].
 pub fn delivered(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, until: Position) -> Result<()> {
     let next = Position(until.0.saturating_add(1));
-    let keys: Vec<_> = trees::TO_DEVICE
-        .range(tx, (user, device), (user, device, next), Direction::Forward)
-        .map(|row| row.map(|(key, _)| key))
-        .collect::<Result<_>>()?;
-    if keys.is_empty() {
+    let mut gone = Vec::new();
+    for row in trees::TO_DEVICE.range(tx, (user, device), (user, device, next), Direction::Forward) {
+        let (key, message) = row?;
+        gone.push((key, size(&message)));
+    }
+    if gone.is_empty() {
         return Ok(());
     }
-    let waiting = trees::TO_DEVICE_WAITING.get(tx, (user, device))?.unwrap_or(0);
-    let left = waiting.saturating_sub(keys.len() as u64);
-    for key in keys {
+    let mut load = Load::of(tx, user, device)?;
+    for (key, bytes) in gone {
+        load.shrink(bytes);
         trees::TO_DEVICE.delete(tx, key);
     }
-    if left == 0 {
-        trees::TO_DEVICE_WAITING.delete(tx, (user, device));
-    } else {
-        trees::TO_DEVICE_WAITING.put(tx, (user, device), &left);
-    }
+    load.note(tx, user, device);
     Ok(())
 }
 
@@ -171,6 +236,7 @@ pub fn delivered(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId, until: Posit
 pub fn forget(tx: &mut Tx<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
     if trees::TO_DEVICE_WAITING.contains(tx, (user, device))? {
         trees::TO_DEVICE_WAITING.delete(tx, (user, device));
+        trees::TO_DEVICE_BYTES.delete(tx, (user, device));
         trees::TO_DEVICE.delete_all(tx, (user, device))?;
     }
     Ok(())

@@ -5,24 +5,31 @@ use std::collections::BTreeMap;
 use ruma::{
     ServerName,
     api::{client::to_device::send_event_to_device, federation::transactions::edu::DirectDeviceMessages},
+    serde::Raw,
     to_device::DeviceIdOrAllDevices,
 };
 
 use crate::{
     api::auth::User,
-    error::Result,
+    error::{Error, Result},
     server::Server,
     users::{to_device, to_servers, transactions},
 };
 
 /// `PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}`
-/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid))
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid)). The
+/// specification says nothing of too large messages; they are refused with the error that it has for too large events.
 pub async fn send_to_device(
     server: &Server,
     user: User,
     req: send_event_to_device::v3::Request,
 ) -> Result<send_event_to_device::v3::Response> {
     let kind = req.event_type.to_string();
+    let is_too_large = |content: &Raw<_>| kind.len() + content.json().get().len() > to_device::MAX_MESSAGE;
+    if req.messages.values().flat_map(BTreeMap::values).any(is_too_large) {
+        let most = to_device::MAX_MESSAGE;
+        return Err(Error::too_large(format!("A message to a device is too large: at most {most} bytes are sent.")));
+    }
     let operation = format!("sendToDevice/{kind}");
     server.store.write(|tx| {
         if transactions::answer(tx, &user.id, &user.device, &operation, &req.txn_id)?.is_some() {
