@@ -23,6 +23,13 @@ pub fn now_ms() -> u64 {
     now().get().into()
 }
 
+/// How long it is until a time that was noted to do something at, in milliseconds since the Unix epoch. Nothing is put off
+/// for longer than `longest`: if it is further ahead, the clock was wrong then or is wrong now, and it is time.
+pub fn time_until(ms: u64, longest: Duration) -> Duration {
+    let rest = Duration::from_millis(ms.saturating_sub(now_ms()));
+    if rest <= longest { rest } else { Duration::ZERO }
+}
+
 /// The wall-clock time as file systems note it.
 pub fn system_time() -> SystemTime {
     SystemTime::now()

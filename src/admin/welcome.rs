@@ -53,10 +53,10 @@ async fn run_once(server: &Arc<Server>, bot: &UserId) -> Result<()> {
     if server.config().support_room {
         support_room(server, bot).await?;
     }
-    let now = clock::now_ms();
+    let longest = Duration::from_millis(FIRST_WAIT_MS << ATTEMPTS);
     let mut due: Vec<(OwnedUserId, Welcome)> =
         WELCOMES.scan(&server.store.read(), (), Direction::Forward).collect::<Result<_>>()?;
-    due.retain(|(_, welcome)| welcome.retry_at <= now);
+    due.retain(|(_, welcome)| clock::time_until(welcome.retry_at, longest).is_zero());
     for (user, mut welcome) in due {
         let mut open = Vec::new();
         for room in welcome.rooms {
@@ -66,7 +66,7 @@ async fn run_once(server: &Arc<Server>, bot: &UserId) -> Result<()> {
             }
         }
         welcome.attempts += 1;
-        welcome.retry_at = now + (FIRST_WAIT_MS << welcome.attempts.min(ATTEMPTS));
+        welcome.retry_at = clock::now_ms() + (FIRST_WAIT_MS << welcome.attempts.min(ATTEMPTS));
         welcome.rooms = open;
         server.store.write(|tx| {
             if welcome.rooms.is_empty() || welcome.attempts >= ATTEMPTS {

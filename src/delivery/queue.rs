@@ -7,7 +7,8 @@
 //! - **Order.** One batch of a destination is under way at a time, and the next is read only when it arrived.
 //! - **Durability.** What was read is on the disk before it is sent.
 //! - **Patience.** After a failure the loop waits ([`Pace`]), longer each time, then reads again what waits: by then
-//!   several things may have become one. [`Sender::retry`] ends the wait.
+//!   several things may have become one. [`Sender::retry`] ends the wait. A panic counts as a failure, so that what cannot
+//!   be made or read waits like what cannot be sent.
 //! - **Fairness.** A [`Gate`] bounds how many batches of how many destinations are in memory. Destinations that failed
 //!   last time, or are still to be found, pass it by another door, and whoever takes long gives its place to the next,
 //!   so the dead do not hold up the living.
@@ -16,8 +17,9 @@
 //! destination has everything is the queue's to keep, in the database; a loop that starts again goes on from there, and
 //! may send once more what arrived but was not noted. Receivers know such repetitions by their IDs.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     sync::Notify,
     time::{sleep, sleep_until},
@@ -101,6 +103,11 @@ impl Pace {
         self.first.saturating_mul(1 << doublings).min(longest)
     }
 
+    /// How long it still is until the destination is tried again.
+    pub fn rest(&self, failures: &Failures) -> Duration {
+        clock::time_until(failures.retry_at, self.longest.max(self.longest_later))
+    }
+
     /// The failures with one more, which happened now.
     fn failed(&self, earlier: Option<Failures>, refusal: &Refusal) -> Failures {
         let now = clock::now_ms();
@@ -115,7 +122,8 @@ impl Pace {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+/// So long in milliseconds.
+pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -139,7 +147,8 @@ impl Sender<'_> {
             if let Some(before) = failures.take() {
                 failures = self.wait(before).await;
             }
-            match self.send_next(queue, failures.is_some()).await {
+            let sending = AssertUnwindSafe(self.send_next(queue, failures.is_some()));
+            match sending.catch_unwind().await.unwrap_or_else(|_| Err(panicked())) {
                 Ok(true) => failures = None,
                 Ok(false) => return,
                 Err(refusal) => {
@@ -166,7 +175,7 @@ impl Sender<'_> {
     /// heard of again and again, and yet takes nothing, is tried no more often than after a first failure.
     async fn wait(&self, failures: Failures) -> Option<Failures> {
         let least = clock::instant() + self.pace.first;
-        let rest = Duration::from_millis(failures.retry_at.saturating_sub(clock::now_ms()));
+        let rest = self.pace.rest(&failures);
         tokio::select! {
             () = sleep(rest) => Some(failures),
             () = self.retry.notified() => {
@@ -194,8 +203,15 @@ fn fault(error: &Error) -> Refusal {
     Refusal::new("a fault of this server")
 }
 
+/// A fault of our own of another kind; the log has its words already.
+fn panicked() -> Refusal {
+    Refusal::new("a fault of this server")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
     use super::*;
 
     const PACE: Pace = Pace {
@@ -225,5 +241,56 @@ mod tests {
         assert!(failures.retry_at >= now + 30_000, "at most a quarter less than 40 s");
         let refusal = Refusal { retry_after: Some(Duration::from_secs(100)), ..Refusal::new("") };
         assert!(PACE.failed(None, &refusal).retry_at >= now + 100_000, "the destination's own wish is met");
+    }
+
+    #[test]
+    fn a_time_that_no_pause_reaches_was_noted_by_a_wrong_clock() {
+        let rest = |ahead: u64| {
+            PACE.rest(&Failures { since: 0, count: 1, retry_at: clock::now_ms() + ahead * 3_600_000 }).as_secs()
+        };
+        assert!((3_500..=3_600).contains(&rest(1)));
+        assert_eq!(rest(30 * 24), 0);
+    }
+
+    /// Two batches; the first try to send each panics.
+    #[derive(Default)]
+    struct Frail {
+        tries: AtomicUsize,
+        sent: AtomicUsize,
+        failed: AtomicUsize,
+    }
+
+    impl Queue for Frail {
+        type Batch = ();
+
+        fn next(&self) -> Result<Option<()>> {
+            Ok((self.sent.load(SeqCst) < 2).then_some(()))
+        }
+
+        async fn send(&self, (): &()) -> Result<(), Refusal> {
+            assert!(self.tries.fetch_add(1, SeqCst) % 2 == 1, "it panics");
+            Ok(())
+        }
+
+        fn sent(&self, (): ()) -> Result<()> {
+            self.sent.fetch_add(1, SeqCst);
+            Ok(())
+        }
+
+        fn failed(&self, _: &Failures, _: &str) -> Result<()> {
+            self.failed.fetch_add(1, SeqCst);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = ruma::ServerName::parse("a.test").unwrap();
+        let store = Store::open(directory.path(), &name, 1 << 20).unwrap();
+        let (gate, retry, frail) = (Gate::new(1, 1, 1), Notify::new(), Frail::default());
+        let pace = Pace { first: Duration::from_millis(1), ..PACE };
+        Sender { store: &store, pace, gate: &gate, retry: &retry }.drain(&frail, None).await;
+        assert_eq!((frail.sent.into_inner(), frail.failed.into_inner()), (2, 2));
     }
 }

@@ -17,11 +17,13 @@
 //! (`users/to_servers.rs`).
 //!
 //! Invariants: a server is told of a room's events only if it was in the room when they happened, or they are about one
-//! of its users; a server that fails is left alone, for longer and longer, up to an hour in the first week and a day
-//! later, until it is heard of; an error of another server is nothing that an administrator need read about.
+//! of its users; what a server will never take holds up nothing else; a server that fails is left alone, for longer and
+//! longer, up to an hour in the first week and a day later, until it is heard of; an error of another server is nothing
+//! that an administrator need read about.
 
 use std::{
     collections::BTreeSet,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -29,15 +31,19 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use ring::digest;
 use ruma::{
-    OwnedServerName, OwnedTransactionId, api::federation::transactions::send_transaction_message, serde::Base64,
+    OwnedServerName, OwnedTransactionId,
+    api::federation::transactions::{edu::Edu, send_transaction_message},
+    serde::{Base64, Raw},
 };
+use serde_json::value::RawValue;
 use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
 
 use super::{
     lines::Lines,
-    queue::{Failures, Gate, Pace, Queue, Refusal},
+    queue::{Failures, Gate, Pace, Queue, Refusal, millis},
     transaction::{self, Transaction},
 };
 use crate::{
@@ -121,9 +127,11 @@ impl Servers {
         };
         let (live, failing, slow) = GATE;
         let mut lines = Lines::new(server.store.clone(), PACE, Gate::new(live, failing, slow));
-        for ((name, row), earliest) in unreached.into_iter().zip(start_times(clock::now_ms())) {
+        let now = clock::now_ms();
+        for ((name, row), earliest) in unreached.into_iter().zip(start_times(now)) {
             let failures = row.failures.unwrap_or(Failures { since: earliest, count: 0, retry_at: earliest });
-            let failures = Failures { retry_at: failures.retry_at.max(earliest), ..failures };
+            let retry_at = (now + millis(PACE.rest(&failures))).max(earliest);
+            let failures = Failures { retry_at, ..failures };
             lines.wake(&name, Some(failures), || Line::new(server.clone(), name.clone(), row.has, true));
         }
         Ok(Self { server, lines, read: Position(read), untrimmed: AT_ONCE })
@@ -191,7 +199,7 @@ impl Servers {
     /// From now on a server counts as having the whole log.
     fn give_up(&self, name: &OwnedServerName) -> Result<()> {
         let Some(line) = self.lines.get(name) else { return Ok(()) };
-        line.has.store(self.server.store.read().position()?.0, Relaxed);
+        line.has.fetch_max(self.server.store.read().position()?.0, Relaxed);
         self.lines.retry(name);
         Ok(())
     }
@@ -324,6 +332,27 @@ impl Line {
         }
     }
 
+    /// Sends a transaction of this.
+    async fn offer(&self, pdus: &[Box<RawValue>], edus: &[Raw<Edu>]) -> Result<(), Failure> {
+        let server = &self.server;
+        let mut request =
+            send_transaction_message::v1::Request::new(id(pdus, edus), server.name().to_owned(), clock::now());
+        (request.pdus, request.edus) = (pdus.to_vec(), edus.to_vec());
+        match server.federation.exchange(&self.name, request, LIMITS).await {
+            Ok(response) => {
+                for (event, result) in &response.pdus {
+                    if let Err(why) = result {
+                        tracing::debug!(server = %self.name, %event, why, "a server did not take an event");
+                    }
+                }
+                Ok(())
+            }
+            // Nothing is sent to servers that the administrator has excluded since.
+            Err(Failure::Denied) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// The server is where all others are.
     fn caught_up(&self) -> Result<()> {
         if self.unreached.load(Relaxed) {
@@ -348,7 +377,7 @@ impl Queue for Line {
                 return Ok(Some(transaction));
             }
             if transaction.until > has {
-                self.has.store(transaction.until.0, Relaxed);
+                self.has.fetch_max(transaction.until.0, Relaxed);
                 continue;
             }
             self.has.fetch_max(read.position()?.0, Relaxed);
@@ -361,39 +390,39 @@ impl Queue for Line {
         !self.server.federation.knows_way_to(&self.name)
     }
 
+    /// What a server refuses as a whole, it gets in ever smaller parts; what it refuses alone, it will never take.
     async fn send(&self, transaction: &Transaction) -> Result<(), Refusal> {
-        let Transaction { pdus, edus, .. } = transaction;
-        let server = &self.server;
-        let mut request =
-            send_transaction_message::v1::Request::new(id(transaction), server.name().to_owned(), clock::now());
-        (request.pdus, request.edus) = (pdus.clone(), edus.clone());
-        match server.federation.exchange(&self.name, request, LIMITS).await {
-            Ok(response) => {
-                for (event, result) in &response.pdus {
-                    if let Err(why) = result {
-                        tracing::debug!(server = %self.name, %event, why, "a server did not take an event");
-                    }
-                }
-                Ok(())
+        let mut parts = vec![(&transaction.pdus[..], &transaction.edus[..])];
+        let mut is_first = true;
+        while let Some((pdus, edus)) = parts.pop() {
+            let Err(failure) = self.offer(pdus, edus).await else { continue };
+            // A server that refuses even nothing does not refuse it for what is in it.
+            if !is_of_contents(&failure) || (mem::take(&mut is_first) && self.offer(&[], &[]).await.is_err()) {
+                return Err(Refusal::new(failure.to_string()));
             }
-            // Nothing is sent to servers that the administrator has excluded since.
-            Err(Failure::Denied) => Ok(()),
-            Err(failure) => Err(Refusal::new(failure.to_string())),
+            match (pdus.len(), edus.len()) {
+                (0 | 1, 0) | (0, 1) => tracing::debug!(server = %self.name, %failure, "a server takes no such thing"),
+                (0, many) => parts.extend(edus.chunks(many.div_ceil(2)).rev().map(|half| (pdus, half))),
+                (many, 0) => parts.extend(pdus.chunks(many.div_ceil(2)).rev().map(|half| (half, edus))),
+                _ => parts.extend([(pdus, &[][..]), (&[][..], edus)]),
+            }
         }
+        Ok(())
     }
 
     fn sent(&self, transaction: Transaction) -> Result<()> {
+        // Never back: it may have been given up meanwhile.
+        let has = Position(self.has.fetch_max(transaction.until.0, Relaxed)).max(transaction.until);
         let unreached = self.unreached.load(Relaxed);
         if unreached || !transaction.to_device.is_empty() {
             self.server.store.write(|tx| {
                 if unreached {
-                    let row = UnreachedServer { has: transaction.until, failures: None, why: String::new() };
+                    let row = UnreachedServer { has, failures: None, why: String::new() };
                     trees::UNREACHED_SERVERS.put(tx, &self.name, &row);
                 }
                 to_servers::delivered(tx, &self.name, &transaction.to_device)
             })?;
         }
-        self.has.store(transaction.until.0, Relaxed);
         self.failing.store(false, Relaxed);
         Ok(())
     }
@@ -412,11 +441,15 @@ impl Queue for Line {
     }
 }
 
+/// Whether a server may refuse a transaction for what is in it, so that it is of no use to send it again.
+fn is_of_contents(failure: &Failure) -> bool {
+    matches!(failure, Failure::Status { status: StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, .. })
+}
+
 /// The ID of a transaction follows from what it says, so that one that is sent again, unchanged, is known.
-fn id(transaction: &Transaction) -> OwnedTransactionId {
+fn id(pdus: &[Box<RawValue>], edus: &[Raw<Edu>]) -> OwnedTransactionId {
     let mut hash = digest::Context::new(&digest::SHA256);
-    for part in transaction.pdus.iter().map(|pdu| pdu.get()).chain(transaction.edus.iter().map(|edu| edu.json().get()))
-    {
+    for part in pdus.iter().map(|pdu| pdu.get()).chain(edus.iter().map(|edu| edu.json().get())) {
         hash.update(part.as_bytes());
         hash.update(b"\n");
     }

@@ -355,7 +355,7 @@ impl Agenda {
             let (user, resync) = row?;
             let server = user.server_name();
             let is_heard = self.heard.contains(server);
-            if resync.retry_at > clock::now_ms() && !is_heard {
+            if !device_lists::is_due(&resync) && !is_heard {
                 let at = self.later.entry(server.to_owned()).or_insert(u64::MAX);
                 *at = resync.retry_at.min(*at);
                 continue;

@@ -198,10 +198,10 @@ impl Wanted {
             return federation.rooms.complete(&self.room, &self.row.join, &[], &BTreeMap::new()).await;
         }
         let mut news = federation.missing_members.news.subscribe();
-        let pause = self.row.next.saturating_sub(clock::now_ms());
-        if pause > 0 {
+        let pause = clock::time_until(self.row.next, LONGEST_PAUSE);
+        if !pause.is_zero() {
             // The room may be left and joined anew meanwhile.
-            let _ = tokio::time::timeout(Duration::from_millis(pause), news.changed()).await;
+            let _ = tokio::time::timeout(pause, news.changed()).await;
             return Ok(());
         }
         let turn = federation.missing_members.turns.acquire().await.map_err(Error::internal)?;

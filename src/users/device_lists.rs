@@ -13,7 +13,7 @@
 //! An answer that was under way while something changed is not kept ([`Asked`]). Deliberately absent: asking
 //! (`federation/devices.rs`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedUserId, UserId,
@@ -338,6 +338,11 @@ pub fn is_wanted(tx: &mut Tx<'_>, user: &UserId) -> Result<bool> {
         forget(tx, user)?;
     }
     DEVICE_LIST_RESYNCS.contains(tx, user)
+}
+
+/// Whether it is time to ask for a list.
+pub fn is_due(resync: &Resync) -> bool {
+    clock::time_until(resync.retry_at, Duration::from_millis(MAX_PAUSE)).is_zero()
 }
 
 /// Whose lists must be asked for, with when to.

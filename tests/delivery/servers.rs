@@ -14,6 +14,7 @@ use bytes::Bytes;
 use conduit::{
     clock,
     error::Result,
+    federation::destinations,
     ids::Position,
     rooms::{self, event},
     server::Server,
@@ -25,7 +26,7 @@ use conduit::{
     },
     users::to_servers,
 };
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -39,7 +40,7 @@ use tokio::{net::TcpListener, sync::Notify};
 
 use crate::common::{
     Client, TestServer, encode,
-    net::TestNet,
+    net::{Gate, TestNet},
     peer::{Peer, answer},
 };
 
@@ -53,6 +54,10 @@ struct Listener {
 #[derive(Default)]
 struct Heard {
     down: AtomicBool,
+    /// With this status transactions are answered that have this text in them.
+    poison: Mutex<Option<(&'static str, u16)>>,
+    /// What holds the answers back.
+    held: Mutex<Option<Gate>>,
     refused: AtomicUsize,
     transactions: Mutex<Vec<(String, Value)>>,
     more: Notify,
@@ -70,10 +75,20 @@ impl Listener {
                     heard.more.notify_waiters();
                     return answer(503, &json!({}));
                 }
+                let text = String::from_utf8(request.body().to_vec()).unwrap();
+                let poisoned = *heard.poison.lock();
+                if let Some((_, status)) = poisoned.filter(|(poison, _)| text.contains(poison)) {
+                    heard.refused.fetch_add(1, SeqCst);
+                    heard.more.notify_waiters();
+                    return answer(status, &json!({ "errcode": "M_TOO_LARGE", "error": "no" }));
+                }
                 let id = request.uri().path().rsplit('/').next().unwrap().to_owned();
-                let body = serde_json::from_slice(request.body()).unwrap();
-                heard.transactions.lock().push((id, body));
+                heard.transactions.lock().push((id, serde_json::from_str(&text).unwrap()));
                 heard.more.notify_waiters();
+                let held = heard.held.lock().clone();
+                if let Some(gate) = held {
+                    gate.passed().await;
+                }
                 answer(200, &json!({ "pdus": {} }))
             }
         });
@@ -412,6 +427,107 @@ async fn keys_are_told_as_a_chain_of_changes() {
     a.stop().await;
 }
 
+/// What a client sends to a user's devices, each with this text.
+async fn send_to(client: &Client, user: &str, devices: &[String], text: &str) -> (StatusCode, Value) {
+    let messages: serde_json::Map<_, _> =
+        devices.iter().map(|device| (device.clone(), json!({ "text": text }))).collect();
+    let path = format!("/_matrix/client/v3/sendToDevice/m.test/{}", clock::random_string(8).unwrap());
+    client.put(&path, json!({ "messages": { user: messages } })).await
+}
+
+/// Waits until no messages to devices wait for a server.
+async fn until_delivered(server: &TestServer, name: &ServerName) {
+    while TO_SERVERS_WAITING.get(&server.handle.server().store.read(), name).unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn messages_to_many_devices_are_told_in_small_parts() {
+    let (_net, a, b, alice, room) = with_listener().await;
+    let devices: Vec<_> = (0..100).map(|number| format!("DEVICE{number:03}")).collect();
+    let text = "x".repeat(20_000);
+    let (status, answer) = send_to(&alice, "@bob:b.test", &devices, &text).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    until_delivered(&a, &b.name()).await;
+    let edus = b.edus("m.direct_to_device");
+    let of = |edu: &Value| edu["messages"]["@bob:b.test"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(edus.iter().flat_map(of).collect::<Vec<_>>(), devices);
+    assert!(edus.iter().all(|edu| edu.to_string().len() < 66_000));
+    let ids: BTreeSet<_> = edus.iter().map(|edu| edu["message_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), edus.len());
+
+    // One that no server would take is not taken from the client.
+    let (status, answer) = send_to(&alice, "@bob:b.test", &devices[..1], &"x".repeat(65_600)).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("M_TOO_LARGE")), "{answer}");
+    let (status, _) = send_to(&alice, "@bob:b.test", &devices[..1], &"y".repeat(65_000)).await;
+    assert_eq!(status, StatusCode::OK);
+    b.until(|b| b.edus("m.direct_to_device").last().unwrap().to_string().contains("yyy").then_some(())).await;
+    until_delivered(&a, &b.name()).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_server_never_takes_holds_up_nothing_else() {
+    let (_net, a, b, alice, room) = with_listener().await;
+    for status in [400, 413] {
+        *b.heard.poison.lock() = Some(("poison", status));
+        b.go_down(true);
+        for text in ["one", "poison", "two", "three"] {
+            send_to(&alice, "@bob:b.test", &["PHONE".to_owned()], &format!("{text} {status}")).await;
+        }
+        send_all(&alice, &room, &["poison".to_owned(), format!("text {status}")]).await;
+        b.until_refused().await;
+        b.go_down(false);
+        b.until(|b| b.texts().contains(&format!("text {status}")).then_some(())).await;
+        until_delivered(&a, &b.name()).await;
+        until_unreached(&a, 0).await;
+    }
+    let found: Vec<_> = b.edus("m.direct_to_device");
+    let texts: Vec<_> =
+        found.iter().map(|edu| edu["messages"]["@bob:b.test"]["PHONE"]["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["one 400", "two 400", "three 400", "one 413", "two 413", "three 413"]);
+    assert_eq!(b.texts(), ["text 400", "text 413"]);
+
+    // One that takes nothing whatever is in it may take it later.
+    *b.heard.poison.lock() = Some(("origin", 400));
+    send_to(&alice, "@bob:b.test", &["PHONE".to_owned()], "four").await;
+    until_unreached(&a, 1).await;
+    *b.heard.poison.lock() = None;
+    b.peer.ask(&a, Method::GET, "/_matrix/federation/v1/media/download/nothing", None).await;
+    b.until(|b| b.edus("m.direct_to_device").last().unwrap().to_string().contains("four").then_some(())).await;
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
+    a.stop().await;
+}
+
+/// What is given up while a part of it is under way stays given up when that has arrived.
+#[tokio::test]
+async fn what_was_given_up_stays_so() {
+    let (_net, a, b, alice, room) = with_listener().await;
+    let server = a.handle.server().clone();
+    b.go_down(true);
+    send_all(&alice, &room, &numbers(0..60)).await;
+    b.until_refused().await;
+    let gate = Gate::closed();
+    *b.heard.held.lock() = Some(gate.clone());
+    b.go_down(false);
+    b.until_texts(&numbers(0..50)).await;
+    destinations::give_up(&server.federation, &b.name()).unwrap();
+    while !server.federation.abandoned.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    gate.open();
+    until_unreached(&a, 0).await;
+    alice.send_text(&room, "new").await;
+    b.until(|b| b.texts().contains(&"new".to_owned()).then_some(())).await;
+    assert_eq!(b.texts().len(), 51);
+    set_present(&server, &room, &[b.name()], false);
+    drop(server);
+    a.stop().await;
+}
+
 #[tokio::test]
 async fn messages_to_devices_wait_until_they_arrive() {
     let net = TestNet::new();
@@ -439,9 +555,7 @@ async fn messages_to_devices_wait_until_they_arrive() {
     assert_eq!(ids.len(), 61);
     assert_eq!((&messages[0]["sender"], &messages[0]["type"]), (&json!(alice), &json!("m.dummy")));
     until_unreached(&a, 0).await;
-    while TO_SERVERS_WAITING.get(&a.handle.server().store.read(), &b.name()).unwrap().is_some() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_delivered(&a, &b.name()).await;
     a.stop().await;
 }
 
