@@ -8,10 +8,13 @@ use conduit::{
     rooms::Draft,
     server::Server,
     store::trees,
-    users::{device_keys as device_keys_of, device_lists},
+    users::{device_keys as device_keys_of, device_lists, to_device},
 };
 use http::{Method, StatusCode};
-use ruma::{RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, events::StateEventType, serde::Raw};
+use ruma::{
+    OwnedDeviceId, RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, events::StateEventType,
+    serde::Raw,
+};
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
@@ -650,6 +653,84 @@ async fn a_flood_of_messages_is_remembered_up_to_a_number() {
     let read = pair.a.handle.server().store.read();
     let remembered = trees::RECEIVED_MESSAGES.scan(&read, (), conduit::store::Direction::Forward).count();
     assert!((512..1024).contains(&remembered), "{remembered}");
+}
+
+/// A flood of large messages takes the place of those before, up to a number of bytes, and is told in bounded answers.
+#[tokio::test]
+async fn a_queue_is_bounded_in_bytes() {
+    let pair = Pair::new().await;
+    let store = &pair.a.handle.server().store;
+    let (alice, phone) = (&*pair.alice.user_id, &*pair.alice.device_id);
+    let (user, device) = (UserId::parse(alice).unwrap(), OwnedDeviceId::from(phone));
+    let padding = "x".repeat(1_000_000);
+    let send = |number: u64| {
+        let content = json!({
+            "message_id": number.to_string(), "sender": pair.bob.user_id, "type": "m.test",
+            "messages": { alice: { phone: { "number": number, "padding": padding } } },
+        });
+        pair.edu("m.direct_to_device", content);
+    };
+    (0..10).for_each(send);
+    // As it was before bytes were counted.
+    store
+        .write(|tx| {
+            trees::TO_DEVICE_BYTES.delete(tx, (&user, &device));
+            Ok(())
+        })
+        .unwrap();
+    (10..100).for_each(send);
+    let waiting = trees::TO_DEVICE_WAITING.get(&store.read(), (&user, &device)).unwrap().unwrap();
+    let bytes = trees::TO_DEVICE_BYTES.get(&store.read(), (&user, &device)).unwrap().unwrap();
+    assert!((60..70).contains(&waiting) && bytes <= to_device::MAX_WAITING_BYTES, "{waiting} of {bytes}");
+
+    // Small ones come together, after the large ones one by one.
+    (0..5).for_each(|number| {
+        pair.edu(
+            "m.direct_to_device",
+            json!({
+                "message_id": format!("small {number}"), "sender": pair.bob.user_id, "type": "m.test",
+                "messages": { alice: { phone: { "number": 100 + number } } },
+            }),
+        )
+    });
+    let (mut since, mut numbers, mut last) = (String::new(), Vec::new(), 0);
+    while numbers.last() != Some(&104) {
+        let sync = pair.alice.sync(&since).await;
+        let events = sync["to_device"]["events"].as_array().unwrap();
+        last = events.len();
+        assert!(events.len() == 1 || sync["to_device"].to_string().len() < 1_100_000);
+        numbers.extend(events.iter().map(|event| event["content"]["number"].as_u64().unwrap()));
+        since = format!("since={}", next(&sync));
+    }
+    assert_eq!(numbers, (105 - waiting - 5..105).collect::<Vec<_>>());
+    assert!(last >= 5);
+    pair.alice.sync(&since).await;
+    assert_eq!(trees::TO_DEVICE_BYTES.get(&store.read(), (&user, &device)).unwrap(), None);
+}
+
+/// Of many updates in one unit, the last of each user holds, and they cost one change.
+#[tokio::test]
+async fn presence_is_taken_in_together() {
+    let pair = Pair::new().await;
+    for number in 0..300 {
+        member(&pair.a, &pair.room, &format!("@user{number}:b.test"), "join").await;
+    }
+    let store = &pair.a.handle.server().store;
+    let update = |user: &str, state: &str| json!({ "user_id": user, "presence": state, "last_active_ago": 1000 });
+    let since = next(&pair.alice.sync("").await);
+    let before = store.read().position().unwrap();
+    let mut push: Vec<_> =
+        (0..1000).map(|number| update(&pair.bob.user_id, ["online", "offline"][number % 2])).collect();
+    push.push(update(&pair.bob.user_id, "unavailable"));
+    pair.edu("m.presence", json!({ "push": push }));
+    assert_eq!(store.read().position().unwrap().0, before.0 + 1);
+    let sync = pair.alice.sync(&format!("since={since}&timeout=0")).await;
+    assert_eq!(sync["presence"]["events"][0]["content"]["presence"], "unavailable", "{sync}");
+
+    let before = store.read().position().unwrap();
+    let push: Vec<_> = (0..300).map(|number| update(&format!("@user{number}:b.test"), "online")).collect();
+    pair.edu("m.presence", json!({ "push": push }));
+    assert_eq!(store.read().position().unwrap().0, before.0 + 200);
 }
 
 #[tokio::test]

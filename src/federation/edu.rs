@@ -6,7 +6,7 @@
 //! when the sender is answered is on the disk. Nothing here asks other servers: what must be asked for is noted, and done
 //! by [`devices::resync`](super::devices::resync).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
     ServerName, UserId,
@@ -37,11 +37,18 @@ use crate::{
 /// somebody types more often than that.
 const TYPING: Duration = Duration::from_secs(60);
 
-/// The longest unit that is read, in bytes: each is handled in one go, while others wait.
-const MAX_EDU: usize = 1024 * 1024;
+/// The longest unit that is read, in bytes: each is handled in one go, while others wait. That is more than the messages
+/// that a client sends to hundreds of devices at once, which older servers put into one unit.
+const MAX_EDU: usize = 4 * 1024 * 1024;
+
+/// The longest message to a device that is kept, in bytes; honest ones are smaller by far.
+const MAX_MESSAGE: usize = 1024 * 1024;
 
 /// The longest ID of a message to devices, in bytes; the specification allows 32 characters.
 const MAX_MESSAGE_ID: usize = 255;
+
+/// How many users' presence one unit says at most; servers put fifty into one.
+const MAX_PRESENT: usize = 200;
 
 /// The longest status message, in bytes; a longer one counts as none.
 const MAX_STATUS: usize = 1024;
@@ -116,9 +123,17 @@ fn reads(federation: &Federation, origin: &ServerName, content: ReceiptContent) 
     federation.rooms.store.write(|tx| {
         for (id, ReceiptMap { read, .. }) in content.receipts {
             let Some(room) = room_of(tx, origin, &id)? else { continue };
+            let mut places = None;
             for (user, receipt) in read {
                 if !speaks_for(origin, &user) || !partial::may_be_joined(tx, room, &user)? {
                     continue;
+                }
+                if partial::is_unknown(tx, room, &user)? {
+                    let free = places.map_or_else(|| receipts::places(tx, room), Ok)?;
+                    places = Some(free.saturating_sub(1));
+                    if free == 0 {
+                        continue;
+                    }
                 }
                 let ts = receipt.data.ts.map(|ts| ts.get().into());
                 for id in &receipt.event_ids {
@@ -152,20 +167,21 @@ fn is_present(
     origin: &ServerName,
     content: PresenceContent,
 ) -> Result<()> {
-    for update in content.push {
+    // Of several updates of a user, the last holds.
+    let mut told = BTreeMap::new();
+    for update in content.push.into_iter().rev() {
         let known =
             matches!(update.presence, PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline);
-        if !known || !speaks_for(origin, &update.user_id) {
+        if !known || !speaks_for(origin, &update.user_id) || told.len() == MAX_PRESENT {
             continue;
         }
-        let told = presence::Told {
+        told.entry(update.user_id).or_insert_with(|| presence::Told {
             state: update.presence,
             status_msg: update.status_msg.filter(|status| !status.is_empty() && status.len() <= MAX_STATUS),
             last_active_ago: Duration::from_millis(update.last_active_ago.into()),
-        };
-        everyone.told(&federation.rooms.store, &update.user_id, told)?;
+        });
     }
-    Ok(())
+    everyone.told(&federation.rooms.store, told)
 }
 
 /// A message to devices, put into their queues unless it is there already.
@@ -183,7 +199,7 @@ fn message(federation: &Federation, origin: &ServerName, content: &DirectDeviceC
             if user.server_name() != federation.rooms.server_name {
                 continue;
             }
-            for (device, message) in devices {
+            for (device, message) in devices.iter().filter(|(_, message)| message.json().get().len() <= MAX_MESSAGE) {
                 let device = match device {
                     DeviceIdOrAllDevices::DeviceId(device) => Some(&**device),
                     DeviceIdOrAllDevices::AllDevices => None,

@@ -20,7 +20,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, UserId, events::Timel
 use super::{
     Event, Room, RoomGuard, Rooms, deltas, effects,
     event::{self, Status},
-    members, servers, state, timeline,
+    members, receipts, servers, state, timeline,
 };
 use crate::{
     error::{Error, Result},
@@ -190,6 +190,7 @@ impl Rooms {
             trees::ROOMS.put(tx, no, &record);
             trees::MISSING_MEMBERS.delete(tx, no);
             servers::forget_told(tx, no)?;
+            receipts::forget_made_up(tx, no)?;
             timeline::changed(tx, no, position)?;
             let members = effects::local_members(tx, self, no)?;
             tx.wake_all(members);

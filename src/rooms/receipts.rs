@@ -12,7 +12,7 @@ use ruma::{
 };
 use serde::Serialize;
 
-use super::{Event, Rooms, effects, event, notifications, outbox, timeline};
+use super::{Event, Rooms, effects, event, members, notifications, outbox, timeline};
 use crate::{
     clock,
     error::{Error, Result},
@@ -29,6 +29,9 @@ const UNTHREADED: &str = "";
 
 /// The longest name of a thread that is taken, in bytes.
 const MAX_THREAD: usize = 255;
+
+/// Beyond so many receipts in a room, none is taken of a user of whom nothing is known, while its members are missing.
+const MAX_UNKNOWN: usize = 1_000;
 
 /// A receipt as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -170,6 +173,35 @@ pub fn own_changed(read: &dyn Read, room: RoomNo, since: Position, user: &UserId
         }
     }
     Ok(false)
+}
+
+/// For how many receipts more of users of whom nothing is known there is room, while a room's members are missing: they may
+/// be made up.
+///
+/// # Errors
+/// As [`since`].
+pub fn places(read: &dyn Read, room: RoomNo) -> Result<usize> {
+    let taken = RECEIPTS.scan(read, (room,), Direction::Forward).take(MAX_UNKNOWN);
+    Ok(MAX_UNKNOWN - taken.map(|row| row.map(drop)).collect::<Result<Vec<_>>>()?.len())
+}
+
+/// Forgets the receipts of users who never were in the room, which were taken while its members were missing.
+///
+/// # Errors
+/// As [`since`].
+pub(super) fn forget_made_up(tx: &mut Tx<'_>, room: RoomNo) -> Result<()> {
+    let mut made_up = Vec::new();
+    for row in RECEIPTS.scan(tx, (room,), Direction::Forward) {
+        let (key, receipt) = row?;
+        if members::get(tx, room, &key.1)?.is_none() {
+            made_up.push((key, receipt.position));
+        }
+    }
+    for (key, position) in made_up {
+        RECEIPTS.delete(tx, key);
+        RECEIPT_CHANGES.delete(tx, (room, position));
+    }
+    Ok(())
 }
 
 /// The event that the user's receipt of this type stands at.

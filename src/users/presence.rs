@@ -8,7 +8,7 @@
 //! Of other servers' users the presence is what their servers say ([`Presence::told`]), until they say nothing for long.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,7 @@ use ruma::{
     presence::PresenceState,
 };
 
-use super::sharing_a_room;
+use super::{joined_rooms, sharing_a_room};
 use crate::{
     clock,
     error::Result,
@@ -139,30 +139,22 @@ impl Presence {
         })
     }
 
-    /// The server of `user`, another than this, says how it is. That of users who share no room with anybody here is not
-    /// kept.
+    /// Another server says how it is with its users. That of users who share no room with anybody here is not kept.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn told(&self, store: &Store, user: &UserId, told: Told) -> Result<()> {
-        if !self.enabled || sharing_a_room(&store.read(), user)?.is_empty() {
+    pub fn told(&self, store: &Store, all: BTreeMap<OwnedUserId, Told>) -> Result<()> {
+        if !self.enabled {
             return Ok(());
         }
-        self.change(store, user, |entry| {
-            let ago = u64::try_from(told.last_active_ago.as_millis()).unwrap_or(u64::MAX);
-            let changed = entry.state != told.state || entry.status_msg != told.status_msg;
-            *entry = Entry {
-                state: told.state.clone(),
-                requested: told.state,
-                status_msg: told.status_msg,
-                last_active: clock::now_ms().saturating_sub(ago),
-                last_seen: clock::instant(),
-                offline_after: FORGOTTEN_AFTER,
-                idles: false,
-                position: entry.position,
-            };
-            changed
-        })
+        let mut visible = Vec::new();
+        for (user, told) in all {
+            if !joined_rooms(&store.read(), &user)?.is_empty() {
+                let entry = self.visible(&user, |entry| entry.tell(told));
+                visible.extend(entry.map(|entry| (user, entry)));
+            }
+        }
+        self.announce(store, visible)
     }
 
     /// Lets time pass: who did nothing for a while becomes idle, whose clients are gone offline.
@@ -191,26 +183,41 @@ impl Presence {
         if !self.enabled {
             return Ok(());
         }
+        let visible = self.visible(user, change).map(|entry| (user.to_owned(), entry));
+        self.announce(store, visible.into_iter().collect())
+    }
+
+    /// The user's entry after `change`, if that says that others can see it; else the change is made.
+    fn visible(&self, user: &UserId, change: impl FnOnce(&mut Entry) -> bool) -> Option<Entry> {
         let mut entry = self.inner.lock().users.get(user).cloned().unwrap_or_else(Entry::new);
-        let visible = change(&mut entry);
-        if !visible {
-            if let Some(kept) = self.inner.lock().users.get_mut(user) {
-                *kept = Entry { position: kept.position, ..entry };
-            }
+        if change(&mut entry) {
+            return Some(entry);
+        }
+        if let Some(kept) = self.inner.lock().users.get_mut(user) {
+            *kept = Entry { position: kept.position, ..entry };
+        }
+        None
+    }
+
+    /// Keeps these entries of users, stamps them and wakes who may see them, each once.
+    fn announce(&self, store: &Store, entries: Vec<(OwnedUserId, Entry)>) -> Result<()> {
+        if entries.is_empty() {
             return Ok(());
         }
         store.write(|tx| {
-            // Kept before the commit: a snapshot that shows this position must find the change.
-            entry.position = tx.next_position()?;
-            let position = entry.position;
-            self.inner.lock().keep(user, entry);
-            if self.tells_servers && trees::ACCOUNTS.contains(tx, user)? {
-                trees::OUTGOING.put(tx, position, &Outgoing::Presence { user: user.to_owned() });
+            let mut watching = HashSet::new();
+            for (user, mut entry) in entries {
+                // Kept before the commit: a snapshot that shows this position must find the change.
+                entry.position = tx.next_position()?;
+                let position = entry.position;
+                self.inner.lock().keep(&user, entry);
+                watching.extend(sharing_a_room(tx, &user)?);
+                if self.tells_servers && trees::ACCOUNTS.contains(tx, &user)? {
+                    trees::OUTGOING.put(tx, position, &Outgoing::Presence { user: user.clone() });
+                }
+                watching.insert(user);
             }
-            for other in sharing_a_room(tx, user)? {
-                tx.wake(&other);
-            }
-            tx.wake(user);
+            watching.iter().for_each(|user| tx.wake(user));
             Ok(())
         })
     }
@@ -268,6 +275,23 @@ impl Entry {
             idles: true,
             position: Position(0),
         }
+    }
+
+    /// Takes what the user's server says; gives whether others can see the change.
+    fn tell(&mut self, told: Told) -> bool {
+        let ago = u64::try_from(told.last_active_ago.as_millis()).unwrap_or(u64::MAX);
+        let changed = self.state != told.state || self.status_msg != told.status_msg;
+        *self = Self {
+            state: told.state.clone(),
+            requested: told.state,
+            status_msg: told.status_msg,
+            last_active: clock::now_ms().saturating_sub(ago),
+            last_seen: clock::instant(),
+            offline_after: FORGOTTEN_AFTER,
+            idles: false,
+            position: self.position,
+        };
+        changed
     }
 
     /// The state that time alone brings, if it is another than now.

@@ -6,18 +6,22 @@ use std::{
 };
 
 use conduit::{
-    federation::policy,
+    federation::{edu, policy},
     rooms::{
         Room, Signed,
         membership::{self, Content},
         partial,
     },
-    store::Read,
+    store::{Direction, Read, trees::RECEIPTS},
 };
 use http::{Method, StatusCode};
 use ruma::{
     EventId, RoomId, RoomVersionId, ServerName, UserId,
-    api::federation::event::{get_room_state, get_room_state_ids},
+    api::federation::{
+        event::{get_room_state, get_room_state_ids},
+        transactions::edu::Edu,
+    },
+    serde::Raw,
 };
 use serde_json::{Value, json};
 
@@ -179,6 +183,34 @@ async fn a_crowded_room_is_used_before_its_members_are_known() {
     assert_eq!(lazy["rooms"]["join"][&room]["summary"]["m.joined_member_count"], CROWD + 2, "{lazy}");
     let changed = lazy["device_lists"]["changed"].as_array().unwrap();
     assert!(changed.contains(&json!(alice.user_id)) && changed.len() > CROWD, "{lazy}");
+}
+
+/// While members are missing, receipts of any user of a server in the room are taken, some; those of users whom it made
+/// up go when it is known who is there.
+#[tokio::test]
+async fn receipts_of_nobody_do_not_stay() {
+    let Held { a: _a, b, net: _net, alice, bob, room, gate } = Held::new().await;
+    let event = bob.send_text(&room, "hello").await;
+    let server = b.handle.server();
+    let receipts = |users: &mut dyn Iterator<Item = String>| {
+        let data = json!({ "event_ids": [event], "data": { "ts": 5 } });
+        let users: serde_json::Map<_, _> = users.map(|user| (user, data.clone())).collect();
+        let content = json!({ "edu_type": "m.receipt", "content": { &room: { "m.read": users } } });
+        let edu: Raw<Edu> = Raw::from_json(serde_json::value::to_raw_value(&content).unwrap());
+        let origin = <&ServerName>::try_from("a.test").unwrap();
+        edu::handle(&server.federation, &server.typing, &server.presence, origin, &edu).unwrap();
+    };
+    let kept =
+        || RECEIPTS.scan(&server.store.read(), (), Direction::Forward).map(|row| row.unwrap().0.1).collect::<Vec<_>>();
+    receipts(&mut ["@member7:a.test".to_owned()].into_iter());
+    receipts(&mut (0..2000).map(|number| format!("@nobody{number}:a.test")));
+    let taken = kept().len();
+    assert!((500..=1001).contains(&taken), "{taken}");
+    gate.open();
+    assert_eq!(member_events(&bob, &room).await.len(), CROWD + 2);
+    let mut left = kept();
+    left.retain(|user| user.as_str() != bob.user_id && user.as_str() != alice.user_id);
+    assert_eq!(left, ["@member7:a.test"]);
 }
 
 #[tokio::test]
