@@ -189,7 +189,8 @@ options! {
         ca_certificates: Vec<PathBuf> = Vec::new();
 
         /// Networks that nothing is fetched from: no server, picture, page or push service there is reached. The default is
-        /// what is not part of the public internet, so that nobody can use this server to look into your network.
+        /// what is not part of the public internet, so that nobody can use this server to look into your network. A proxy
+        /// that resolves names itself (socks5h, http) must see to it for names.
         ip_range_denylist: Vec<IpRange> = IpRange::private();
 
         /// Networks, or single addresses, that are reached all the same, such as "192.168.1.0/24" for servers at home.

@@ -243,6 +243,9 @@ impl Connector {
         if let Some(proxy) = ways.proxies.of(host).filter(|_| *reach != Reach::Anywhere) {
             // No SRV lookup: who uses a proxy may not want the name to be looked up around it.
             let address = if proxy.resolves_names() { None } else { Some(self.first_address(host, port).await?) };
+            if address.is_none() && !self.may_be_resolved(host) {
+                return Err(io::Error::other(format!("{host} is in a network that this server does not reach into")));
+            }
             return timeout(CONNECT_TIMEOUT, proxy.connect(shared, host, port, address)).await?;
         }
         let mut last = None;
@@ -260,11 +263,29 @@ impl Connector {
         }
     }
 
+    /// Whether a proxy may find out where `host` is: it may reach what we do not, so an address is checked before.
+    fn may_be_resolved(&self, host: &str) -> bool {
+        match host.parse::<IpAddr>() {
+            Ok(address) => self.shared.ways().admits(self.reach, address),
+            Err(_) => !host.contains(':') && !ends_in_number(host),
+        }
+    }
+
     async fn first_address(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
         let addresses = self.shared.names.addresses(host, port).await.map_err(io::Error::other)?;
         let ways = self.shared.ways();
         let admitted = addresses.into_iter().find(|address| ways.admits(self.reach, address.ip()));
         admitted.ok_or_else(|| io::Error::other(format!("{host} has no address that this server reaches into")))
+    }
+}
+
+/// Whether a host is no name, but may be taken for an address by some: `127.1`, `0x7f000001`
+/// ([the ends-in-a-number checker](https://url.spec.whatwg.org/#ends-in-a-number-checker)).
+fn ends_in_number(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    match last.strip_prefix("0x") {
+        Some(hex) => hex.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conduit::{
-    config::{Config, ProxyUrl},
+    config::{Config, IpRange, ProxyUrl},
     outgoing::{Limits, Network, Outgoing, Reach, Unreachable, Ways},
 };
 use http::Request;
@@ -175,6 +175,26 @@ async fn requests_go_through_the_proxy_by_name_or_by_address() {
     let head = asked.lock().pop().unwrap();
     assert!(head.starts_with("CONNECT host.test:81 HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("Basic dXNlcjpzZWNyZXQ=\r\n"), "{head}");
+}
+
+/// A proxy that resolves names must not be a way around `ip_range_denylist` for addresses, however they are written.
+#[tokio::test]
+async fn what_is_not_reached_is_not_reached_through_a_proxy() {
+    let target = saying(HELLO).await;
+    let (address, asked) = proxy(target, true).await;
+    let public = client(Network::System, |config| {
+        config.ip_range_denylist = IpRange::private();
+        through(format!("socks5h://{address}"))(config);
+    });
+    for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001", "127.0.0.1."] {
+        let error = get(&public, &format!("http://{host}:81/"), LONG).await.unwrap_err();
+        assert!(error.why.contains("does not reach into"), "{host}: {error}");
+    }
+    assert!(asked.lock().is_empty(), "{asked:?}");
+    for host in ["8.8.8.8", "1password.test"] {
+        assert_eq!(get(&public, &format!("http://{host}:81/"), LONG).await.unwrap(), "hello");
+    }
+    assert_eq!(*asked.lock(), ["8.8.8.8:81", "1password.test:81"]);
 }
 
 #[tokio::test]
