@@ -40,7 +40,7 @@ pub(super) fn run(server: &Server, command: &Command) -> Result<Answer> {
             Ok(Answer::Table(vec!["key", "public", "valid_until"], rows))
         }
         Command::Forget { server: other } => {
-            server.store.write(|tx| SERVER_KEYS.delete_all(tx, (other,)))?;
+            server.federation.keys.forget(other)?;
             Ok(Answer::Sentence(format!("The keys of {other} are fetched anew when they are needed.")))
         }
     }

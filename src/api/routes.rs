@@ -131,8 +131,8 @@ fn server_server() -> Vec<Route<Server>> {
         on(wellknown::get_well_known),
         on(version::get_version),
         on(keys_server::get_server_key).also("/_matrix/key/v2/server/{key_id}"),
-        on(keys_query::perspectives_key_query),
-        on(keys_query::bulk_perspectives_key_query),
+        on(keys_query::perspectives_key_query).rate_limited(),
+        on(keys_query::bulk_perspectives_key_query).rate_limited(),
         on(openid::exchange_open_id_token),
         // Events
         on(transactions::send_transaction),

@@ -4,13 +4,16 @@
 //! A server publishes a document of its keys, signed by itself. It is fetched from the server, or from a server that we
 //! trust to pass it on (a notary, which signs it as well); when many servers are asked for at once, as on joining a large
 //! room, notaries come first, since they answer for all of them together; else they are asked as well where the server
-//! itself is not quick. What was learned stays in the database.
+//! itself is not quick. What was learned stays in the database, if it is of a server that shares a room with this one, or
+//! that signed something which stays; else in memory for a while (`strangers.rs`), since anybody can have us ask for the
+//! keys of servers that they make up.
 //!
 //! Invariants: a document that its own server did not sign teaches nothing; an older document takes nothing back that a
-//! newer one said; no key is believed for longer than seven days ahead.
+//! newer one said, and what a server itself says is newest; no key is believed for longer than seven days ahead.
 
 mod documents;
 mod notaries;
+mod strangers;
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +33,11 @@ use ruma::{
 use tokio::time::timeout;
 
 pub use self::documents::is_signed;
-use self::documents::{BELIEVED_MS, Document, MAX_KEYS, signatures};
 pub(super) use self::notaries::Vouched;
+use self::{
+    documents::{BELIEVED_MS, Document, MAX_KEYS, signatures},
+    strangers::{Strangers, Told},
+};
 use super::{Federation, Limits};
 use crate::{
     clock,
@@ -39,11 +45,7 @@ use crate::{
     error::{Error, Result},
     outgoing::{Gate, Turns},
     signing::SigningKeys,
-    store::{
-        Store,
-        records::{ServerKey, ServerKeyDocument},
-        trees,
-    },
+    store::{Direction, Store, records::ServerKeyDocument, trees},
 };
 
 /// How long our own document says that it is valid.
@@ -77,9 +79,20 @@ const LIMITS: Limits = Limits { body: 128 * 1024, timeout: Duration::from_secs(1
 /// Unix epoch (0 where that does not matter).
 pub type Needed = BTreeMap<OwnedServerName, BTreeMap<OwnedServerSigningKeyId, u64>>;
 
+/// What keys are needed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// For what stays, such as events.
+    Lasting,
+    /// For what is over soon: a request, or the question of somebody else.
+    Passing,
+}
+
 /// The keys of other servers.
 pub struct ServerKeys {
     store: Arc<Store>,
+    /// What is known of servers that this one has nothing to do with.
+    strangers: Strangers,
     ours: Arc<SigningKeys>,
     config: Current,
     /// Who gave no usable keys lately.
@@ -128,6 +141,7 @@ impl ServerKeys {
     pub fn new(config: Current, store: Arc<Store>, ours: Arc<SigningKeys>) -> Self {
         Self {
             store,
+            strangers: Strangers::default(),
             ours,
             config,
             failed: Cache::new(FAILURES),
@@ -157,18 +171,27 @@ impl ServerKeys {
         Ok(document)
     }
 
-    /// The keys in `needed`: from the database, else from their servers and notaries. What cannot be had is missing.
+    /// The keys in `needed`, which signed what stays here: from the database, else from their servers and notaries. What
+    /// cannot be had is missing.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn fetch(&self, federation: &Federation, needed: &Needed) -> Result<KnownKeys> {
+        let known = self.find(federation, needed, Purpose::Lasting).await?;
+        for server in needed.keys() {
+            self.strangers.remove(server).map_or(Ok(()), |told| self.keep(server, &told))?;
+        }
+        Ok(known)
+    }
+
+    async fn find(&self, federation: &Federation, needed: &Needed, purpose: Purpose) -> Result<KnownKeys> {
         let missing = self.missing(needed, &self.known(needed)?);
         if missing.len() >= MANY {
-            self.ask_notaries(federation, &missing).await?;
+            self.ask_notaries(federation, &missing, purpose).await?;
             let left = self.missing(&missing, &self.known(&missing)?);
-            self.ask_servers(federation, &left).await?;
+            self.ask_servers(federation, &left, purpose).await?;
         } else if !missing.is_empty() {
-            self.ask_few(federation, &missing).await?;
+            self.ask_few(federation, &missing, purpose).await?;
         }
         let known = self.known(needed)?;
         self.missing(needed, &known).into_keys().for_each(|server| self.note_failure(server));
@@ -177,14 +200,14 @@ impl ServerKeys {
 
     /// Asks servers for their keys, and notaries for what they do not tell, or not soon: those that are slow, or gone,
     /// need not be waited for if somebody else tells.
-    async fn ask_few(&self, federation: &Federation, missing: &Needed) -> Result<()> {
-        let mut servers = pin!(self.ask_servers(federation, missing));
+    async fn ask_few(&self, federation: &Federation, missing: &Needed, purpose: Purpose) -> Result<()> {
+        let mut servers = pin!(self.ask_servers(federation, missing, purpose));
         if let Ok(asked) = timeout(PATIENCE, &mut servers).await {
             asked?;
-            return self.ask_notaries(federation, missing).await;
+            return self.ask_notaries(federation, missing, purpose).await;
         }
         // Both go on: a notary may be one of the servers.
-        let mut notaries = pin!(self.ask_notaries(federation, missing));
+        let mut notaries = pin!(self.ask_notaries(federation, missing, purpose));
         let have_servers_told = tokio::select! {
             asked = &mut servers => asked.map(|()| true),
             told = &mut notaries => told.map(|()| false),
@@ -212,7 +235,7 @@ impl ServerKeys {
         }
         let now = clock::now_ms();
         let needed = Needed::from([(server.clone(), [(id.clone(), now)].into())]);
-        Ok(self.fetch(federation, &needed).await?.valid_at([&**server], Some(now)))
+        Ok(self.find(federation, &needed, Purpose::Passing).await?.valid_at([&**server], Some(now)))
     }
 
     fn note_failure(&self, server: OwnedServerName) {
@@ -234,26 +257,31 @@ impl ServerKeys {
         if server == self.ours.server_name() {
             return self.published().map(Some);
         }
-        let stored = || trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server);
         let is_enough = |row: &ServerKeyDocument| {
+            let Some(age) = clock::now_ms().checked_sub(row.fetched_ts) else { return false };
             // Half-way through what a document is valid for it is asked for again, so that who asks us gets it in time.
             let lifetime = row.valid_until_ts.saturating_sub(row.fetched_ts).min(BELIEVED_MS);
-            let age = clock::now_ms().saturating_sub(row.fetched_ts);
             age < AFTER_FAILURE_MS || (row.valid_until_ts >= minimum_valid_until && age < lifetime / 2)
         };
-        if !stored()?.is_some_and(|row| is_enough(&row))
+        if !self.last_document(server)?.is_some_and(|row| is_enough(&row))
             && !self.has_failed(server)
-            && let Err(error) = self.ask_server(federation, server, is_enough).await?
+            && let Err(error) = self.ask_server(federation, server, is_enough, Purpose::Passing).await?
         {
             tracing::debug!(%server, %error, "no new keys");
             self.note_failure(server.clone());
         }
-        let Some(row) = stored()? else { return Ok(None) };
+        let Some(row) = self.last_document(server)? else { return Ok(None) };
         let corrupt = |_| Error::corrupt(trees::SERVER_KEY_DOCUMENTS.name, server.as_str());
         Ok(Some(serde_json::from_str(&row.json).map_err(corrupt)?))
     }
 
-    /// What the database has of the keys in `needed`.
+    /// The document of a server that is kept.
+    fn last_document(&self, server: &OwnedServerName) -> Result<Option<ServerKeyDocument>> {
+        let stored = trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server)?;
+        Ok(stored.or_else(|| self.strangers.document(server)))
+    }
+
+    /// What is kept of the keys in `needed`.
     fn known(&self, needed: &Needed) -> Result<KnownKeys> {
         let (read, config) = (self.store.read(), self.config.get());
         let mut known = KnownKeys::default();
@@ -262,7 +290,10 @@ impl ServerKeys {
             for id in ids.keys() {
                 if server == self.ours.server_name() {
                     keys.extend(self.our_key(id.as_str()).map(|key| (id.to_string(), key)));
-                } else if let Some(row) = trees::SERVER_KEYS.get(&read, (server, id.as_str()))? {
+                    continue;
+                }
+                let stored = trees::SERVER_KEYS.get(&read, (server, id.as_str()))?;
+                if let Some(row) = stored.or_else(|| self.strangers.key(server, id.as_str())) {
                     let key = Base64::parse(&row.key).map_err(|_| Error::corrupt(trees::SERVER_KEYS.name, row.key))?;
                     if !config.ignored_keys.contains(&key) {
                         keys.insert(id.to_string(), (key, row.valid_until_ts));
@@ -306,13 +337,13 @@ impl ServerKeys {
         self.failed.get(server).is_some_and(|failed| failed.is_recent())
     }
 
-    async fn ask_servers(&self, federation: &Federation, missing: &Needed) -> Result<()> {
+    async fn ask_servers(&self, federation: &Federation, missing: &Needed, purpose: Purpose) -> Result<()> {
         let now = clock::now_ms();
         let servers: Vec<_> = missing.keys().cloned().collect();
         let asked = stream::iter(servers).map(|server| async move {
             // Who waited for another's question finds its answer.
-            let is_enough = |row: &ServerKeyDocument| row.fetched_ts >= now;
-            let outcome = self.ask_server(federation, &server, is_enough).await?;
+            let is_enough = |row: &ServerKeyDocument| (now..=clock::now_ms()).contains(&row.fetched_ts);
+            let outcome = self.ask_server(federation, &server, is_enough, purpose).await?;
             if let Err(error) = outcome {
                 tracing::debug!(%server, %error, "no keys from their server");
             }
@@ -327,9 +358,10 @@ impl ServerKeys {
         federation: &Federation,
         server: &OwnedServerName,
         is_enough: impl Fn(&ServerKeyDocument) -> bool,
+        purpose: Purpose,
     ) -> Result<Result<(), String>> {
         let _turn = self.asking.wait(server).await;
-        if trees::SERVER_KEY_DOCUMENTS.get(&self.store.read(), server)?.is_some_and(|row| is_enough(&row)) {
+        if self.last_document(server)?.is_some_and(|row| is_enough(&row)) {
             return Ok(Ok(()));
         }
         let place = self.gate.enter(self.failed.get(server).is_some()).await;
@@ -340,7 +372,7 @@ impl ServerKeys {
             Err(failure) => return Ok(Err(failure.to_string())),
         };
         match Document::read(document.get()) {
-            Ok(document) if document.server == *server => self.learn(&document).map(Ok),
+            Ok(document) if document.server == *server => self.learn(&document, true, purpose).map(Ok),
             Ok(document) => Ok(Err(format!("it gave the keys of {}", document.server))),
             Err(why) => Ok(Err(why)),
         }
@@ -366,20 +398,43 @@ impl ServerKeys {
         Ok(is_signed(object, server, &keys))
     }
 
+    /// Keeps what a document says, which came from its server itself or not.
+    fn learn(&self, document: &Document, is_own_word: bool, purpose: Purpose) -> Result<()> {
+        let server = &document.server;
+        let told = Told::new(document, is_own_word)?;
+        let is_stranger = {
+            let read = self.store.read();
+            let shares_a_room = trees::SERVER_ROOMS.scan(&read, (server,), Direction::Forward).next().transpose()?;
+            shares_a_room.is_none() && !trees::SERVER_KEY_DOCUMENTS.contains(&read, server)?
+        };
+        if is_stranger && purpose == Purpose::Passing {
+            self.strangers.learn(server, told);
+            return Ok(());
+        }
+        self.strangers.remove(server);
+        self.keep(server, &told)
+    }
+
+    /// Forgets the keys of a server, so that they are fetched anew when they are needed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn forget(&self, server: &ServerName) -> Result<()> {
+        self.strangers.remove(server);
+        self.store.write(|tx| trees::SERVER_KEYS.delete_all(tx, (server,)))
+    }
+
     /// Stores what a document says.
-    fn learn(&self, document: &Document) -> Result<()> {
-        let now = clock::now_ms();
-        let (server, valid_until_ts) = (&document.server, document.valid_until_ts);
-        let row = ServerKeyDocument { json: serde_json::to_string(&document.object)?, valid_until_ts, fetched_ts: now };
+    fn keep(&self, server: &ServerName, told: &Told) -> Result<()> {
         self.store.write(|tx| {
-            let newest = trees::SERVER_KEY_DOCUMENTS.get(tx, server)?;
-            let is_newest = newest.is_none_or(|newest| newest.valid_until_ts <= valid_until_ts);
+            let before = trees::SERVER_KEY_DOCUMENTS.get(tx, server)?;
+            let is_newest = before.is_none_or(|before| told.is_newer_than(&before));
             if is_newest {
-                trees::SERVER_KEY_DOCUMENTS.put(tx, server, &row);
+                trees::SERVER_KEY_DOCUMENTS.put(tx, server, &told.document);
             }
-            for (id, key, valid_until_ts) in document.keys(now) {
+            for (id, key) in &told.keys {
                 if is_newest || !trees::SERVER_KEYS.contains(tx, (server, id))? {
-                    trees::SERVER_KEYS.put(tx, (server, id), &ServerKey { key: key.encode(), valid_until_ts });
+                    trees::SERVER_KEYS.put(tx, (server, id), key);
                 }
             }
             Ok(())

@@ -10,6 +10,8 @@ use std::{
 use conduit::{
     clock,
     federation::keys::{Needed, is_signed},
+    signing::{self, SigningKeys},
+    store::{Direction, records::ServerKeyDocument, trees},
 };
 use http::{Method, StatusCode};
 use ruma::{CanonicalJsonObject, OwnedServerName, ServerName, serde::Base64, signatures::PublicKeySet};
@@ -212,6 +214,74 @@ async fn this_server_passes_keys_on_with_its_own_signature_also_of_servers_that_
     check(anyone.ok(Method::POST, "/_matrix/key/v2/query", later).await);
     let own = anyone.ok(Method::GET, "/_matrix/key/v2/query/a.test", Value::Null).await;
     assert_eq!(own["server_keys"][0]["server_name"], "a.test");
+}
+
+/// Keys of servers that this one has nothing to do with are not stored, whoever has us ask for them, but passed on; once
+/// something that stays is signed with them, they are.
+#[tokio::test]
+async fn keys_of_strangers_are_not_stored() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let (named, caller) = (Peer::new(&net, "named").await, Peer::new(&net, "caller").await);
+    let store = &a.handle.server().store;
+    let stored = || {
+        let read = store.read();
+        let documents = trees::SERVER_KEY_DOCUMENTS.scan(&read, (), Direction::Forward).count();
+        (documents, trees::SERVER_KEYS.scan(&read, (), Direction::Forward).count())
+    };
+    let anyone = a.anyone();
+    for _ in 0..2 {
+        let answer = anyone.ok(Method::GET, "/_matrix/key/v2/query/named.test", Value::Null).await;
+        assert_eq!(answer["server_keys"][0]["server_name"], "named.test");
+    }
+    let (status, answer) = caller.ask(&a, Method::GET, "/_matrix/federation/v1/event/$nothing", None).await;
+    assert_ne!(status, StatusCode::UNAUTHORIZED, "{answer}");
+    assert_eq!(stored(), (0, 0));
+    let asked = |short: &str| net.wire("a", short).passed().iter().filter(|passed| passed.contains("/key/")).count();
+    assert_eq!((asked("named"), asked("caller")), (1, 1));
+    for peer in [&named, &caller] {
+        assert!(key(&a, peer, clock::now_ms()).await.is_some());
+    }
+    assert_eq!((asked("named"), asked("caller")), (1, 1), "they were known");
+    assert_eq!(stored(), (2, 2));
+}
+
+/// What a server says of itself holds, also after it said that its keys are valid for ever, or our clock was wrong.
+#[tokio::test]
+async fn a_servers_own_word_is_the_newest() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let peer = Peer::new(&net, "peer").await;
+    let (now, year) = (clock::now_ms(), 365 * 24 * 3_600_000);
+    let (version, pkcs8) = signing::generate().unwrap();
+    let server = OwnedServerName::try_from(peer.name.as_str()).unwrap();
+    let keys = SigningKeys::new(server.clone(), &version, &pkcs8, Vec::new()).unwrap();
+    let later = Peer::with_keys(peer.name.clone(), keys);
+    let publish = |document: Value| {
+        peer.on("/_matrix/key/v2/server", move |_| {
+            let document = document.clone();
+            async move { answer(200, &document) }
+        });
+    };
+    publish(peer.document(|document| document["valid_until_ts"] = json!(now + year)));
+    assert!(key(&a, &peer, now + 1_000_000).await.is_some());
+    // It withdraws the key, for one that is valid for an hour.
+    let old = json!({ peer.keys.id(): { "key": peer.keys.public_key(), "expired_ts": now } });
+    publish(later.document(|document| document["old_verify_keys"] = old));
+    let store = &a.handle.server().store;
+    let federation = &a.handle.server().federation;
+    // As if the document had come while the clock was a year ahead.
+    store
+        .write(|tx| {
+            let row = trees::SERVER_KEY_DOCUMENTS.get(tx, &server)?.unwrap();
+            let row = ServerKeyDocument { fetched_ts: now + year, ..row };
+            trees::SERVER_KEY_DOCUMENTS.put(tx, &server, &row);
+            Ok(())
+        })
+        .unwrap();
+    let document = federation.keys.document(federation, &server, 0).await.unwrap().unwrap();
+    assert!(serde_json::to_string(&document).unwrap().contains(later.keys.id()));
+    assert!(key(&a, &peer, now + 1_000_000).await.is_none());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use ruma::{
 };
 
 use super::{
-    KnownKeys, Needed, ServerKeys,
+    KnownKeys, Needed, Purpose, ServerKeys,
     documents::{Document, MAX_KEYS, is_signed},
 };
 use crate::{
@@ -46,7 +46,7 @@ impl<'a> Vouched<'a> {
 }
 
 impl ServerKeys {
-    pub(super) async fn ask_notaries(&self, federation: &Federation, missing: &Needed) -> Result<()> {
+    pub(super) async fn ask_notaries(&self, federation: &Federation, missing: &Needed, purpose: Purpose) -> Result<()> {
         let config = self.config.get();
         for notary in config.trusted_servers.iter().filter(|server| **server != config.server_name) {
             if self.has_failed(notary) {
@@ -54,7 +54,7 @@ impl ServerKeys {
             }
             let mut left = self.missing(missing, &self.known(missing)?);
             left.remove(notary);
-            self.ask_in_batches(federation, notary, &left, |document| self.learn(document)).await?;
+            self.ask_in_batches(federation, notary, &left, |document| self.learn(document, false, purpose)).await?;
         }
         Ok(())
     }
