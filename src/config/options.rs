@@ -196,7 +196,7 @@ options! {
         /// Networks, or single addresses, that are reached all the same, such as "192.168.1.0/24" for servers at home.
         ip_range_allowlist: Vec<IpRange> = Vec::new();
 
-        /// How many requests to other servers run at the same time.
+        /// How many requests to other servers run at the same time, a quarter of them to one server at most.
         max_concurrent_requests: u16 = 100;
 
         /// Whether users can have people found and invited by their e-mail address. The identity server that their client

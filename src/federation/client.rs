@@ -14,10 +14,11 @@ use ruma::{
         path_builder::PathBuilder,
     },
 };
+use tokio::time::timeout;
 
-use super::Federation;
+use super::{Federation, shares::Share};
 pub use crate::outgoing::Limits;
-use crate::{error::Error, http::Body, outgoing::Reach};
+use crate::{clock, error::Error, http::Body, outgoing::Reach};
 
 /// How much of an error is read.
 const MAX_ERROR: u64 = 64 * 1024;
@@ -55,7 +56,8 @@ impl Federation {
         self.send_with(destination, request, Limits::default()).await
     }
 
-    /// [`send`](Self::send) with other limits.
+    /// [`send`](Self::send) with other limits. That of time is also for the wait until there are few enough requests under
+    /// way.
     ///
     /// # Errors
     /// As there.
@@ -69,8 +71,21 @@ impl Federation {
         R: OutgoingRequest,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let _turn = self.requests.acquire().await.map_err(|closed| Failure::Unreachable(closed.to_string()))?;
-        self.exchange(destination, request, limits).await
+        let (_share, left) = self.turn_to_ask(destination, limits).await?;
+        self.exchange(destination, request, left).await
+    }
+
+    /// Waits until `destination` may be asked, as long as the limits let; gives what they leave for the question.
+    pub(super) async fn turn_to_ask(
+        &self,
+        destination: &ServerName,
+        limits: Limits,
+    ) -> Result<(Share<'_>, Limits), Failure> {
+        let began = clock::instant();
+        let share = timeout(limits.timeout, self.requests.of(destination)).await.ok().flatten();
+        let busy = || Failure::Unreachable("too much is being asked of other servers at the moment".to_owned());
+        let timeout = limits.timeout.saturating_sub(began.elapsed());
+        Ok((share.ok_or_else(busy)?, Limits { timeout, ..limits }))
     }
 
     /// [`send_with`](Self::send_with) at once, however many requests are under way; for those who count theirs.

@@ -1,10 +1,14 @@
 //! Asking another server for the events and states that a room's graph lacks.
 //!
 //! What is fetched is verified like whatever comes by itself, and stored without a place in the graph
-//! ([`Rooms::add_outliers`](crate::rooms::Rooms::add_outliers)): auth events and states. Each answer is bounded, and so is
-//! the number of questions; a server that answers slowly or wrongly costs its own events nothing but time.
+//! ([`Rooms::add_outliers`](crate::rooms::Rooms::add_outliers)): auth events and states. Each answer is bounded, that of a
+//! server which is not in the room more narrowly, and so is the number of questions; a server that answers slowly or
+//! wrongly costs its own events nothing but time.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -26,7 +30,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    rooms::{Outcome, Signed},
+    rooms::{self, Outcome, Signed, servers},
 };
 
 /// How many events are fetched one by one rather than with the whole state around them.
@@ -43,6 +47,10 @@ const CHAIN: Limits = Limits { body: 64 << 20, timeout: Duration::from_secs(120)
 
 /// The largest states that are read, as they come, and how long the other server may take to begin.
 const STATE: Limits = Limits { body: 512 << 20, timeout: Duration::from_secs(300), redirects: 0 };
+
+/// How many bytes of chains and states a server may tell that is not in the room, as far as is known: what it takes to come
+/// into the room.
+const FOR_STRANGERS: usize = 8 << 20;
 
 /// The largest lists of a few events.
 const EVENTS: Limits = Limits { body: 8 << 20, timeout: Duration::from_secs(30), redirects: 0 };
@@ -96,15 +104,32 @@ impl Fetch<'_> {
         Ok(self.verified(events).await?)
     }
 
-    /// Stores the auth chain of an event, which names the events `needed` that are not here. A server that does not tell the
-    /// chain is asked for its events.
+    /// Stores of the auth chain of an event, which names the events `needed` that are not here, what allows these. A server
+    /// that does not tell the chain is asked for its events.
     pub(super) async fn auth_chain(&self, event: &EventId, needed: Vec<OwnedEventId>) -> Result<(), Unfetched> {
         let request = event_auth::Request::new(self.room.to_owned(), event.to_owned());
-        match self.federation.send_with(self.server, request, CHAIN).await {
-            Ok(answer) => self.store(answer.auth_chain).await,
-            Err(Failure::Status { .. } | Failure::Malformed(_)) => self.chain_from(needed).await,
-            Err(failure) => Err(failure.into()),
+        let asked = self.federation.send_streamed(self.server, request, self.bounded(CHAIN)?).await;
+        let told = match asked {
+            Ok(answer) => {
+                let mut reading = Reading::new(self.federation, self.version, answer.into_body());
+                match reading.all().await? {
+                    Ok(events) => return self.keep(closure(needed, events)).await,
+                    Err(failure) => failure,
+                }
+            }
+            Err(failure) => failure,
+        };
+        match told {
+            Failure::Status { .. } | Failure::Malformed(_) => self.chain_from(needed).await,
+            failure => Err(failure.into()),
         }
+    }
+
+    /// How much the other server may tell of what can be large.
+    fn bounded(&self, limits: Limits) -> Result<Limits> {
+        let read = self.federation.rooms.store.read();
+        let is_in = rooms::find(&read, self.room)?.map_or(Ok(false), |no| servers::is_in(&read, no, self.server))?;
+        Ok(Limits { body: if is_in { limits.body } else { limits.body.min(FOR_STRANGERS) }, ..limits })
     }
 
     /// Stores these events and those that allow them, as far as they are not here and not too many.
@@ -143,7 +168,7 @@ impl Fetch<'_> {
 
     async fn state(&self, event: &EventId, all: bool) -> Result<Vec<OwnedEventId>, Unfetched> {
         let request = state_ids::Request::new(event.to_owned(), self.room.to_owned());
-        let answer = self.federation.send_with(self.server, request, IDS).await?;
+        let answer = self.federation.send_with(self.server, request, self.bounded(IDS)?).await?;
         let named: BTreeSet<_> = answer.pdu_ids.iter().chain(&answer.auth_chain_ids).cloned().collect();
         let unknown = self.federation.rooms.unknown(named)?;
         let mut vouched = all.then(|| Vouched::new(self.server));
@@ -165,12 +190,13 @@ impl Fetch<'_> {
     /// Stores the whole state before an event and its auth chain, as they come.
     async fn whole_state(&self, event: &EventId, vouched: Option<Vouched<'_>>) -> Result<(), Unfetched> {
         let request = get_state::Request::new(event.to_owned(), self.room.to_owned());
-        let body = self.federation.send_streamed(self.server, request, STATE).await?.into_body();
+        let body = self.federation.send_streamed(self.server, request, self.bounded(STATE)?).await?.into_body();
         let mut reading = Reading::new(self.federation, self.version, body).vouched_by(vouched);
         let mut early = Vec::new();
         while let Some(piece) = reading.next().await?? {
             if let Piece::Events(_, events) = piece {
                 early.extend(self.keep_allowed(events).await?);
+                reading.keeps(&early);
             }
         }
         self.keep(early).await
@@ -212,18 +238,23 @@ impl Fetch<'_> {
         Ok(verified)
     }
 
-    async fn store(&self, events: Vec<Box<RawValue>>) -> Result<(), Unfetched> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let events = self.verified(events).await?;
-        self.keep(events).await
-    }
-
     async fn keep(&self, events: Vec<Signed>) -> Result<(), Unfetched> {
         let rooms = &self.federation.rooms;
         let guard = rooms.lock(self.room).await;
         rooms.add_outliers(&guard, events).await?;
         Ok(())
     }
+}
+
+/// Those of `events` that are wanted, that allow these, and so on. What else a server tells was not asked for.
+fn closure(wanted: Vec<OwnedEventId>, events: Vec<Signed>) -> Vec<Signed> {
+    let mut told: HashMap<_, _> = events.into_iter().map(|event| (event.pdu().event_id.clone(), event)).collect();
+    let (mut open, mut found) = (wanted, Vec::new());
+    while let Some(id) = open.pop() {
+        if let Some(event) = told.remove(&id) {
+            open.extend(event.pdu().auth_events.iter().cloned());
+            found.push(event);
+        }
+    }
+    found
 }

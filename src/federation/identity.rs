@@ -192,8 +192,8 @@ where
 {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = format!("https://{name}{path}").parse().map_err(|error| malformed(&error))?;
-    let _turn = federation.requests.acquire().await.map_err(|closed| Failure::Unreachable(closed.to_string()))?;
-    let answer = federation.outgoing.request(Reach::Public, request, Limits::default()).await;
+    let (_share, limits) = federation.turn_to_ask(name, Limits::default()).await?;
+    let answer = federation.outgoing.request(Reach::Public, request, limits).await;
     let answer = answer.map_err(|error| Failure::Unreachable(error.why))?;
     if !answer.status().is_success() {
         return Err(refusal(answer));

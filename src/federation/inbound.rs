@@ -1,7 +1,7 @@
 //! Events that another server sends: a transaction's PDUs
 //! ([spec](https://spec.matrix.org/latest/server-server-api/#pdus)).
 //!
-//! Rooms are worked on side by side, the events of one in the order in which they came; each fails alone. What an event
+//! Some rooms are worked on side by side, the events of one in the order in which they came; each fails alone. What an event
 //! needs and is not here is fetched from who sent it (`fetch.rs`): first the events before it, and where these do not lead
 //! to what is here, the state before the earliest of them. The room is locked while an event is taken in, not while
 //! something is fetched, so a slow server holds up its own events only.
@@ -9,7 +9,7 @@
 //! Bounds: one transaction of a server at a time and a few servers side by side, so a flood waits outside. A transaction
 //! that has us wait for what its server does not tell gives its place to the next, and its server is among the doubtful
 //! from then on, who have few places, until a transaction of it is quick again. For each event there is a number of
-//! questions, and for what a transaction has of a room a time in which answers are waited for. The answer to a transaction
+//! questions, and for a transaction a time in which answers are waited for. The answer to a transaction
 //! is remembered for when it is sent again.
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use quick_cache::sync::Cache;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName};
 use serde::Deserialize;
@@ -69,7 +69,10 @@ const STATES: usize = 3;
 /// it is done here.
 const JOINING: Duration = Duration::from_secs(20);
 
-/// How long other servers' answers are waited for, for all events of one room in a transaction together.
+/// How many rooms of a transaction are worked on side by side: each may take some megabytes.
+const ROOMS_AT_ONCE: usize = 4;
+
+/// How long other servers' answers are waited for, for all events of a transaction together.
 const LONGEST: Duration = Duration::from_secs(180);
 
 /// Whose transactions are worked on, and what the last ones were answered.
@@ -136,9 +139,11 @@ pub async fn receive(federation: &Federation, origin: &ServerName, pdus: Vec<Box
             Err(error) => tracing::debug!("{origin} sent an event of no room: {error}"),
         }
     }
-    let of_rooms = by_room.into_iter().map(|(room, pdus)| of_room(federation, origin, room, pdus));
+    let until = clock::instant() + LONGEST;
+    let of_rooms = by_room.into_iter().map(|(room, pdus)| of_room(federation, origin, room, pdus, until));
+    let mut of_rooms = stream::iter(of_rooms).buffer_unordered(ROOMS_AT_ONCE);
     let mut results = Results::new();
-    for of_room in join_all(of_rooms).await {
+    while let Some(of_room) = of_rooms.next().await {
         results.extend(of_room?);
     }
     Ok(results)
@@ -150,6 +155,7 @@ async fn of_room(
     origin: &ServerName,
     room: OwnedRoomId,
     pdus: Vec<Box<RawValue>>,
+    until: Instant,
 ) -> Result<Results> {
     if !join::is_resident(&federation.rooms.store.read(), &room)? {
         drop(timeout(JOINING, federation.moves.ended(&room)).await);
@@ -170,7 +176,6 @@ async fn of_room(
     }
     let fetch = Fetch { federation, server: origin, room: &room, version: &version };
     let mut results = Results::new();
-    let until = clock::instant() + LONGEST;
     for (id, event) in federation.verify(&version, pdus).await? {
         let result = match event {
             Ok(event) if is_resident => one_until(fetch, event, until).await?,

@@ -350,6 +350,7 @@ impl Joining {
             Some(event) => self.countersigned(&version, &signed, event).await?,
             None => signed,
         };
+        let _held = answer.held;
         self.enter(server, &version, Import { event, state: answer.state, auth: answer.auth_chain, omitted }).await
     }
 

@@ -51,6 +51,7 @@ mod fetch;
 mod media;
 mod resolve;
 mod send_join;
+mod shares;
 mod verify;
 
 use std::sync::Arc;
@@ -61,15 +62,20 @@ use tokio::sync::{Semaphore, broadcast, watch};
 pub use self::client::{Failure, Limits};
 use self::{
     answers::Remembered, backfill::Backfills, devices::Devices, inbound::Inbound, join::Moves, keys::ServerKeys,
-    missing_members::MissingMembers, resolve::Delegations,
+    missing_members::MissingMembers, resolve::Delegations, shares::Shares,
 };
 use crate::{
     appservice::Appservices,
     config::{self, Current},
     error::{Error, Result},
+    http::{Held, Share},
     outgoing::{Outgoing, Turns},
     rooms::Rooms,
 };
+
+/// How many bytes of lists of events of other servers are in memory at least before no more are read: those of some large
+/// rooms. Where `memory_budget` is more, so is this.
+const MIN_HELD: u64 = 256 * 1024 * 1024;
 
 /// How many words of other servers wait for those who listen.
 const HEARD: usize = 1024;
@@ -101,7 +107,11 @@ pub struct Federation {
     backfills: Backfills,
     delegations: Delegations,
     files: Turns<(OwnedServerName, String)>,
-    requests: Semaphore,
+    requests: Shares,
+    /// The bytes of other servers' lists of events that are in memory.
+    held: Held,
+    /// Whoever says that addresses were bound has its turn.
+    binding: Semaphore,
     config: Current,
 }
 
@@ -127,12 +137,19 @@ impl Federation {
             backfills: Backfills::default(),
             delegations: Delegations::default(),
             files: Turns::default(),
-            requests: Semaphore::new(usize::from(config.get().max_concurrent_requests.max(1))),
+            binding: Semaphore::new(third_party_invite::AT_ONCE),
+            held: Held::default(),
+            requests: Shares::new(config.get().max_concurrent_requests.max(1).into()),
             config,
             rooms,
             outgoing,
             appservices,
         }
+    }
+
+    /// What is held of one answer in memory, at first nothing.
+    fn share(&self) -> Share<'_> {
+        self.held.share(usize::try_from(self.config.get().memory_budget().max(MIN_HELD)).unwrap_or(usize::MAX))
     }
 
     /// This server's name.

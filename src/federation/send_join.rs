@@ -2,7 +2,7 @@
 //!
 //! The state of a large room is tens of megabytes of JSON. It is never here as a whole: [`Splitter`] cuts the lists into
 //! events as their bytes arrive, and [`Reading`] verifies them some hundreds at a time, so that only the events themselves
-//! are kept, once.
+//! are kept, once. How much all answers together take in memory is bounded: what is too much is read no further.
 
 use std::mem;
 
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{Failure, Federation, keys::Vouched};
 use crate::{
     error::Result,
-    http::Body,
+    http::{Body, Share},
     rooms::{
         Signed,
         partial::Omitted,
@@ -27,9 +27,11 @@ const BATCH: usize = 512;
 /// The longest value that is no list of events, in bytes: a list of servers in the largest rooms.
 const MAX_VALUE: usize = 1024 * 1024;
 
+/// How many bytes an event takes in memory for each byte of its JSON, about.
+const WEIGHT: usize = 2;
+
 /// What a server answers to a join: see [`ruma::api::federation::membership::create_join_event::v2::RoomState`].
-#[derive(Default)]
-pub(super) struct Answer {
+pub(super) struct Answer<'a> {
     /// The event as the server sends it on.
     pub(super) event: Option<Box<RawValue>>,
     /// The state before it, as far as its signatures are right.
@@ -40,22 +42,32 @@ pub(super) struct Answer {
     members_omitted: bool,
     /// The servers in the room.
     servers: Vec<OwnedServerName>,
+    /// What all that takes in memory, as long as it is there.
+    pub(super) held: Share<'a>,
 }
 
-impl Answer {
+impl<'a> Answer<'a> {
     /// Reads the answer of the server `via`. It vouches for keys that cannot be had otherwise: a room must not be closed for
     /// ever since the server of somebody in it is gone.
     ///
     /// # Errors
     /// 502 or 504 when it ends early, is too long or no such answer; when the database fails.
     pub(super) async fn read(
-        federation: &Federation,
-        version: &RoomVersionId,
-        via: &ServerName,
+        federation: &'a Federation,
+        version: &'a RoomVersionId,
+        via: &'a ServerName,
         body: Body,
     ) -> Result<Self> {
-        let mut answer = Self::default();
-        let mut reading = Reading::new(federation, version, body).vouched_by(Some(Vouched::new(via)));
+        let mut answer = Self {
+            event: None,
+            state: Vec::new(),
+            auth_chain: Vec::new(),
+            members_omitted: false,
+            servers: Vec::new(),
+            held: federation.share(),
+        };
+        let mut reading = Reading::within(federation.share(), federation, version, body);
+        reading = reading.vouched_by(Some(Vouched::new(via)));
         while let Some(piece) = reading.next().await?? {
             match piece {
                 Piece::Events(List::State, events) => answer.state.extend(events),
@@ -63,6 +75,7 @@ impl Answer {
                 Piece::Field(name, value) => answer.take(&name, &value)?,
             }
         }
+        answer.held = reading.share;
         Ok(answer)
     }
 
@@ -112,19 +125,47 @@ pub(super) struct Reading<'a> {
     /// Events of one list that are not verified yet.
     open: Vec<Box<RawValue>>,
     list: List,
+    /// What has been read takes in memory.
+    share: Share<'a>,
 }
 
 impl<'a> Reading<'a> {
-    /// The events are of a room of version `version`.
+    /// The events are of a room of version `version`. Other servers caused that they are read.
     pub(super) fn new(federation: &'a Federation, version: &'a RoomVersionId, body: Body) -> Self {
+        let mut share = federation.share();
+        share.be_modest();
+        Self::within(share, federation, version, body)
+    }
+
+    fn within(share: Share<'a>, federation: &'a Federation, version: &'a RoomVersionId, body: Body) -> Self {
         let (bytes, splitter) = (Bytes::new(), Splitter::default());
-        let open = Vec::with_capacity(BATCH);
-        Self { federation, version, body, bytes, splitter, vouched: None, open, list: List::State }
+        Self { federation, version, body, bytes, splitter, vouched: None, open: Vec::new(), list: List::State, share }
+    }
+
+    /// Of what came so far, these events alone are still in memory.
+    pub(super) fn keeps(&mut self, events: &[Signed]) {
+        self.share.shrink_to(events.iter().map(|event| WEIGHT * event.pdu().json.len()).sum());
     }
 
     /// The same, with somebody's word for keys that cannot be had otherwise.
     pub(super) fn vouched_by(self, vouched: Option<Vouched<'a>>) -> Self {
         Self { vouched, ..self }
+    }
+
+    /// All events. They count as held for as long as this is there.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub(super) async fn all(&mut self) -> Result<Result<Vec<Signed>, Failure>> {
+        let mut all = Vec::new();
+        loop {
+            match self.next().await? {
+                Ok(Some(Piece::Events(_, events))) => all.extend(events),
+                Ok(Some(Piece::Field(..))) => {}
+                Ok(None) => return Ok(Ok(all)),
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
     }
 
     /// The next piece; `None` at the end.
@@ -155,6 +196,7 @@ impl<'a> Reading<'a> {
                     None => {}
                     Some(Part::Field(name, value)) => return Ok(Some(Next::Field(name, value))),
                     Some(Part::Event(of, bytes)) => {
+                        self.share.grow(WEIGHT * bytes.len()).map_err(|_| too_much())?;
                         let text = String::from_utf8(bytes).map_err(|error| malformed(&error))?;
                         let event = RawValue::from_string(text).map_err(|error| malformed(&error))?;
                         let is_full = of != self.list || self.open.len() >= BATCH;
@@ -181,6 +223,10 @@ impl<'a> Reading<'a> {
 enum Next {
     Verify(List, Vec<Box<RawValue>>),
     Field(Vec<u8>, Vec<u8>),
+}
+
+fn too_much() -> Failure {
+    Failure::Unreachable("it tells so much that there is no room for it at the moment".to_owned())
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Failure {

@@ -5,9 +5,12 @@
 //! who that is; then the server of the user who invited turns it into an invitation of that user ([`issue`]). The owner's
 //! server hears of that from the identity server, the owner's client from the link in the mail ([`exchange`]).
 
+use std::time::Duration;
+
+use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, OwnedUserId, RoomId, SigningKeyAlgorithm, UserId,
-    api::{federation::thirdparty::exchange_invite, identity_service::invitation::store_invitation},
+    api::{error::ErrorKind, federation::thirdparty::exchange_invite, identity_service::invitation::store_invitation},
     events::{
         StateEventType,
         room::{
@@ -19,6 +22,7 @@ use ruma::{
     signatures::{to_canonical_json_string_for_signing, verify_canonical_json_bytes},
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{Federation, identity, identity::IdentityServer, invite, policy};
 use crate::{
@@ -84,6 +88,24 @@ fn prepare(
     request.sender_display_name = profile.display_name().map(ToOwned::to_owned);
     request.sender_avatar_url = profile.avatar_url().map(Into::into);
     Ok(request)
+}
+
+/// How many identity servers' words are worked on at a time, and how long each may take: it has us ask servers of its
+/// choice, and need prove nothing for that.
+pub(super) const AT_ONCE: usize = 4;
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Does `work` on what an identity server says was bound.
+///
+/// # Errors
+/// 429 `M_LIMIT_EXCEEDED` when there is too much of that; 504 `M_UNKNOWN` when it takes too long.
+pub async fn bound(federation: &Federation, work: impl Future<Output = ()>) -> Result<()> {
+    let _turn = federation.binding.try_acquire().map_err(|_| Error::limit_exceeded(LONGEST))?;
+    let late = |_| {
+        let message = "The servers of those who invited did not answer in time.";
+        Error::new(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, message)
+    };
+    timeout(LONGEST, work).await.map_err(late)
 }
 
 /// Has the invitation of `sender` issued that `target` has an identity server's word for: by this server if it can, else by

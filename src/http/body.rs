@@ -157,10 +157,10 @@ impl Body {
 
 /// How many bytes of large bodies all requests together hold in memory.
 #[derive(Default)]
-pub(super) struct Held(AtomicUsize);
+pub struct Held(AtomicUsize);
 
 /// What one request has of [`Held`]; given back when it is dropped.
-pub(super) struct Share<'h> {
+pub struct Share<'h> {
     held: &'h Held,
     bytes: usize,
     max: usize,
@@ -168,22 +168,33 @@ pub(super) struct Share<'h> {
 
 impl Held {
     /// The share of a new request, which grows for as long as all shares together stay within `max` bytes.
-    pub(super) fn share(&self, max: usize) -> Share<'_> {
+    pub fn share(&self, max: usize) -> Share<'_> {
         Share { held: self, bytes: 0, max }
     }
 }
 
 impl Share<'_> {
-    /// For requests of other servers, of which there may be any number: together they get half of what there is, so that
-    /// they cannot take it from clients.
-    pub(super) fn be_modest(&mut self) {
+    /// For what other servers cause, of which there may be any amount: together it gets half of what there is, so that
+    /// it cannot take that from clients.
+    pub fn be_modest(&mut self) {
         self.max /= 2;
     }
 
-    fn grow(&mut self, bytes: usize) -> Result<()> {
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    /// 429 `M_LIMIT_EXCEEDED` if all shares together are too much then.
+    pub fn grow(&mut self, bytes: usize) -> Result<()> {
         self.bytes += bytes;
         let before = self.held.0.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.max { Err(Error::limit_exceeded(RETRY_LARGE)) } else { Ok(()) }
+    }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let superfluous = self.bytes.saturating_sub(bytes);
+        self.bytes -= superfluous;
+        self.held.0.fetch_sub(superfluous, Ordering::Relaxed);
     }
 }
 

@@ -33,6 +33,6 @@ mod x_matrix;
 #[cfg(test)]
 mod tests;
 
-pub use body::Body;
+pub use body::{Body, Held, Share};
 pub use endpoint::{Caller, Info, PageRequest, Route, State, on, page, stream};
 pub use router::{Builder, Clash, Router};

@@ -52,7 +52,8 @@ pub struct Import {
 
 impl Rooms {
     /// Stores events of the room without their place in the graph: `Known` for each that is here then, `Rejected` for
-    /// each that the rules refuse (it is here as such), `Missing` for each some of whose auth events are not.
+    /// each that the rules refuse (it is here as such if its server is in the room), `Missing` for each some of whose auth
+    /// events are not here.
     ///
     /// # Errors
     /// 404 `M_NOT_FOUND` when the server does not know the room; when a row is damaged or the database fails.
@@ -98,6 +99,8 @@ impl Rooms {
             let verdict = match Checks::by_auth_events(&pdu, &rules, find) {
                 _ if !missing.is_empty() => Outcome::Missing { prev: Vec::new(), auth: missing },
                 _ if pdu.room_id != room.id => Outcome::Rejected("it is of another room".to_owned()),
+                // Or anybody could fill the database.
+                Err(why) if !servers::is_in(&snapshot, room_no, pdu.sender.server_name())? => Outcome::Rejected(why),
                 verdict => {
                     let status = if verdict.is_ok() { Status::Outlier } else { Status::Rejected };
                     let outcome = verdict.map_or_else(Outcome::Rejected, |_| Outcome::Known);

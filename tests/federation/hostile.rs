@@ -163,6 +163,48 @@ async fn auth_chains_without_end_are_not_followed_to_their_end() {
     stage.is_well().await;
 }
 
+/// Of what a server tells when it is asked for the chain of an event, what allows the event is kept, and nothing else; nor
+/// is what the rules refuse of servers that are not in the room.
+#[tokio::test]
+async fn of_a_chain_only_what_was_asked_for_is_kept() {
+    let mut stage = Stage::new().await;
+    let (last, members) = (stage.room.last.clone(), [stage.room.member(0), stage.room.member(1)]);
+    let mut renamed = |member: &str| -> Vec<Made> {
+        let content = |number: usize| json!({ "membership": "join", "displayname": number.to_string() });
+        (0..5).map(|number| stage.room.set(member, "m.room.member", member, content(number))).collect()
+    };
+    let (chain, others) = (renamed(&members[0]), renamed(&members[1]));
+    stage.room.last.clone_from(&last);
+    let said = stage.room.say(&members[0], "allowed by a few");
+    let all: Vec<_> = chain.iter().chain(&others).map(|(_, json)| json.clone()).collect();
+    let told = json!({ "auth_chain": all });
+    stage.room.peer.on("/_matrix/federation/v1/event_auth/", move |_| {
+        let told = told.clone();
+        async move { answer(200, &told) }
+    });
+    let before = stage.events();
+    assert_eq!(stage.send(&said).await, None);
+    assert_eq!(stage.events(), before + chain.len() + 1);
+
+    let stranger = Peer::new(&stage.net, "stranger").await;
+    let content = json!({ "topic": "I was here" });
+    let topic = stage.room.make_by(&stranger.keys, "@eve:stranger.test", "m.room.topic", Some(""), content, |_| {});
+    let named = topic.0.clone();
+    let content = json!({ "body": "allowed by nobody" });
+    let said = stage.room.make(&members[0], "m.room.message", None, content, |event| {
+        event["auth_events"].as_array_mut().unwrap().push(json!(named));
+    });
+    let told = json!({ "auth_chain": [topic.1] });
+    stage.room.peer.on("/_matrix/federation/v1/event_auth/", move |_| {
+        let told = told.clone();
+        async move { answer(200, &told) }
+    });
+    let before = stage.events();
+    assert!(stage.send(&said).await.is_some());
+    assert_eq!(stage.events(), before);
+    stage.is_well().await;
+}
+
 /// Events that name twenty others each, none of which exists, do not fill the database.
 #[tokio::test]
 async fn what_names_the_unknown_leaves_nothing() {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use ring::digest;
 use ruma::serde::{Base64, base64::UrlSafe};
 use serde_json::{Value, json};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::joins::{join, membership, until_membership};
 use crate::{
@@ -216,6 +217,36 @@ async fn who_is_not_known_is_invited_when_the_address_has_an_owner() {
         join(target, &room, &[]).await;
         until_membership(&alice, &room, &target.user_id, "join").await;
     }
+}
+
+/// Who says that addresses were bound proves nothing, and has us ask servers of their choice: a few at a time.
+#[tokio::test]
+async fn words_that_keep_us_waiting_are_few() {
+    let net = TestNet::new();
+    let (a, identity) = (net.server("a").await, Identity::start(&net).await);
+    let (alice, slow) = (a.register("alice").await, Peer::new(&net, "slow").await);
+    let asked = Arc::new(Semaphore::new(0));
+    let count = asked.clone();
+    slow.on("/_matrix/federation/v1/exchange_third_party_invite/", move |_| {
+        count.add_permits(1);
+        std::future::pending()
+    });
+    let invite = json!({
+        "medium": "email", "address": "x@example.org", "mxid": alice.user_id, "room_id": "!room:slow.test",
+        "sender": "@mallory:slow.test", "signed": identity.word("@mallory:slow.test", &alice.user_id),
+    });
+    let body = json!({
+        "medium": "email", "address": "x@example.org", "mxid": alice.user_id, "invites": vec![invite; 20],
+    });
+    let path = "/_matrix/federation/v1/3pid/onbind";
+    let mut waiting = JoinSet::new();
+    for _ in 0..4 {
+        let (anyone, body) = (a.anyone(), body.clone());
+        waiting.spawn(async move { anyone.put(path, body).await });
+    }
+    drop(asked.acquire_many(4).await.unwrap());
+    assert_eq!(code(&a.anyone().put(path, body.clone()).await), (429, "M_LIMIT_EXCEEDED"));
+    waiting.shutdown().await;
 }
 
 #[tokio::test]

@@ -54,16 +54,19 @@ pub async fn on_bind_third_party_identifier(
     if req.mxid.server_name() != server.name() {
         return Err(Error::invalid_param(format!("{} is not a user of this server.", req.mxid)));
     }
-    for invite in req.invites.into_iter().take(MAX_INVITES).filter(|invite| invite.mxid == req.mxid) {
-        // Whoever sent this proved nothing: the room's rules check the identity server's signature, here or elsewhere.
-        let (room, sender, target) = (&invite.room_id, &invite.sender, &invite.mxid);
-        let exchanged = match invite.signed.deserialize_as_unchecked() {
-            Ok(signed) => third_party_invite::exchange(&server.federation, room, sender, target, signed).await,
-            Err(_) => Err(Error::bad_json("It is not signed.")),
-        };
-        if let Err(error) = exchanged {
-            tracing::debug!("a third-party invite to {room} comes to nothing: {error}");
+    // Whoever sent this proved nothing: the room's rules check the identity server's signature, here or elsewhere.
+    third_party_invite::bound(&server.federation, async {
+        for invite in req.invites.into_iter().take(MAX_INVITES).filter(|invite| invite.mxid == req.mxid) {
+            let (room, sender, target) = (&invite.room_id, &invite.sender, &invite.mxid);
+            let exchanged = match invite.signed.deserialize_as_unchecked() {
+                Ok(signed) => third_party_invite::exchange(&server.federation, room, sender, target, signed).await,
+                Err(_) => Err(Error::bad_json("It is not signed.")),
+            };
+            if let Err(error) = exchanged {
+                tracing::debug!("a third-party invite to {room} comes to nothing: {error}");
+            }
         }
-    }
+    })
+    .await?;
     Ok(bind_callback::v1::Response::new())
 }
