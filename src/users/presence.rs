@@ -39,6 +39,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How many users are remembered; those that changed longest ago go first.
 const MAX_USERS: usize = 10_000;
 
+/// How many users become idle or offline in one transaction.
+const AT_ONCE: usize = 200;
+
 /// What another server says of the presence of one of its users.
 pub struct Told {
     /// `online`, `unavailable` or `offline`.
@@ -166,14 +169,18 @@ impl Presence {
             let inner = self.inner.lock();
             inner.users.iter().filter_map(|(user, entry)| Some((user.clone(), entry.due()?))).collect()
         };
-        for (user, state) in due {
-            self.change(store, &user, |entry| {
-                let still_due = entry.due() == Some(state.clone());
-                if still_due {
-                    entry.state = state;
-                }
-                still_due
-            })?;
+        for some in due.chunks(AT_ONCE) {
+            let visible = some.iter().filter_map(|(user, state)| {
+                let entry = self.visible(user, |entry| {
+                    let still_due = entry.due().as_ref() == Some(state);
+                    if still_due {
+                        entry.state = state.clone();
+                    }
+                    still_due
+                })?;
+                Some((user.clone(), entry))
+            });
+            self.announce(store, visible.collect())?;
         }
         Ok(())
     }
