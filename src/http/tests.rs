@@ -361,6 +361,9 @@ async fn all_bodies_together_are_bounded() {
     let mut second = held.share(100);
     assert_eq!(pieces(6).collect(1000, &mut first).await.unwrap().len(), 60);
     assert_eq!(pieces(6).collect(1000, &mut second).await.unwrap_err().status(), 429);
+    second.shrink_to(0);
+    first.shrink_to(10);
+    assert_eq!(second.grow(91).unwrap_err().status(), 429);
     drop((first, second));
     assert_eq!(pieces(6).collect(1000, &mut held.share(100)).await.unwrap().len(), 60);
 }
