@@ -17,7 +17,11 @@
 //! destination has everything is the queue's to keep, in the database; a loop that starts again goes on from there, and
 //! may send once more what arrived but was not noted. Receivers know such repetitions by their IDs.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -153,7 +157,8 @@ impl Sender<'_> {
                 Ok(false) => return,
                 Err(refusal) => {
                     let now = self.pace.failed(failures, &refusal);
-                    if let Err(error) = queue.failed(&now, &refusal.why) {
+                    let noted = catch_unwind(AssertUnwindSafe(|| queue.failed(&now, &refusal.why)));
+                    if let Err(error) = noted.unwrap_or_else(|_| Err(Error::internal("it panicked"))) {
                         tracing::error!("that a destination failed could not be noted: {error}");
                     }
                     failures = Some(now);
@@ -278,7 +283,7 @@ mod tests {
         }
 
         fn failed(&self, _: &Failures, _: &str) -> Result<()> {
-            self.failed.fetch_add(1, SeqCst);
+            assert_eq!(self.failed.fetch_add(1, SeqCst), 1, "it panics");
             Ok(())
         }
     }

@@ -1,7 +1,7 @@
 //! Signed requests to other servers
 //! ([Request authentication](https://spec.matrix.org/latest/server-server-api/#request-authentication)).
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -23,11 +23,16 @@ use crate::{clock, error::Error, http::Body, outgoing::Reach};
 /// How much of an error is read.
 const MAX_ERROR: u64 = 64 * 1024;
 
+/// When a client is to ask again, if we ask others for too much.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// Why a request to another server brought nothing.
 #[derive(Clone, Debug)]
 pub enum Failure {
     /// The administrator does not let us ask it.
     Denied,
+    /// We ask others for as much as we can at the moment.
+    Busy,
     /// It did not answer, for the given reason.
     Unreachable(String),
     /// It refused.
@@ -83,9 +88,8 @@ impl Federation {
     ) -> Result<(Share<'_>, Limits), Failure> {
         let began = clock::instant();
         let share = timeout(limits.timeout, self.requests.of(destination)).await.ok().flatten();
-        let busy = || Failure::Unreachable("too much is being asked of other servers at the moment".to_owned());
         let timeout = limits.timeout.saturating_sub(began.elapsed());
-        Ok((share.ok_or_else(busy)?, Limits { timeout, ..limits }))
+        Ok((share.ok_or(Failure::Busy)?, Limits { timeout, ..limits }))
     }
 
     /// [`send_with`](Self::send_with) at once, however many requests are under way; for those who count theirs.
@@ -247,6 +251,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied => f.write_str("this server does not exchange messages with it"),
+            Self::Busy => f.write_str("this server asks others for as much as it can at the moment"),
             Self::Unreachable(why) => write!(f, "it cannot be reached: {why}"),
             Self::Status { status, kind: Some(kind), message } => write!(f, "{status}, {}: {message}", kind.errcode()),
             Self::Status { status, .. } => write!(f, "it answered {status}"),
@@ -259,10 +264,12 @@ impl std::error::Error for Failure {}
 
 impl From<Failure> for Error {
     /// What a client is told: the other server's error as it stands, unless that is about our own request there (401, a
-    /// fault of that server); else 502 or 504 `M_UNKNOWN`, or 403 `M_FORBIDDEN` for a server that we do not ask.
+    /// fault of that server); else 502 or 504 `M_UNKNOWN`, 403 `M_FORBIDDEN` for a server that we do not ask, or 429
+    /// `M_LIMIT_EXCEEDED` if we ask others for too much.
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Denied => Self::forbidden("This server does not exchange messages with that one."),
+            Failure::Busy => Self::limit_exceeded(RETRY),
             Failure::Status { status, kind: Some(kind), message }
                 if status.is_client_error() && status != StatusCode::UNAUTHORIZED =>
             {

@@ -196,7 +196,7 @@ impl<'a> Reading<'a> {
                     None => {}
                     Some(Part::Field(name, value)) => return Ok(Some(Next::Field(name, value))),
                     Some(Part::Event(of, bytes)) => {
-                        self.share.grow(WEIGHT * bytes.len()).map_err(|_| too_much())?;
+                        self.share.grow(WEIGHT * bytes.len()).map_err(|_| Failure::Busy)?;
                         let text = String::from_utf8(bytes).map_err(|error| malformed(&error))?;
                         let event = RawValue::from_string(text).map_err(|error| malformed(&error))?;
                         let is_full = of != self.list || self.open.len() >= BATCH;
@@ -223,10 +223,6 @@ impl<'a> Reading<'a> {
 enum Next {
     Verify(List, Vec<Box<RawValue>>),
     Field(Vec<u8>, Vec<u8>),
-}
-
-fn too_much() -> Failure {
-    Failure::Unreachable("it tells so much that there is no room for it at the moment".to_owned())
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Failure {
