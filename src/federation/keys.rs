@@ -45,7 +45,7 @@ use crate::{
     error::{Error, Result},
     outgoing::{Gate, Turns},
     signing::SigningKeys,
-    store::{Direction, Store, records::ServerKeyDocument, trees},
+    store::{Direction, Store, Tx, records::ServerKeyDocument, trees},
 };
 
 /// How long our own document says that it is valid.
@@ -68,6 +68,9 @@ const AT_ONCE: usize = 32;
 const AFTER_FAILURE_MS: u64 = 60 * 1000;
 const AFTER_FAILURE: Duration = Duration::from_millis(AFTER_FAILURE_MS);
 const FAILURES: usize = 5_000;
+
+/// How many keys of one server are stored: those of several documents, more than servers have in their lives.
+const MAX_STORED: usize = 4 * MAX_KEYS;
 
 /// How the pause grows for a server that fails again and again.
 const MAX_DOUBLINGS: u32 = 6;
@@ -437,9 +440,23 @@ impl ServerKeys {
                     trees::SERVER_KEYS.put(tx, (server, id), key);
                 }
             }
-            Ok(())
+            forget_oldest(tx, server)
         })
     }
+}
+
+/// Forgets the keys of a server that were valid longest ago, if it made up too many.
+fn forget_oldest(tx: &mut Tx<'_>, server: &ServerName) -> Result<()> {
+    let mut keys = Vec::new();
+    for row in trees::SERVER_KEYS.scan(tx, (server,), Direction::Forward) {
+        let ((_, id), key) = row?;
+        keys.push((key.valid_until_ts, id));
+    }
+    keys.sort_unstable();
+    for (_, id) in keys.iter().take(keys.len().saturating_sub(MAX_STORED)) {
+        trees::SERVER_KEYS.delete(tx, (server, id.as_str()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -246,6 +246,37 @@ async fn keys_of_strangers_are_not_stored() {
     assert_eq!(stored(), (2, 2));
 }
 
+/// A server that says each time that it has other keys does not fill the database.
+#[tokio::test]
+async fn a_server_has_a_bounded_number_of_keys() {
+    let net = TestNet::new();
+    let a = net.server("a").await;
+    let peer = Peer::new(&net, "peer").await;
+    let federation = &a.handle.server().federation;
+    let server = OwnedServerName::try_from(peer.name.as_str()).unwrap();
+    for round in 0..6 {
+        let document = peer.document(|document| {
+            for number in 0..60 {
+                let key = json!({ "key": peer.keys.public_key(), "expired_ts": 1_000 * round + number });
+                document["verify_keys"][format!("ed25519:now_{round}_{number}")] = key.clone();
+                document["old_verify_keys"][format!("ed25519:old_{round}_{number}")] = key;
+            }
+        });
+        peer.on("/_matrix/key/v2/server", move |_| {
+            let document = document.clone();
+            async move { answer(200, &document) }
+        });
+        let id = format!("ed25519:now_{round}_0");
+        let needed = Needed::from([(server.clone(), [(id.as_str().try_into().unwrap(), clock::now_ms())].into())]);
+        let known = federation.keys.fetch(federation, &needed).await.unwrap();
+        assert!(known.valid_at([&*server], None)[server.as_str()].contains_key(&id), "{round}");
+    }
+    let read = a.handle.server().store.read();
+    let kept = trees::SERVER_KEYS.scan(&read, (&*server,), Direction::Forward).count();
+    assert_eq!(kept, 256);
+    assert!(key(&a, &peer, clock::now_ms()).await.is_some());
+}
+
 /// What a server says of itself holds, also after it said that its keys are valid for ever, or our clock was wrong.
 #[tokio::test]
 async fn a_servers_own_word_is_the_newest() {
