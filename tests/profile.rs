@@ -1,6 +1,7 @@
 //! Profiles, presence and the user directory: `api/client/profile.rs`, `presence.rs`, `users.rs`, `mutual_rooms.rs`.
 
 use http::{Method, StatusCode};
+use ruma::presence::PresenceState;
 use serde_json::{Value, json};
 
 use crate::common::{Client, TestServer, encode, net::TestNet};
@@ -116,6 +117,53 @@ async fn presence_is_for_those_who_share_a_room() {
     bob.join(&room).await;
     assert_eq!(bob.get(&status(&alice)).await.1["presence"], "unavailable");
     assert_eq!(alice.put(&status(&alice), json!({ "presence": "busy" })).await.0, StatusCode::BAD_REQUEST);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_best_of_a_users_clients_is_shown() {
+    let server = TestServer::start().await;
+    let phone = server.register("alice").await;
+    let laptop = server.login("alice").await;
+    let path = format!("/_matrix/client/v3/presence/{}/status", encode(&phone.user_id));
+    let shown = async || phone.get(&path).await.1["presence"].clone();
+    let since = phone.sync("timeout=0&set_presence=unavailable").await["next_batch"].clone();
+    assert_eq!(shown().await, "unavailable");
+    let mut after = laptop.sync("timeout=0&set_presence=online").await["next_batch"].clone();
+    assert_ne!(after, since, "that somebody comes online is a change");
+    // Each goes on as before: that is none.
+    for _ in 0..2 {
+        for (client, presence) in [(&phone, "unavailable"), (&laptop, "online")] {
+            let since = after.as_str().unwrap().to_owned();
+            after =
+                client.sync(&format!("timeout=0&since={since}&set_presence={presence}")).await["next_batch"].clone();
+            assert_eq!((after.as_str(), shown().await), (Some(&*since), json!("online")));
+        }
+    }
+    laptop.ok(Method::PUT, &path, json!({ "presence": "offline" })).await;
+    assert_eq!(shown().await, "unavailable");
+    // Speaking tells that the user is there, whatever the client asks for.
+    let room = phone.create_room(json!({})).await;
+    phone.send_text(&room, "Here I am").await;
+    assert_eq!(shown().await, "online");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_clients_than_are_remembered_do_not_change_what_is_shown() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let (state, user) = (server.handle.server(), ruma::UserId::parse(&alice.user_id).unwrap());
+    let devices: Vec<_> = (0..40).map(|no| ruma::OwnedDeviceId::from(format!("D{no}"))).collect();
+    let round = || {
+        for (no, device) in devices.iter().enumerate() {
+            let asked = if no == 0 { PresenceState::Online } else { PresenceState::Unavailable };
+            state.presence.seen(&state.store, &user, device, &asked).unwrap();
+        }
+        assert_eq!(state.presence.get(&user).presence, PresenceState::Online);
+        state.store.read().position().unwrap()
+    };
+    assert_eq!(round(), round());
     server.stop().await;
 }
 

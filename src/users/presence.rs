@@ -5,6 +5,8 @@
 //! online changes nothing and wakes nobody: `currently_active` is told with `online` and withdrawn with the next state,
 //! as the specification allows.
 //!
+//! Each client of a user asks for a presence of its own; others see the best of them, and only a change of that counts.
+//!
 //! Of other servers' users the presence is what their servers say ([`Presence::told`]), until they say nothing for long.
 
 use std::{
@@ -14,7 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ruma::{
-    OwnedUserId, UInt, UserId,
+    DeviceId, OwnedDeviceId, OwnedUserId, UInt, UserId,
     events::presence::{PresenceEvent, PresenceEventContent},
     presence::PresenceState,
 };
@@ -24,13 +26,13 @@ use crate::{
     clock,
     error::Result,
     ids::Position,
-    store::{Store, records::Outgoing, trees},
+    store::{Store, Tx, records::Outgoing, trees},
 };
 
 /// How long after the last activity a user counts as idle.
 const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
 
-/// How long after the last request of a client a user counts as offline: longer than a long poll.
+/// How long after its last request a client counts as gone: longer than a long poll.
 const OFFLINE_AFTER: Duration = Duration::from_secs(75);
 
 /// How long after the last word of their server a user of another server counts as offline.
@@ -39,8 +41,14 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How many users are remembered; those that changed longest ago go first.
 const MAX_USERS: usize = 10_000;
 
+/// How many clients of a user are remembered; those that make the least of the user go first.
+const MAX_CLIENTS: usize = 16;
+
 /// How many users become idle or offline in one transaction.
 const AT_ONCE: usize = 200;
+
+/// The position of what others never saw.
+const NEVER: Position = Position(0);
 
 /// What another server says of the presence of one of its users.
 pub struct Told {
@@ -65,21 +73,35 @@ struct Inner {
     by_position: BTreeMap<Position, OwnedUserId>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Entry {
-    state: PresenceState,
-    /// What the user's clients ask for with `set_presence`.
-    requested: PresenceState,
+    /// What others see, and since when.
+    shown: Shown,
+    position: Position,
+    /// The clients of a user of this server.
+    clients: Vec<Client>,
+    /// What the server of a user of another said, and when.
+    told: Option<(PresenceState, Instant)>,
     status_msg: Option<String>,
     /// The last pro-active event, in milliseconds since the Unix epoch.
     last_active: u64,
-    /// The last request of a client that waits for events, or the last word of the user's server.
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    state: PresenceState,
+    status_msg: Option<String>,
+}
+
+/// A client that waits for events, or did until just now.
+#[derive(Debug)]
+struct Client {
+    device: OwnedDeviceId,
+    /// What it asks for with `set_presence`.
+    requested: PresenceState,
+    /// What became of that.
+    state: PresenceState,
     last_seen: Instant,
-    /// How long after that the user counts as offline.
-    offline_after: Duration,
-    /// Whether time alone makes the user idle.
-    idles: bool,
-    position: Position,
 }
 
 impl Presence {
@@ -89,21 +111,21 @@ impl Presence {
         Self { enabled, tells_servers, inner: Mutex::default() }
     }
 
-    /// The user sets their presence.
+    /// The user sets their presence on one of their devices.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn set(&self, store: &Store, user: &UserId, state: PresenceState, status_msg: Option<String>) -> Result<()> {
+    pub fn set(
+        &self,
+        store: &Store,
+        user: &UserId,
+        device: &DeviceId,
+        state: PresenceState,
+        status_msg: Option<String>,
+    ) -> Result<()> {
         self.change(store, user, |entry| {
-            if state == PresenceState::Online {
-                entry.last_active = clock::now_ms();
-            }
-            let changed = entry.state != state || entry.status_msg != status_msg;
-            entry.last_seen = clock::instant();
-            entry.requested = state.clone();
-            entry.state = state;
             entry.status_msg = status_msg;
-            changed
+            entry.asks(device, &state);
         })
     }
 
@@ -111,21 +133,16 @@ impl Presence {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn seen(&self, store: &Store, user: &UserId, requested: &PresenceState) -> Result<()> {
+    pub fn seen(&self, store: &Store, user: &UserId, device: &DeviceId, requested: &PresenceState) -> Result<()> {
         if *requested == PresenceState::Offline {
             return Ok(()); // the client asks not to be noticed
         }
         self.change(store, user, |entry| {
-            entry.last_seen = clock::instant();
-            let asks_for_another = entry.requested != *requested;
-            entry.requested = requested.clone();
-            if entry.state != PresenceState::Offline && !asks_for_another {
-                return false; // went on as before; one who became idle stays so
+            match entry.clients.iter_mut().find(|client| client.device == device) {
+                // Went on as before; one who became idle stays so.
+                Some(client) if client.requested == *requested => client.last_seen = clock::instant(),
+                _ => entry.asks(device, requested),
             }
-            if *requested == PresenceState::Online {
-                entry.last_active = clock::now_ms();
-            }
-            std::mem::replace(&mut entry.state, requested.clone()) != *requested
         })
     }
 
@@ -137,8 +154,9 @@ impl Presence {
         self.change(store, user, |entry| {
             entry.last_active = clock::now_ms();
             // One who was never seen waiting (a bot) or asked not to be noticed does not come online by speaking.
-            entry.state == PresenceState::Unavailable
-                && std::mem::replace(&mut entry.state, PresenceState::Online) != PresenceState::Online
+            for client in entry.clients.iter_mut().filter(|client| client.state == PresenceState::Unavailable) {
+                client.state = PresenceState::Online;
+            }
         })
     }
 
@@ -150,14 +168,14 @@ impl Presence {
         if !self.enabled {
             return Ok(());
         }
-        let mut visible = Vec::new();
+        let mut due = Vec::new();
         for (user, told) in all {
-            if !joined_rooms(&store.read(), &user)?.is_empty() {
-                let entry = self.visible(&user, |entry| entry.tell(told));
-                visible.extend(entry.map(|entry| (user, entry)));
+            let is_met = !joined_rooms(&store.read(), &user)?.is_empty();
+            if is_met && self.inner.lock().note(&user, |entry| entry.tell(told)) {
+                due.push(user);
             }
         }
-        self.announce(store, visible)
+        self.show(store, &due)
     }
 
     /// Lets time pass: who did nothing for a while becomes idle, whose clients are gone offline.
@@ -165,64 +183,36 @@ impl Presence {
     /// # Errors
     /// When the database fails.
     pub fn tick(&self, store: &Store) -> Result<()> {
-        let due: Vec<(OwnedUserId, PresenceState)> = {
+        let due: Vec<OwnedUserId> = {
             let inner = self.inner.lock();
-            inner.users.iter().filter_map(|(user, entry)| Some((user.clone(), entry.due()?))).collect()
+            inner.users.iter().filter(|(_, entry)| entry.is_due()).map(|(user, _)| user.clone()).collect()
         };
-        for some in due.chunks(AT_ONCE) {
-            let visible = some.iter().filter_map(|(user, state)| {
-                let entry = self.visible(user, |entry| {
-                    let still_due = entry.due().as_ref() == Some(state);
-                    if still_due {
-                        entry.state = state.clone();
-                    }
-                    still_due
-                })?;
-                Some((user.clone(), entry))
-            });
-            self.announce(store, visible.collect())?;
+        due.chunks(AT_ONCE).try_for_each(|users| self.show(store, users))
+    }
+
+    /// Applies `change` to the user's entry; what comes of that is shown to others if they see anything else.
+    fn change(&self, store: &Store, user: &UserId, change: impl FnOnce(&mut Entry)) -> Result<()> {
+        if self.enabled && self.inner.lock().note(user, change) {
+            self.show(store, &[user.to_owned()])?;
         }
         Ok(())
     }
 
-    /// Applies `change` to the user's entry; if it says that others can see it, stamps it and wakes them.
-    fn change(&self, store: &Store, user: &UserId, change: impl FnOnce(&mut Entry) -> bool) -> Result<()> {
-        if !self.enabled {
-            return Ok(());
-        }
-        let visible = self.visible(user, change).map(|entry| (user.to_owned(), entry));
-        self.announce(store, visible.into_iter().collect())
-    }
-
-    /// The user's entry after `change`, if that says that others can see it; else the change is made.
-    fn visible(&self, user: &UserId, change: impl FnOnce(&mut Entry) -> bool) -> Option<Entry> {
-        let mut entry = self.inner.lock().users.get(user).cloned().unwrap_or_else(Entry::new);
-        if change(&mut entry) {
-            return Some(entry);
-        }
-        if let Some(kept) = self.inner.lock().users.get_mut(user) {
-            *kept = Entry { position: kept.position, ..entry };
-        }
-        None
-    }
-
-    /// Keeps these entries of users, stamps them and wakes who may see them, each once.
-    fn announce(&self, store: &Store, entries: Vec<(OwnedUserId, Entry)>) -> Result<()> {
-        if entries.is_empty() {
+    /// Stamps what has become of these users, unless others see that already, and wakes who sees it, each once.
+    fn show(&self, store: &Store, users: &[OwnedUserId]) -> Result<()> {
+        if users.is_empty() {
             return Ok(());
         }
         store.write(|tx| {
             let mut watching = HashSet::new();
-            for (user, mut entry) in entries {
+            for user in users {
                 // Kept before the commit: a snapshot that shows this position must find the change.
-                entry.position = tx.next_position()?;
-                let position = entry.position;
-                self.inner.lock().keep(&user, entry);
-                watching.extend(sharing_a_room(tx, &user)?);
-                if self.tells_servers && trees::ACCOUNTS.contains(tx, &user)? {
+                let Some(position) = self.inner.lock().stamp(tx, user)? else { continue };
+                if self.tells_servers && trees::ACCOUNTS.contains(tx, user)? {
                     trees::OUTGOING.put(tx, position, &Outgoing::Presence { user: user.clone() });
                 }
-                watching.insert(user);
+                watching.extend(sharing_a_room(tx, user)?);
+                watching.insert(user.clone());
             }
             watching.iter().for_each(|user| tx.wake(user));
             Ok(())
@@ -243,7 +233,7 @@ impl Presence {
     /// Everybody's presence who is not offline, for a client that knows nothing yet.
     pub fn present(&self) -> Vec<PresenceEvent> {
         let inner = self.inner.lock();
-        let present = inner.users.iter().filter(|(_, entry)| entry.state != PresenceState::Offline);
+        let present = inner.users.iter().filter(|(_, entry)| entry.shown.state != PresenceState::Offline);
         present.map(|(user, entry)| entry.event(user)).collect()
     }
 
@@ -258,66 +248,118 @@ impl Presence {
 }
 
 impl Inner {
-    fn keep(&mut self, user: &UserId, entry: Entry) {
-        self.by_position.insert(entry.position, user.to_owned());
-        if let Some(old) = self.users.insert(user.to_owned(), entry) {
-            self.by_position.remove(&old.position);
+    /// Applies `change` to the user's entry; gives whether others see anything else than what comes of it. Of somebody of
+    /// whom there is nothing to see nothing is kept.
+    fn note(&mut self, user: &UserId, change: impl FnOnce(&mut Entry)) -> bool {
+        let entry = self.users.entry(user.to_owned()).or_insert_with(Entry::new);
+        entry.clients.retain(Client::is_there);
+        change(entry);
+        let due = entry.is_due();
+        if !due && entry.position == NEVER {
+            self.users.remove(user);
         }
+        due
+    }
+
+    /// Shows others what has become of the user, from a new position on; gives that, unless they see it already.
+    fn stamp(&mut self, tx: &mut Tx<'_>, user: &UserId) -> Result<Option<Position>> {
+        let Some(entry) = self.users.get_mut(user).filter(|entry| entry.is_due()) else { return Ok(None) };
+        let position = tx.next_position()?;
+        self.by_position.remove(&entry.position);
+        self.by_position.insert(position, user.to_owned());
+        (entry.shown, entry.position) = (entry.stands(), position);
         while self.users.len() > MAX_USERS {
-            let Some((_, longest_ago)) = self.by_position.pop_first() else { return };
+            let Some((_, longest_ago)) = self.by_position.pop_first() else { break };
             self.users.remove(&longest_ago);
         }
+        Ok(Some(position))
     }
 }
 
 impl Entry {
     fn new() -> Self {
         Self {
-            state: PresenceState::Offline,
-            requested: PresenceState::Offline,
+            shown: Shown { state: PresenceState::Offline, status_msg: None },
+            position: NEVER,
+            clients: Vec::new(),
+            told: None,
             status_msg: None,
             last_active: clock::now_ms(),
-            last_seen: clock::instant(),
-            offline_after: OFFLINE_AFTER,
-            idles: true,
-            position: Position(0),
         }
     }
 
-    /// Takes what the user's server says; gives whether others can see the change.
-    fn tell(&mut self, told: Told) -> bool {
+    /// The client with this device asks for `state`, and for another than before.
+    fn asks(&mut self, device: &DeviceId, state: &PresenceState) {
+        if *state == PresenceState::Online {
+            self.last_active = clock::now_ms();
+        }
+        self.clients.retain(|client| client.device != device);
+        self.clients.push(Client {
+            device: device.to_owned(),
+            requested: state.clone(),
+            state: state.clone(),
+            last_seen: clock::instant(),
+        });
+        if self.clients.len() > MAX_CLIENTS {
+            // Never the only one that is online, or those beyond the limit would drive the others to and fro.
+            let least = |(_, client): &(usize, &Client)| (rank(&client.state), client.last_seen);
+            if let Some((least, _)) = self.clients.iter().enumerate().min_by_key(least) {
+                self.clients.remove(least);
+            }
+        }
+    }
+
+    /// Takes what the user's server says.
+    fn tell(&mut self, told: Told) {
         let ago = u64::try_from(told.last_active_ago.as_millis()).unwrap_or(u64::MAX);
-        let changed = self.state != told.state || self.status_msg != told.status_msg;
-        *self = Self {
-            state: told.state.clone(),
-            requested: told.state,
-            status_msg: told.status_msg,
-            last_active: clock::now_ms().saturating_sub(ago),
-            last_seen: clock::instant(),
-            offline_after: FORGOTTEN_AFTER,
-            idles: false,
-            position: self.position,
-        };
-        changed
+        self.last_active = clock::now_ms().saturating_sub(ago);
+        self.told = Some((told.state, clock::instant()));
+        self.status_msg = told.status_msg;
     }
 
-    /// The state that time alone brings, if it is another than now.
-    fn due(&self) -> Option<PresenceState> {
-        if self.state == PresenceState::Offline {
-            return None;
-        }
-        if self.last_seen.elapsed() > self.offline_after {
-            return Some(PresenceState::Offline);
-        }
+    /// What others are to see: the best that one of the clients makes of the user, or what the user's server says.
+    fn stands(&self) -> Shown {
+        let state = match &self.told {
+            Some((state, when)) if when.elapsed() <= FORGOTTEN_AFTER => state.clone(),
+            Some(_) => PresenceState::Offline,
+            None => self.best_of_clients(),
+        };
+        Shown { state, status_msg: self.status_msg.clone() }
+    }
+
+    fn best_of_clients(&self) -> PresenceState {
+        let there = self.clients.iter().filter(|client| client.is_there()).map(|client| &client.state);
+        let best = there.max_by_key(|state| rank(state)).cloned().unwrap_or(PresenceState::Offline);
         let idle = Duration::from_millis(clock::now_ms().saturating_sub(self.last_active)) > IDLE_AFTER;
-        (idle && self.idles && self.state == PresenceState::Online).then_some(PresenceState::Unavailable)
+        if idle && best == PresenceState::Online { PresenceState::Unavailable } else { best }
+    }
+
+    /// Whether others see anything else than they are to.
+    fn is_due(&self) -> bool {
+        self.shown != self.stands()
     }
 
     fn event(&self, user: &UserId) -> PresenceEvent {
-        let mut content = PresenceEventContent::new(self.state.clone());
-        content.status_msg = self.status_msg.clone();
+        let mut content = PresenceEventContent::new(self.shown.state.clone());
+        content.status_msg = self.shown.status_msg.clone();
         content.last_active_ago = UInt::new(clock::now_ms().saturating_sub(self.last_active));
-        content.currently_active = (self.state == PresenceState::Online).then_some(true);
+        content.currently_active = (self.shown.state == PresenceState::Online).then_some(true);
         PresenceEvent { content, sender: user.to_owned() }
+    }
+}
+
+impl Client {
+    /// Whether it waits for events, or may just be about to ask for them again.
+    fn is_there(&self) -> bool {
+        self.last_seen.elapsed() <= OFFLINE_AFTER
+    }
+}
+
+/// How much somebody is there.
+fn rank(state: &PresenceState) -> u8 {
+    match state {
+        PresenceState::Online => 2,
+        PresenceState::Unavailable => 1,
+        _ => 0,
     }
 }

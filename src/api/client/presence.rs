@@ -28,7 +28,7 @@ pub async fn set_presence(server: &Server, user: User, req: set::v3::Request) ->
     if status.as_ref().is_some_and(|status| status.len() > MAX_STATUS) {
         return Err(Error::invalid_param(format!("A status must not be longer than {MAX_STATUS} bytes.")));
     }
-    server.presence.set(&server.store, &user.id, req.presence, status)?;
+    server.presence.set(&server.store, &user.id, &user.device, req.presence, status)?;
     Ok(set::v3::Response::new())
 }
 

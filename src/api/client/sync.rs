@@ -99,7 +99,7 @@ pub(super) fn note_presence(server: &Server, user: &User, set_presence: Option<&
         Some("offline") => PresenceState::Offline,
         Some(_) => return Err(Error::invalid_param("set_presence must be online, unavailable or offline.")),
     };
-    server.presence.seen(&server.store, &user.id, &presence)
+    server.presence.seen(&server.store, &user.id, &user.device, &presence)
 }
 
 /// What came before `since` is with the client: it need not be kept.
