@@ -97,8 +97,10 @@ impl Author<'_> {
 ///
 /// # Errors
 /// 400 `M_ROOM_IN_USE` when the alias is taken, `M_UNSUPPORTED_ROOM_VERSION`, `M_INVALID_ROOM_STATE` when the rules of the
-/// version refuse what is asked for; 403 `M_INVITE_BLOCKED` when somebody accepts no invitations.
+/// version refuse what is asked for, or it is not for initial state to say; 403 `M_INVITE_BLOCKED` when somebody accepts no
+/// invitations.
 pub fn create(tx: &mut Tx<'_>, rooms: &Rooms, creation: &Creation) -> Result<OwnedRoomId> {
+    creation.check_state()?;
     let alias = creation.alias.as_deref();
     if let Some(alias) = alias
         && aliases::get(tx, alias)?.is_some()
@@ -155,6 +157,18 @@ impl Creation {
             content.insert("additional_creators".to_owned(), json!(creators));
         }
         Ok(to_raw_value(&content)?)
+    }
+
+    /// The room is made by its create event, and people come into it by invitations, which they may refuse.
+    fn check_state(&self) -> Result<()> {
+        let refused = ["m.room.create", "m.room.member"];
+        match self.initial_state.iter().find(|state| refused.contains(&&*state.kind)) {
+            Some(state) => {
+                let message = format!("initial_state cannot have {} events.", state.kind);
+                Err(Error::bad_request(ErrorKind::InvalidRoomState, message))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The member, power levels, alias, preset, initial state, name and topic, in this order.
