@@ -453,6 +453,43 @@ async fn what_users_set_goes_on_after_an_upgrade_by_hand() {
 }
 
 #[tokio::test]
+async fn what_a_new_room_cannot_begin_with() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for (kind, key, content) in [
+        ("m.room.member", bob.user_id.as_str(), json!({ "membership": "invite" })),
+        ("m.room.member", alice.user_id.as_str(), json!({ "membership": "leave" })),
+        ("m.room.create", "", json!({})),
+    ] {
+        let state = json!([{ "type": kind, "state_key": key, "content": content }]);
+        let created = alice.post("/_matrix/client/v3/createRoom", json!({ "initial_state": state })).await;
+        is_error(&created, 400, "M_INVALID_ROOM_STATE");
+    }
+    assert!(bob.sync("").await.get("rooms").is_none() && alice.sync("").await.get("rooms").is_none());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn state_that_stays_as_it_is_is_for_those_who_may_set_it() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let levels = json!({ "events": { "org.example.mood": 0 } });
+    alice.set_state(&room, "m.room.power_levels", "", levels).await;
+    let good = json!({ "mood": "good" });
+    let once = bob.set_state(&room, "org.example.mood", "", good.clone()).await;
+    assert_eq!(bob.set_state(&room, "org.example.mood", "", good.clone()).await, once);
+    let levels = json!({});
+    alice.set_state(&room, "m.room.power_levels", "", levels).await;
+    let path = state_path(&room, "org.example.mood");
+    is_error(&bob.put(&path, good.clone()).await, 403, "M_FORBIDDEN");
+    act(&bob, &room, "leave", json!({})).await;
+    is_error(&bob.put(&path, good).await, 403, "M_FORBIDDEN");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn blocked_invitations() {
     let server = TestServer::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

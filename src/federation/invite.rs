@@ -70,17 +70,23 @@ pub async fn invite(
         membership::invite(&read, no, user, target, reason, is_direct)?
     };
     match draft {
-        Some(draft) => send(federation, room, user, target, draft).await,
+        Some(draft) => send(federation, room, user, target, draft).await.map(drop),
         None => Ok(()),
     }
 }
 
 /// Makes the member event that `draft` describes and that invites `target`, of another server, has it signed there, and
-/// sends it into the room.
+/// sends it into the room; gives its ID.
 ///
 /// # Errors
 /// As [`invite`].
-pub async fn send(federation: &Federation, room: &RoomId, user: &UserId, target: &UserId, draft: Draft) -> Result<()> {
+pub async fn send(
+    federation: &Federation,
+    room: &RoomId,
+    user: &UserId,
+    target: &UserId,
+    draft: Draft,
+) -> Result<OwnedEventId> {
     let rooms = &*federation.rooms;
     let (version, pdu, preview) = {
         let guard = rooms.lock(room).await;
@@ -98,7 +104,7 @@ pub async fn send(federation: &Federation, room: &RoomId, user: &UserId, target:
     let signed = with_signature(federation, &version, &pdu, target.server_name(), &answer.event).await?;
     let guard = rooms.lock(room).await;
     match rooms.receive(&guard, signed.relayed()).await? {
-        Outcome::Accepted(_) | Outcome::Known => Ok(()),
+        Outcome::Accepted(_) | Outcome::Known => Ok(pdu.event_id),
         Outcome::SoftFailed(_) => Err(Error::forbidden("The room no longer allows you to invite.")),
         Outcome::Rejected(why) => Err(Error::forbidden(format!("The rules of the room do not allow this: {why}."))),
         Outcome::Missing { .. } => Err(Error::internal("an event of our own follows events that are not here")),

@@ -169,7 +169,7 @@ pub async fn issue(
     if target.server_name() == federation.server_name() {
         policy::send_if(federation, room, sender, |_, _, _| Ok(Some(draft))).await
     } else {
-        invite::send(federation, room, sender, target, draft).await
+        invite::send(federation, room, sender, target, draft).await.map(drop)
     }
 }
 

@@ -97,6 +97,26 @@ async fn fill(alice: &Client, bob: &Client, room: &str) -> String {
 }
 
 #[tokio::test]
+async fn no_way_leads_into_a_blocked_room() {
+    let server = TestServer::start_with(|config| config.admin_room = false).await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    ask(&server, &format!("rooms block {room}")).await.unwrap();
+    let member = |user: &Client| {
+        format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", encode(&room), encode(&user.user_id))
+    };
+    for (client, membership) in [(&alice, "invite"), (&bob, "join")] {
+        let (status, answer) = client.put(&member(&bob), json!({ "membership": membership })).await;
+        let blocked = json!("This room is blocked on this server.");
+        assert_eq!((status, &answer["error"]), (StatusCode::FORBIDDEN, &blocked), "{membership}");
+    }
+    // Who is in it stays as free as before.
+    let named = json!({ "membership": "join", "displayname": "Al" });
+    assert_eq!(alice.put(&member(&alice), named).await.0, StatusCode::OK);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn of_a_deleted_room_nothing_is_left_but_that_its_users_left_it() {
     let server = TestServer::start_with(|config| config.admin_room = false).await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

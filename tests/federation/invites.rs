@@ -52,6 +52,22 @@ async fn invited_to_rooms_of_all_versions() {
 }
 
 #[tokio::test]
+async fn invited_by_setting_the_state() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = alice.create_room(json!({})).await;
+    let content = json!({ "membership": "invite", "org.example.why": "tea" });
+    let event = alice.set_state(&room, "m.room.member", &bob.user_id, content.clone()).await;
+    let invited = part(&bob, "invite", &room).await.unwrap();
+    let events = invited["invite_state"]["events"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["content"] == content), "{invited}");
+    assert_eq!(alice.set_state(&room, "m.room.member", &bob.user_id, content).await, event);
+    join(&bob, &room, &[]).await;
+    until_membership(&alice, &room, &bob.user_id, "join").await;
+}
+
+#[tokio::test]
 async fn new_rooms_invite_users_of_other_servers() {
     let net = TestNet::new();
     let (a, b) = (net.server("a").await, net.server("b").await);

@@ -21,12 +21,15 @@ use super::{
 use crate::{
     api::{auth::User, own::Json},
     error::{Error, Result},
-    federation::{directory, policy},
+    federation::{directory, invite, missing_members, policy},
+    ids::RoomNo,
+    outgoing::appservices,
     rooms::{
-        self, Event, Room,
+        self, Event, Room, blocks,
         build::Draft,
+        members,
         membership::{self, Content},
-        power_levels, state,
+        power_levels, server_notices, state,
         sticky::Sticky,
     },
     server::Server,
@@ -71,8 +74,10 @@ pub(super) async fn set(
     let key = draft.state_key.clone().unwrap_or_default();
     let mut content: Content = serde_json::from_str(draft.content.get())
         .map_err(|_| Error::bad_json("The content of an event must be a JSON object."))?;
-    if kind == StateEventType::RoomCanonicalAlias && key.is_empty() {
-        check_aliases(server, room, &content).await?;
+    match &kind {
+        StateEventType::RoomCanonicalAlias if key.is_empty() => check_aliases(server, room, &content).await?,
+        StateEventType::RoomMember => find_out_about(server, room, &key, &content).await?,
+        _ => {}
     }
     let guard = server.rooms.lock(room).await;
     {
@@ -89,9 +94,15 @@ pub(super) async fn set(
             && event.pdu.sender == *user
             && is_equal(&event.pdu.content, &content)
         {
+            // Who may no longer set it is to hear that, though nothing would change.
+            server.rooms.prepare(&guard, user, draft)?;
             return Ok(event.pdu.event_id.clone());
         }
-        Change { room: &room, user, key: &key, content: &content }.check(&snapshot, &kind)?;
+        Change { no, room: &room, user, key: &key, content: &content }.check(&snapshot, &kind)?;
+    }
+    if let Some(target) = invited(&kind, &key, &content).filter(|target| target.server_name() != server.name()) {
+        drop(guard); // that server is asked without it
+        return invite::send(&server.federation, room, user, &target, draft).await;
     }
     let event = policy::send_and(&server.federation, &guard, user, draft, also).await?;
     Ok(event.pdu.event_id)
@@ -123,10 +134,29 @@ async fn check_aliases(server: &Server, room: &RoomId, content: &Content) -> Res
     Ok(())
 }
 
+/// Asks others who may know more of the one whom a member event is about.
+async fn find_out_about(server: &Server, room: &RoomId, key: &str, content: &Content) -> Result<()> {
+    let Ok(target) = UserId::parse(key) else { return Ok(()) };
+    let federation = &server.federation;
+    if membership_in(content) == Some(MembershipState::Invite) {
+        appservices::query_user_id(&federation.outgoing, &server.appservices, &server.store, &target).await?;
+    }
+    missing_members::known(federation, room, &target).await
+}
+
+/// The membership that the content of a member event names.
+fn membership_in(content: &Content) -> Option<MembershipState> {
+    content.get("membership").and_then(Value::as_str).map(MembershipState::from)
+}
+
 fn is_own_join(kind: &StateEventType, key: &str, user: &UserId, content: &Content) -> bool {
-    *kind == StateEventType::RoomMember
-        && user == key
-        && content.get("membership").and_then(Value::as_str) == Some(MembershipState::Join.as_str())
+    *kind == StateEventType::RoomMember && user == key && membership_in(content) == Some(MembershipState::Join)
+}
+
+/// Whom a state event invites.
+fn invited(kind: &StateEventType, key: &str, content: &Content) -> Option<OwnedUserId> {
+    let invites = *kind == StateEventType::RoomMember && membership_in(content) == Some(MembershipState::Invite);
+    UserId::parse(key).ok().filter(|_| invites)
 }
 
 /// Whether the content is the same; the order of keys does not matter.
@@ -137,6 +167,7 @@ fn is_equal(old: &RawValue, new: &Content) -> bool {
 
 /// A state event that a client wants to send.
 struct Change<'a> {
+    no: RoomNo,
     room: &'a Room,
     user: &'a UserId,
     key: &'a str,
@@ -173,13 +204,21 @@ impl Change<'_> {
     }
 
     fn check_member(&self, read: &dyn Read) -> Result<()> {
-        let membership = self.content.get("membership").and_then(Value::as_str);
         let target = UserId::parse(self.key)
             .map_err(|_| Error::invalid_param("The state key of a member event must be a user ID."))?;
-        if membership == Some(MembershipState::Invite.as_str()) {
-            invite_permissions::check(read, &target, self.user)?;
+        match membership_in(self.content) {
+            Some(MembershipState::Invite) => {
+                blocks::check(read, &self.room.id)?;
+                invite_permissions::check(read, &target, self.user)
+            }
+            Some(MembershipState::Join | MembershipState::Knock) if !members::is_joined(read, self.no, &target)? => {
+                blocks::check(read, &self.room.id)
+            }
+            Some(MembershipState::Leave) if target == self.user => {
+                server_notices::check_leave(read, self.user, &self.room.id)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
