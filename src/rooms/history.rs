@@ -57,6 +57,8 @@ pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// The point to go on from. There is none if there is nothing left in this direction.
     pub end: Option<Point>,
+    /// Whether it ends there because enough was found or looked at, and not for want of more.
+    pub is_cut: bool,
 }
 
 impl Stretch {
@@ -117,7 +119,7 @@ impl Stretch {
 /// When the store fails.
 pub fn page(read: &dyn Read, gate: &Gate<'_>, room: RoomNo, stretch: Stretch, wanted: Wanted<'_>) -> Result<Page> {
     let start = stretch.start(read, room)?;
-    let mut page = Page { events: Vec::new(), end: None };
+    let mut page = Page { events: Vec::new(), end: None, is_cut: false };
     let mut reached = None;
     for (looked_at, place) in stretch.places(read, room, start).enumerate() {
         let (order, no) = place?;
@@ -126,6 +128,7 @@ pub fn page(read: &dyn Read, gate: &Gate<'_>, room: RoomNo, stretch: Stretch, wa
         }
         if page.events.len() == stretch.limit || looked_at == LOOKED_AT {
             page.end = Some(reached.unwrap_or(start));
+            page.is_cut = true;
             return Ok(page);
         }
         reached = Some(stretch.past(order));

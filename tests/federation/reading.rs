@@ -1,10 +1,15 @@
 //! What a server that asks gets to read: events, states, histories, room lists, profiles.
 
-use conduit::{config::Config, rooms::Draft};
+use conduit::{
+    config::Config,
+    rooms::{self, Draft, timeline},
+    store::trees::TIMELINE,
+};
 use http::{Method, StatusCode};
 use ruma::{RoomId, UserId, events::StateEventType};
 use serde_json::{Value, json};
 
+use super::joins::join;
 use crate::common::{Client, TestServer, encode, net::TestNet, peer::Peer};
 
 /// A server `a.test` with a user, and a peer `b.test` that asks it.
@@ -175,6 +180,38 @@ async fn history_goes_back_and_gaps_are_filled() {
     let between = |limit: u64| json!({ "earliest_events": [sent[0]], "latest_events": [sent[4]], "limit": limit });
     assert_eq!(bodies(&asked.post(&missing, between(10)).await["events"]), ["1", "2", "3"]);
     assert_eq!(bodies(&asked.post(&missing, between(2)).await["events"]), ["2", "3"]);
+}
+
+#[tokio::test]
+async fn history_is_not_fetched_that_lies_behind_what_a_page_looks_at() {
+    let net = TestNet::new();
+    let (a, b) = (net.server("a").await, net.server("b").await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    alice.send_text(&room, "long ago").await;
+    join(&bob, &room, &["a.test"]).await;
+    // Much happened since, none of which the filter lets through.
+    let store = &b.handle.server().store;
+    let no = rooms::find(&store.read(), &RoomId::parse(&room).unwrap()).unwrap().unwrap();
+    let (last, event) = timeline::before(&store.read(), no, i64::MAX).next().unwrap().unwrap();
+    let happened = store.write(|tx| {
+        (1..=3_000).for_each(|at| TIMELINE.put(tx, (no, last + at), &event));
+        Ok(())
+    });
+    happened.unwrap();
+    let asked = || net.wire("b", "a").passed().iter().filter(|path| path.contains("/backfill/")).count();
+    let (mut from, mut found, mut asked_at) = (String::new(), Vec::new(), Vec::new());
+    loop {
+        let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b{from}&filter=", encode(&room));
+        let page = bob.ok(Method::GET, &(path + &encode(r#"{"types":["m.room.message"]}"#)), Value::Null).await;
+        found.extend(page["chunk"].as_array().unwrap().iter().map(|event| event["content"]["body"].clone()));
+        asked_at.push(asked());
+        let Some(end) = page["end"].as_str() else { break };
+        from = format!("&from={end}");
+    }
+    assert_eq!((asked_at[0], found), (0, vec![json!("long ago")]), "{asked_at:?}");
+    drop(a);
+    b.stop_unchecked().await;
 }
 
 #[tokio::test]

@@ -16,13 +16,14 @@ use serde::Deserialize;
 use crate::{
     api::{auth::User, own},
     error::{Error, Result},
+    ids::RoomNo,
     reads,
     rooms::{
         Event, access,
         backfill::{self, Edge},
         client_event::View,
         event,
-        history::{self, Stretch},
+        history::{self, Page, Stretch},
         point::Point,
         visibility::Gate,
     },
@@ -146,23 +147,22 @@ fn page(server: &Server, user: &User, req: &MessagesRequest) -> Result<(Response
     if req.filter.is_lazy() {
         response.state = senders(&snapshot, &view, page.events.iter())?;
     }
-    let edge = match direction {
-        Direction::Forward => None,
-        Direction::Backward => {
-            let start = stretch.start(&snapshot, readable.no)?;
-            // The page ends at its last event if it is full, else where there is nothing more.
-            let full = page.events.len() == req.limit;
-            let end = page
-                .events
-                .last()
-                .filter(|_| full)
-                .map_or(i64::MIN, |last| last.order)
-                .max(to.map_or(i64::MIN, |to| to.0));
-            let edges = backfill::edges(&snapshot, readable.no)?;
-            edges.into_iter().find(|edge| edge.order >= end && Point::before(edge.order) <= start)
-        }
-    };
+    let edge = if direction == Direction::Backward { gap(&snapshot, readable.no, stretch, &page)? } else { None };
     Ok((response, edge))
+}
+
+/// Where earlier history is missing within a page that goes backwards.
+fn gap(read: &dyn Read, room: RoomNo, stretch: Stretch, page: &Page) -> Result<Option<Edge>> {
+    let start = stretch.start(read, room)?;
+    // A full page ends at its last event, one for which much was looked at where that ended, others where there is
+    // nothing more.
+    let end = match page.events.last().filter(|_| page.events.len() == stretch.limit) {
+        Some(last) => last.order,
+        None => page.end.filter(|_| page.is_cut).map_or(i64::MIN, |end| end.0.saturating_add(1)),
+    };
+    let end = end.max(stretch.to.map_or(i64::MIN, |to| to.0));
+    let edges = backfill::edges(read, room)?;
+    Ok(edges.into_iter().find(|edge| edge.order >= end && Point::before(edge.order) <= start))
 }
 
 /// How the user sees events.
