@@ -1,8 +1,11 @@
 //! Sending events, and reading them again.
 
-use crate::common::{Client, TestServer, encode};
+use conduit::{ids::EventNo, rooms::event, store::trees::RELATIONS};
 use http::{Method, StatusCode};
+use ruma::EventId;
 use serde_json::{Value, json};
+
+use crate::common::{Client, TestServer, encode};
 
 fn in_room(room: &str, rest: &str) -> String {
     format!("/_matrix/client/v3/rooms/{}/{rest}", encode(room))
@@ -280,6 +283,136 @@ async fn relations_and_threads() {
     let page = read(&bob, &threads("limit=1")).await;
     let page = read(&bob, &threads(&format!("limit=1&from={}", page["next_batch"].as_str().unwrap()))).await;
     assert_eq!(gist(&page["chunk"]), ["root"]);
+    server.stop().await;
+}
+
+/// Notes events that relate to `root` as if they were there, so many that no request looks at all of them.
+fn note_relations(server: &TestServer, root: &str) {
+    let store = &server.handle.server().store;
+    let root = event::no_of(&store.read(), &EventId::parse(root).unwrap()).unwrap().unwrap();
+    let noted = store.write(|tx| {
+        (0..5_000_i64).for_each(|at| {
+            RELATIONS.put(tx, (root, at - 10_000, EventNo(1_000_000 + at.unsigned_abs())), &"org.x".to_owned())
+        });
+        Ok(())
+    });
+    noted.unwrap();
+}
+
+#[tokio::test]
+async fn more_relations_than_one_request_looks_at() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let root = alice.send_text(&room, "root").await;
+    let relate = async |to: &str, kind: &str, body: &str| {
+        let relation = json!({ "rel_type": kind, "event_id": to });
+        alice.send(&room, "m.room.message", json!({ "body": body, "m.relates_to": relation })).await
+    };
+    let first = relate(&root, "m.reference", "one").await;
+    relate(&first, "m.reference", "answer").await;
+    relate(&root, "m.reference", "two").await;
+    alice.send_text(&room, "something else").await;
+    note_relations(&server, &root);
+    let all = async |query: &str| {
+        let path = format!("/_matrix/client/v1/rooms/{}/relations/{}/m.reference{query}", encode(&room), encode(&root));
+        let (mut next, mut found, mut pages) = (String::new(), Vec::new(), 0);
+        loop {
+            let page = read(&alice, &format!("{path}&limit=2{next}")).await;
+            found.extend(gist(&page["chunk"]));
+            pages += 1;
+            match page["next_batch"].as_str() {
+                Some(token) => next = format!("&from={token}"),
+                None => return (found, pages),
+            }
+        }
+    };
+    // Those that were noted come first, and fill a whole request.
+    assert_eq!(all("?dir=f").await, (vec!["one".to_owned(), "two".to_owned()], 2));
+    assert_eq!(all("?dir=b&recurse=true").await.0, ["two", "answer", "one"]);
+    assert_eq!(all("?dir=f&recurse=true").await.0, ["one", "answer", "two"]);
+    server.stop_unchecked().await;
+}
+
+async fn ignore(client: &Client, user: &Client) {
+    let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", encode(&client.user_id));
+    let ignored: serde_json::Map<_, _> = [(user.user_id.clone(), json!({}))].into_iter().collect();
+    client.ok(Method::PUT, &path, json!({ "ignored_users": ignored })).await;
+}
+
+#[tokio::test]
+async fn what_ignored_users_wrote_is_shown_nowhere() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let reply = async |client: &Client, root: &str, body: &str| {
+        let relation = json!({ "rel_type": "m.thread", "event_id": root });
+        client.send(&room, "m.room.message", json!({ "body": body, "m.relates_to": relation })).await
+    };
+    let (own, spam) = (alice.send_text(&room, "pudding").await, bob.send_text(&room, "alice! spam").await);
+    reply(&alice, &spam, "stop that").await;
+    reply(&bob, &own, "more spam").await;
+    reply(&alice, &own, "better").await;
+    ignore(&alice, &bob).await;
+
+    let relations = format!("/_matrix/client/v1/rooms/{}/relations/{}", encode(&room), encode(&own));
+    assert_eq!(gist(&read(&alice, &relations).await["chunk"]), ["better"]);
+    let threads = read(&alice, &format!("/_matrix/client/v1/rooms/{}/threads", encode(&room))).await;
+    assert_eq!(gist(&threads["chunk"]), ["pudding", "m.room.message"]);
+    assert_eq!(threads["chunk"][1]["content"], json!({}), "as if it were redacted: {threads}");
+    assert_eq!(
+        threads["chunk"][1]["unsigned"]["m.relations"]["m.thread"]["latest_event"]["content"]["body"],
+        "stop that"
+    );
+
+    let criteria = json!({ "search_term": "pudding", "event_context": { "before_limit": 0, "after_limit": 4 } });
+    let search = json!({ "search_categories": { "room_events": criteria } });
+    let found = alice.ok(Method::POST, "/_matrix/client/v3/search", search).await;
+    let context = &found["search_categories"]["room_events"]["results"][0]["context"];
+    assert_eq!(gist(&context["events_after"]), ["stop that", "better"]);
+    assert_eq!(read(&alice, "/_matrix/client/v3/notifications").await["notifications"], json!([]));
+    assert_eq!(read(&bob, "/_matrix/client/v3/notifications").await["notifications"].as_array().unwrap().len(), 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_left_a_room_finds_its_threads_as_they_were() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let reply = async |root: &str| {
+        let relation = json!({ "rel_type": "m.thread", "event_id": root });
+        alice.send(&room, "m.room.message", json!({ "body": "reply", "m.relates_to": relation })).await
+    };
+    let mut roots = Vec::new();
+    for name in ["one", "two", "three", "later"] {
+        roots.push(alice.send_text(&room, name).await);
+    }
+    for root in [&roots[1], &roots[0], &roots[2]] {
+        reply(root).await;
+    }
+    bob.ok(Method::POST, &in_room(&room, "leave"), json!({})).await;
+    for root in [&roots[1], &roots[3]] {
+        reply(root).await;
+    }
+    let threads = async |client: &Client, query: &str| {
+        read(client, &format!("/_matrix/client/v1/rooms/{}/threads?{query}", encode(&room))).await
+    };
+    assert_eq!(gist(&threads(&alice, "").await["chunk"]), ["later", "two", "three", "one"]);
+    assert_eq!(gist(&threads(&bob, "").await["chunk"]), ["three", "one", "two"]);
+    // A token from beyond what the user can see leads to the same.
+    let end = alice.sync("timeout=0").await["next_batch"].as_str().unwrap().to_owned();
+    assert_eq!(gist(&threads(&bob, &format!("from={end}")).await["chunk"]), ["three", "one", "two"]);
+    let (mut next, mut found) = (String::new(), Vec::new());
+    while let page = threads(&bob, &format!("limit=1{next}")).await
+        && let Some(token) = page["next_batch"].as_str()
+    {
+        found.extend(gist(&page["chunk"]));
+        next = format!("&from={token}");
+    }
+    assert_eq!(found, ["three", "one"], "and the last without a token");
     server.stop().await;
 }
 

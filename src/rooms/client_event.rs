@@ -345,7 +345,9 @@ impl<'a> View<'a> {
         };
         let edit = edit.map(|no| event::get(self.read, no)).transpose()?.flatten();
         let replace = match edit {
-            Some(edit) if self.may_see(&edit)? => Some(self.write(&edit, with_room, Extent::Bundled)?),
+            Some(edit) if !self.ignored.contains(&edit.pdu.sender) && self.may_see(&edit)? => {
+                Some(self.write(&edit, with_room, Extent::Bundled)?)
+            }
             _ => None,
         };
         let (mut summary, mut reference) = (None, None);

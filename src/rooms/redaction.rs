@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ruma::{
     UserId,
     events::{TimelineEventType, room::member::MembershipState},
+    room_version_rules::RedactionRules,
 };
 use serde::Deserialize;
 
@@ -127,11 +128,8 @@ fn redact(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, redaction: &Event, mut ta
         return Ok(target);
     }
     relations::remove(tx, &target)?;
-    let json = serde_json::from_str(&target.pdu.json)?;
-    let json = serde_json::to_string(&canonical::redacted(json, &rules.redaction)?)?;
     keep_original(tx, rooms, &target);
-    target.pdu = Pdu::parse(target.pdu.event_id, json, target.redacts_in_content)
-        .ok_or_else(|| Error::corrupt(trees::EVENTS.name, target.no.0.to_be_bytes()))?;
+    target = pruned(target, &rules.redaction)?;
     target.redacted_by = Some(redaction.no);
     event::put(tx, &target);
     if let Some(user) = target.pdu.state_key_of(&TimelineEventType::RoomMember)
@@ -144,6 +142,18 @@ fn redact(tx: &mut Tx<'_>, rooms: &Rooms, room: &Room, redaction: &Event, mut ta
     }
     guests::on_redaction(tx, rooms, &target)?;
     Ok(target)
+}
+
+/// The event without what a redaction takes from it.
+///
+/// # Errors
+/// As [`apply`].
+pub fn pruned(event: Event, rules: &RedactionRules) -> Result<Event> {
+    let json = serde_json::from_str(&event.pdu.json)?;
+    let json = serde_json::to_string(&canonical::redacted(json, rules)?)?;
+    let pdu = Pdu::parse(event.pdu.event_id, json, event.redacts_in_content)
+        .ok_or_else(|| Error::corrupt(trees::EVENTS.name, event.no.0.to_be_bytes()))?;
+    Ok(Event { pdu, ..event })
 }
 
 /// Keeps an event as it is before it is redacted, for as long as the administrator wants.

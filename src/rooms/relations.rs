@@ -22,6 +22,9 @@ use crate::{
 /// How many events of a thread are looked at for another of a sender who lost one.
 const LOOKED_AT: usize = 500;
 
+/// How many events that relate to the root of a thread are looked at for one that is in the thread.
+const MOST_RELATIONS: usize = 500;
+
 /// How an event relates to another.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Relation {
@@ -76,6 +79,22 @@ pub fn threads(read: &dyn Read, room: RoomNo, before: i64) -> impl Iterator<Item
     trees::THREAD_ORDER
         .range(read, (room, i64::MIN), (room, before), Direction::Backward)
         .map(|row| row.map(|((_, order, root), ())| (order, root)))
+}
+
+/// The place of the newest event in a thread before some place (exclusive), if there is one among the newest that relate to
+/// its root.
+///
+/// # Errors
+/// As [`aggregates`].
+pub fn newest_in_thread(read: &dyn Read, root: EventNo, before: i64) -> Result<Option<i64>> {
+    let newest = trees::RELATIONS.range(read, (root, i64::MIN), (root, before), Direction::Backward);
+    for row in newest.take(MOST_RELATIONS) {
+        let ((_, order, _), rel_type) = row?;
+        if rel_type == "m.thread" {
+            return Ok(Some(order));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether `user` wrote the root of a thread or something in it.

@@ -1,9 +1,12 @@
 //! [Events that relate to an event](https://spec.matrix.org/latest/client-server-api/#relationships-api).
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use ruma::{
-    EventId, OwnedEventId, RoomId, UInt,
+    EventId, OwnedEventId, OwnedUserId, RoomId, UInt,
     api::{
         Direction as Dir,
         client::relations::{
@@ -20,7 +23,7 @@ use crate::{
     api::auth::User,
     error::{Error, Result},
     ids::EventNo,
-    rooms::{Event, access, client_event::View, event, point::Point},
+    rooms::{Event, access, client_event::View, event, history, point::Point, relations, timeline},
     server::Server,
     store::{Direction, Read, trees},
     users::account_data,
@@ -107,7 +110,8 @@ pub async fn get_relating_events_with_rel_type_and_event_type(
 
 fn relating_events(server: &Server, user: &User, query: &Query) -> Result<Answer> {
     let snapshot = server.store.read();
-    let view = view(&snapshot, user, account_data::ignored_users(&snapshot, &user.id)?);
+    let ignored = account_data::ignored_users(&snapshot, &user.id)?;
+    let view = view(&snapshot, user, ignored.clone());
     let target = visible_target(&snapshot, &view, user, &query.room_id, &query.event_id)?;
     let limit = query.limit.map_or(PAGE, u64::from).clamp(1, MAX_PAGE);
     let from = Point::parse_optional(query.from.as_deref())?;
@@ -122,27 +126,38 @@ fn relating_events(server: &Server, user: &User, query: &Query) -> Result<Answer
         prev_batch: query.from.clone(),
         recursion_depth: query.recurse.then(|| DEPTH.into()),
     };
-    let mut last = None;
-    for child in children(&snapshot, target.no, span, query.recurse)? {
+    let mut reached = None;
+    for (looked_at, child) in children(&snapshot, &target, span, query.recurse)?.enumerate() {
         let Child { order, no, relation } = child?;
-        if query.rel_type.as_ref().is_some_and(|wanted| *wanted != relation) {
-            continue;
-        }
-        let event = event::require(&snapshot, no)?;
-        if query.kind.as_ref().is_some_and(|kind| *kind != event.pdu.kind) || !view.may_see(&event)? {
-            continue;
-        }
-        if answer.chunk.len() as u64 == limit {
-            answer.next_batch = last.map(|point: Point| point.to_string());
+        let is_wanted = relation.is_some() && query.rel_type.as_ref().is_none_or(|_| query.rel_type == relation);
+        let shown = if is_wanted { shown(&snapshot, &view, &ignored, query, no)? } else { None };
+        if looked_at == LOOKED_AT || (shown.is_some() && answer.chunk.len() as u64 == limit) {
+            answer.next_batch = reached.map(|point: Point| point.to_string());
             break;
         }
-        answer.chunk.push(view.room_timeline(&event)?.cast_unchecked());
-        last = Some(match query.dir {
+        answer.chunk.extend(shown);
+        reached = Some(match query.dir {
             Dir::Backward => Point::before(order),
             Dir::Forward => Point::after(order),
         });
     }
     Ok(answer)
+}
+
+/// The event as the user sees it, if the user may see and wants it.
+fn shown(
+    read: &dyn Read,
+    view: &View<'_>,
+    ignored: &BTreeSet<OwnedUserId>,
+    query: &Query,
+    no: EventNo,
+) -> Result<Option<Raw<AnyMessageLikeEvent>>> {
+    let event = event::require(read, no)?;
+    let is_wanted = query.kind.as_ref().is_none_or(|kind| *kind == event.pdu.kind);
+    if !is_wanted || history::is_ignored(ignored, &event) || !view.may_see(&event)? {
+        return Ok(None);
+    }
+    Ok(Some(view.room_timeline(&event)?.cast_unchecked()))
 }
 
 /// The event whose relations are asked for, if the user may see it.
@@ -178,44 +193,89 @@ impl Span {
     }
 }
 
-/// An event that relates to another.
+/// An event of the room, and how it relates to another if it does so to the one in question.
 struct Child {
     order: i64,
     no: EventNo,
-    relation: String,
+    relation: Option<String>,
 }
 
 type Children<'r> = Box<dyn Iterator<Item = Result<Child>> + 'r>;
 
 /// What relates to the event, in the order of the timeline; with `recurse`, what relates to that as well.
-fn children(read: &dyn Read, target: EventNo, span: Span, recurse: bool) -> Result<Children<'_>> {
-    let (from, to) = span.bounds();
-    let direct = |target: EventNo, (from, to): (i64, i64)| {
-        trees::RELATIONS
-            .range(read, (target, from), (target, to), span.direction)
-            .map(|row| row.map(|((_, order, no), relation)| Child { order, no, relation }))
-    };
+fn children<'r>(read: &'r dyn Read, target: &Event, span: Span, recurse: bool) -> Result<Children<'r>> {
     if !recurse {
-        return Ok(Box::new(direct(target, (from, to)).take(LOOKED_AT)));
+        return Ok(Box::new(direct(read, target.no, span)));
     }
-    let (mut found, mut seen, mut level) = (Vec::new(), HashSet::from([target]), vec![target]);
-    for _ in 0..DEPTH {
-        let mut next = Vec::new();
-        for parent in std::mem::take(&mut level) {
-            for child in direct(parent, (i64::MIN, i64::MAX)).take(LOOKED_AT.saturating_sub(found.len())) {
-                let child = child?;
-                if seen.insert(child.no) {
-                    next.push(child.no);
-                    found.push(child);
-                }
-            }
-        }
-        level = next;
-    }
+    let Some(mut found) = descendants(read, target.no)? else { return Ok(along_timeline(read, target, span)) };
+    let (from, to) = span.bounds();
     found.retain(|child| (from..to).contains(&child.order));
     found.sort_by_key(|child| child.order);
     Ok(match span.direction {
         Direction::Forward => Box::new(found.into_iter().map(Ok)),
         Direction::Backward => Box::new(found.into_iter().rev().map(Ok)),
     })
+}
+
+fn direct(read: &dyn Read, target: EventNo, span: Span) -> impl Iterator<Item = Result<Child>> + '_ {
+    let (from, to) = span.bounds();
+    trees::RELATIONS
+        .range(read, (target, from), (target, to), span.direction)
+        .map(|row| row.map(|((_, order, no), relation)| Child { order, no, relation: Some(relation) }))
+}
+
+/// All that relates to the event in up to [`DEPTH`] steps, if that is not too much.
+fn descendants(read: &dyn Read, target: EventNo) -> Result<Option<Vec<Child>>> {
+    let everything = Span { after: None, until: None, direction: Direction::Forward };
+    let (mut found, mut seen, mut level) = (Vec::new(), HashSet::from([target]), vec![target]);
+    for _ in 0..DEPTH {
+        for parent in std::mem::take(&mut level) {
+            for child in direct(read, parent, everything) {
+                let child = child?;
+                if seen.insert(child.no) {
+                    level.push(child.no);
+                    found.push(child);
+                }
+                if found.len() > LOOKED_AT {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+    Ok(Some(found))
+}
+
+/// The same found the other way round, where there is too much of it to look at before it is known where to begin: the
+/// events of the room in their order, each with what it relates to.
+fn along_timeline<'r>(read: &'r dyn Read, target: &Event, span: Span) -> Children<'r> {
+    let (room, target) = (target.room, target.no);
+    let (from, to) = span.bounds();
+    let judge = move |(order, no)| Ok(Child { order, no, relation: relation_to(read, target, no)? });
+    match span.direction {
+        Direction::Forward => Box::new(
+            timeline::after(read, room, from.saturating_sub(1))
+                .take_while(move |place| place.as_ref().map_or(true, |(order, _)| *order < to))
+                .map(move |place| place.and_then(judge)),
+        ),
+        Direction::Backward => Box::new(
+            timeline::before(read, room, to)
+                .take_while(move |place| place.as_ref().map_or(true, |(order, _)| *order >= from))
+                .map(move |place| place.and_then(judge)),
+        ),
+    }
+}
+
+/// How the event relates to another, if that leads to `target` in up to [`DEPTH`] steps.
+fn relation_to(read: &dyn Read, target: EventNo, no: EventNo) -> Result<Option<String>> {
+    let Some(relation) = relations::relation(&event::require(read, no)?.pdu.content) else { return Ok(None) };
+    let mut parent = event::by_id(read, &relation.event_id)?;
+    for _ in 0..DEPTH {
+        let Some(event) = parent else { return Ok(None) };
+        if event.no == target {
+            return Ok(Some(relation.rel_type));
+        }
+        let next = relations::relation(&event.pdu.content);
+        parent = next.map(|next| event::by_id(read, &next.event_id)).transpose()?.flatten();
+    }
+    Ok(None)
 }

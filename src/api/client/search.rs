@@ -174,8 +174,8 @@ fn search_events(read: &dyn Read, user: &User, criteria: &Criteria, from: Option
         results: Vec::with_capacity(found.hits.len()),
     };
     for hit in &found.hits {
-        let context =
-            criteria.event_context.as_ref().map(|wanted| context(read, user, &view, hit, wanted)).transpose()?;
+        let context = |wanted| context(read, user, &view, &ignored, hit, wanted);
+        let context = criteria.event_context.as_ref().map(context).transpose()?;
         let result = view.room_timeline(&hit.event)?;
         events.results.push(SearchResult { rank: hit.rank, result, context });
     }
@@ -239,11 +239,20 @@ fn room_states(
     Ok(states)
 }
 
-fn context(read: &dyn Read, user: &User, view: &View<'_>, hit: &Hit, wanted: &EventContext) -> Result<Context> {
+fn context(
+    read: &dyn Read,
+    user: &User,
+    view: &View<'_>,
+    ignored: &BTreeSet<OwnedUserId>,
+    hit: &Hit,
+    wanted: &EventContext,
+) -> Result<Context> {
     let limit = |limit: ruma::UInt| usize::try_from(u64::from(limit).min(MAX_CONTEXT)).unwrap_or(0);
     let limits = (limit(wanted.before_limit), limit(wanted.after_limit));
     let gate = Gate::new(read, &user.id);
-    let around = history::around(read, &gate, hit.event.room, hit.event.order, limits, &|_| true)?;
+    let around = history::around(read, &gate, hit.event.room, hit.event.order, limits, &|event| {
+        !history::is_ignored(ignored, event)
+    })?;
     let mut profile_info = BTreeMap::new();
     if wanted.include_profile {
         for event in around.before.iter().chain([&hit.event]).chain(&around.after) {

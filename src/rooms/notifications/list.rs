@@ -20,6 +20,7 @@ use crate::{
     push::compile::{Compiled, Me},
     rooms::{self, Event, Room, event, members, timeline},
     store::{Read, trees},
+    users::account_data,
 };
 
 /// How many events one request looks at.
@@ -74,7 +75,7 @@ pub fn list(
     limit: usize,
     highlights_only: bool,
 ) -> Result<(Vec<Notified>, Option<i64>)> {
-    let rules = ruleset(read, user)?;
+    let (rules, ignored) = (ruleset(read, user)?, account_data::ignored_users(read, user)?);
     let mut heap = walks(read, user, &rules, before)?;
     let mut found = Vec::new();
     for _ in 0..MAX_LOOKED_AT {
@@ -84,7 +85,9 @@ pub fn list(
         }
         let Some(no) = trees::TIMELINE.get(read, (walk.room, walk.order))? else { continue };
         let event = event::require(read, no)?;
-        if let Some(actions) = actions(read, user, &rules, &walk.context, &event, highlights_only)? {
+        if !ignored.contains(&event.pdu.sender)
+            && let Some(actions) = actions(read, user, &rules, &walk.context, &event, highlights_only)?
+        {
             let thread = thread_of(read, &event)?;
             let read = is_read(read, user, event.room, thread, event.order)?;
             found.push(Notified { event, actions, read });
