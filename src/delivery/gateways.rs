@@ -1,8 +1,8 @@
 //! Push gateways are told of what a user is to be notified of
 //! ([Push Gateway API](https://spec.matrix.org/latest/push-gateway-api/)).
 //!
-//! [`run`] follows the stream from a stored place. In each room that changed it asks for every user with a pusher what
-//! the push rules do about the new events, and writes a row for each pusher that is to be told (`users/pushers.rs`), in
+//! [`run`] follows the stream from a stored place. In each room that changed it asks for every member with a pusher
+//! what the push rules do about the new events, and writes a row for each pusher that is to be told (`users/pushers.rs`), in
 //! the transaction that moves the place on. So a notification is neither lost nor made twice, and stays until the gateway
 //! has taken it; what the user has read meanwhile is not told any more. When a user reads somewhere, or writes, the unread
 //! count that the gateways show may be wrong: it is counted once more, and told if it is another.
@@ -38,7 +38,7 @@ use crate::{
     ids::{Position, RoomNo},
     outgoing::{Limits, Reach},
     rooms::{
-        Event, event, members,
+        self, Event, event, members,
         notifications::{actions, is_unread, unread_everywhere},
         receipts, state, timeline,
     },
@@ -149,8 +149,8 @@ impl Gateways {
         let (server, after) = (self.server.clone(), self.read);
         let work = tokio::task::spawn_blocking(move || News::after(&server, after));
         let news = work.await.map_err(Error::internal)??;
-        self.read = news.until;
-        if news.pushes.is_empty() && news.recounts.is_empty() && self.read.0 - self.written.0 < UNWRITTEN {
+        if news.pushes.is_empty() && news.recounts.is_empty() && news.until.0 - self.written.0 < UNWRITTEN {
+            self.read = news.until;
             return Ok(());
         }
         let told = self.server.store.write(|tx| {
@@ -172,7 +172,7 @@ impl Gateways {
             }
             Ok(told)
         })?;
-        self.written = news.until;
+        (self.read, self.written) = (news.until, news.until);
         for key in told {
             self.wake(key);
         }
@@ -211,47 +211,35 @@ impl News {
     fn after(server: &Server, after: Position) -> Result<Self> {
         let read = server.store.read();
         let mut news = Self { until: read.position()?, pushes: BTreeMap::new(), recounts: BTreeSet::new() };
-        let mut owners = None;
         for row in timeline::changed_since(&read, after) {
             let (_, room) = row?;
-            let owners = match &mut owners {
-                Some(owners) => owners,
-                owners => owners.insert(users_with_pushers(&read)?),
-            };
-            if !owners.is_empty() {
-                news.add_room(&read, room, owners, after)?;
+            if rooms::get(&read, room)?.is_resident() {
+                news.add_room(&read, room, after)?;
+            } else {
+                news.add_outside(&read, room, after)?;
             }
         }
         Ok(news)
     }
 
-    /// Adds what is new in a room.
-    fn add_room(
-        &mut self,
-        read: &dyn Read,
-        room: RoomNo,
-        owners: &BTreeSet<OwnedUserId>,
-        after: Position,
-    ) -> Result<()> {
-        let mut joined = Vec::new();
-        for user in owners {
-            if LOCAL_MEMBERS.contains(read, (room, user))? {
-                joined.push(user);
-                if receipts::own_changed(read, room, after, user)? {
-                    self.recounts.insert(user.clone());
-                }
+    /// Adds what is new in a room that this server is in.
+    fn add_room(&mut self, read: &dyn Read, room: RoomNo, after: Position) -> Result<()> {
+        let joined = pushed_members(read, room)?;
+        for user in &joined {
+            if receipts::own_changed(read, room, after, user)? {
+                self.recounts.insert(user.clone());
             }
-            self.add_invitation(read, room, user, after)?;
-        }
-        if joined.is_empty() {
-            return Ok(());
         }
         for place in timeline::after(read, room, timeline::order_of(after)) {
             let (order, no) = place?;
             let event = event::require(read, no)?;
+            let subject = event.pdu.state_key_of(&TimelineEventType::RoomMember).map(UserId::parse);
+            if let Some(Ok(user)) = subject {
+                self.add_invitation(read, room, &user, after)?;
+            }
             for user in &joined {
-                if event.pdu.sender == **user {
-                    self.recounts.insert((*user).clone()); // to write is to have read
+                if event.pdu.sender == *user {
+                    self.recounts.insert(user.clone()); // to write is to have read
                 }
                 self.add_event(read, user, &event, Position(order.unsigned_abs()))?;
             }
@@ -259,10 +247,18 @@ impl News {
         Ok(())
     }
 
+    /// Adds the invitations into a room that this server is not in. They stand with those who are invited and nowhere else.
+    fn add_outside(&mut self, read: &dyn Read, room: RoomNo, after: Position) -> Result<()> {
+        for row in PUSHKEYS.scan(read, (), Direction::Forward) {
+            self.add_invitation(read, room, &row?.0.2, after)?;
+        }
+        Ok(())
+    }
+
     /// Adds the user's invitation to the room, if that is new; its event need not have a place in the timeline.
     fn add_invitation(&mut self, read: &dyn Read, room: RoomNo, user: &OwnedUserId, after: Position) -> Result<()> {
         let Some(own) = members::user_room(read, user, room)? else { return Ok(()) };
-        if own.membership != MembershipState::Invite || own.position <= after {
+        if own.membership != MembershipState::Invite || own.position <= after || !has_pusher(read, user)? {
             return Ok(());
         }
         match event::get(read, own.event)? {
@@ -280,8 +276,28 @@ impl News {
     }
 }
 
-fn users_with_pushers(read: &dyn Read) -> Result<BTreeSet<OwnedUserId>> {
-    PUSHKEYS.scan(read, (), Direction::Forward).map(|row| row.map(|((_, _, user), ())| user)).collect()
+/// The users of this server who are joined to the room and have pushers. Found among all who are joined or all who have
+/// pushers, whichever are fewer.
+fn pushed_members(read: &dyn Read, room: RoomNo) -> Result<BTreeSet<OwnedUserId>> {
+    let mut members = LOCAL_MEMBERS.scan(read, (room,), Direction::Forward);
+    let mut pushkeys = PUSHKEYS.scan(read, (), Direction::Forward);
+    let (mut joined, mut owners) = (BTreeSet::new(), BTreeSet::new());
+    loop {
+        let Some(row) = members.next() else { return those(joined, |user| has_pusher(read, user)) };
+        joined.insert(row?.0.1);
+        let Some(row) = pushkeys.next() else {
+            return those(owners, |user| LOCAL_MEMBERS.contains(read, (room, user)));
+        };
+        owners.insert(row?.0.2);
+    }
+}
+
+fn those(users: BTreeSet<OwnedUserId>, are: impl Fn(&OwnedUserId) -> Result<bool>) -> Result<BTreeSet<OwnedUserId>> {
+    users.into_iter().filter_map(|user| are(&user).map(|is| is.then_some(user)).transpose()).collect()
+}
+
+fn has_pusher(read: &dyn Read, user: &UserId) -> Result<bool> {
+    PUSHERS.scan(read, (user,), Direction::Forward).next().transpose().map(|row| row.is_some())
 }
 
 /// What is sent for one pusher.
@@ -332,7 +348,7 @@ impl Line {
 
     fn notification(&self, read: &dyn Read, event: &Event, push: &Push, http: &HttpPusherData) -> Result<Notification> {
         let pdu = &event.pdu;
-        let room = crate::rooms::get(read, event.room)?;
+        let room = rooms::get(read, event.room)?;
         let mut notification = Notification::new(Vec::new());
         notification.event_id = Some(pdu.event_id.clone());
         notification.room_id = Some(room.id);
