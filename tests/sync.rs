@@ -204,6 +204,22 @@ async fn a_left_room_ends_with_the_leave() {
 }
 
 #[tokio::test]
+async fn filters_by_room_hold_for_left_rooms_too() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (shown, hidden) = (public_room(&alice).await, public_room(&alice).await);
+    for room in [&shown, &hidden] {
+        bob.join(room).await;
+        leave(&bob, room).await;
+    }
+    let filter = json!({ "room": { "include_leave": true, "timeline": { "not_rooms": [hidden] } } });
+    let left = sync_with(&bob, filter, None).await["rooms"]["leave"].clone();
+    let events = |room: &str| left[room]["timeline"]["events"].as_array().unwrap().len();
+    assert!(events(&shown) > 0 && events(&hidden) == 0, "{left}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_forgotten_room_is_still_told_as_left() {
     let server = TestServer::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

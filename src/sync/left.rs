@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::Result,
     ids::{Position, RoomNo},
-    rooms::{self, Event, event, point::Point, timeline},
+    rooms::{self, Event, Room, event, point::Point, timeline},
     store::records::UserRoom,
 };
 
@@ -41,7 +41,7 @@ pub fn build(view: &View<'_>, query: &Query, no: RoomNo, own: &UserRoom) -> Resu
             Some(since) if was_joined_at(view, no, since)? => Some(since),
             _ => None,
         };
-        let window = load_window(view, query, no, since, upto)?;
+        let window = load_window(view, query, no, &room, since, upto)?;
         let wanted = &query.filter.room.state;
         let lazy = query.lazy_members();
         let mut members = if lazy { state::senders(&window) } else { BTreeSet::new() };
@@ -102,8 +102,18 @@ pub fn was_joined_at(view: &View<'_>, no: RoomNo, position: Position) -> Result<
     Ok(membership == Some(ruma::events::room::member::MembershipState::Join))
 }
 
-fn load_window(view: &View<'_>, query: &Query, no: RoomNo, since: Option<Position>, upto: i64) -> Result<Window> {
+fn load_window(
+    view: &View<'_>,
+    query: &Query,
+    no: RoomNo,
+    room: &Room,
+    since: Option<Position>,
+    upto: i64,
+) -> Result<Window> {
     let wanted = &query.filter.room.timeline;
+    if !filter::allows_room(wanted, &room.id) {
+        return Ok(Window::empty(upto));
+    }
     let after = since.map(timeline::order_of);
     Window::load(view, no, Wanted { after, upto, limit: query.timeline_limit(), filter: Some(wanted) })
 }

@@ -18,7 +18,6 @@ const FEATURES: &[(&str, &str)] = &[
     ("fi.mau.msc2659.stable", "pings of application services"),
     ("org.matrix.e2e_cross_signing", "cross-signing, asked for by clients from before v1.1"),
     ("fi.mau.msc2815", "what was redacted, for moderators"),
-    ("org.matrix.label_based_filtering", "filters with labels"),
     ("org.matrix.msc2285.stable", "private read receipts"),
     ("org.matrix.msc2666.mutual_rooms", "mutual rooms, under the first name of the proposal"),
     ("uk.half-shot.msc2666.query_mutual_rooms", "mutual rooms"),
