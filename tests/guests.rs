@@ -96,6 +96,26 @@ async fn no_way_leads_into_rooms_that_admit_none() {
 }
 
 #[tokio::test]
+async fn what_needs_no_token_can_be_read_with_theirs() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let guest = guest_of(&server).await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    for path in [
+        format!("v3/profile/{}", encode(&alice.user_id)),
+        format!("v3/profile/{}/displayname", encode(&alice.user_id)),
+        "v3/publicRooms".to_owned(),
+        format!("v1/room_summary/{}", encode(&room)),
+        format!("unstable/im.nheko.summary/summary/{}", encode(&room)),
+    ] {
+        let path = format!("/_matrix/client/{path}");
+        assert_eq!(server.anyone().get(&path).await.0, StatusCode::OK, "{path}");
+        assert_eq!(guest.get(&path).await.0, StatusCode::OK, "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn another_server_withdraws_access() {
     let net = TestNet::new();
     let (a, b) = (net.server("a").await, net.server("b").await);

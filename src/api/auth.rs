@@ -362,7 +362,7 @@ fn suspended_may(method: &Method, path: &str) -> bool {
 }
 
 /// Whether the specification opens an operation to guests ("Guest Access", client behaviour), or it is one that they
-/// need to leave again or that tells nothing.
+/// need to leave again or that tells nothing, or one that needs no token at all.
 fn guests_may(method: &Method, path: &str) -> bool {
     matches!(
         (method.as_str(), operation(path).as_slice()),
@@ -377,6 +377,7 @@ fn guests_may(method: &Method, path: &str) -> bool {
             | ("GET" | "POST", ["delayed_events", ..])
             | ("PUT", ["sendToDevice", _, _])
             | ("PUT" | "DELETE", ["profile", _, "displayname"])
+            | ("GET", ["profile", ..] | ["publicRooms"] | ["room_summary" | "summary", _])
             | ("GET", ["devices"])
             | ("GET" | "PUT", ["devices", _])
             | ("GET", ["account", "whoami"])
