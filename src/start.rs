@@ -35,7 +35,7 @@ use crate::{
         limits::Limits,
         listen::{self, ListenOptions, Tls, TlsFiles, UnixSocket},
     },
-    media::{files::Files, removal, retention},
+    media::{self, files::Files, removal, retention},
     outgoing::{
         Network, Outgoing, Turns, Ways,
         mail::{Mailer, Outlet},
@@ -290,8 +290,11 @@ async fn sweep_media(server: &Arc<Server>) {
     tokio::time::sleep(AFTER_START).await;
     loop {
         let of = server.clone();
-        let swept =
-            tokio::task::spawn_blocking(move || retention::sweep(&of.store, &of.media, &of.config().media)).await;
+        let sweep = move || {
+            media::forget_expired(&of.store, of.name())?;
+            retention::sweep(&of.store, &of.media, &of.config().media)
+        };
+        let swept = tokio::task::spawn_blocking(sweep).await;
         match swept.map_err(Error::internal).flatten() {
             Ok((0, _)) => {}
             Ok((files, bytes)) => tracing::info!("{files} files were deleted as media.retention says ({bytes} bytes)"),

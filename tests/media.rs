@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use conduit::{
-    media::removal::remove_unnamed,
-    store::trees::{ERASURES, MEDIA, MEDIA_ACCESSED},
+    media::{self, MediaFile, removal::remove_unnamed},
+    store::trees::{ERASURES, MEDIA, MEDIA_ACCESSED, MEDIA_PENDING},
 };
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -99,6 +99,31 @@ async fn a_uri_can_be_made_ahead_of_its_upload() {
     assert_eq!(alice.raw(Method::PUT, &path, "text/plain", b"hello".to_vec()).await.0, StatusCode::OK);
     assert_eq!(alice.raw(Method::PUT, &path, "text/plain", b"again".to_vec()).await.0, StatusCode::CONFLICT);
     assert_eq!(bob.raw(Method::GET, &download, "", Vec::new()).await.1.as_ref(), b"hello");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_uri_that_nothing_was_uploaded_to_in_time_is_gone() {
+    let server = TestServer::start().await;
+    let (alice, state) = (server.register("alice").await, server.handle.server());
+    let answer = alice.ok(Method::POST, "/_matrix/media/v1/create", json!({})).await;
+    let id = answer["content_uri"].as_str().unwrap().strip_prefix("mxc://localhost/").unwrap().to_owned();
+    let (uri, user) = ((state.name(), &*id), ruma::UserId::parse(&alice.user_id).unwrap());
+    let expired = state.store.write(|tx| {
+        let file = MEDIA.get(tx, uri)?.unwrap();
+        MEDIA.put(tx, uri, &MediaFile { expires_ts: Some(1), ..file });
+        MEDIA_PENDING.put(tx, (&*user, &*id), &1);
+        Ok(())
+    });
+    expired.unwrap();
+    for path in ["client/v1/media/download", "media/v3/download"] {
+        let (status, answer) = alice.get(&format!("/_matrix/{path}/localhost/{id}?timeout_ms=20000")).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND")), "{path}");
+    }
+    media::forget_expired(&state.store, state.name()).unwrap();
+    let read = state.store.read();
+    assert!(MEDIA.get(&read, uri).unwrap().is_none() && MEDIA_PENDING.get(&read, (&*user, &*id)).unwrap().is_none());
+    drop(read);
     server.stop().await;
 }
 

@@ -26,7 +26,7 @@ pub use crate::store::records::{MediaContent, MediaFile};
 use crate::{
     clock,
     error::{Error, Result},
-    store::{Direction, Read, Tx, records::Block, trees},
+    store::{Direction, Read, Store, Tx, records::Block, trees},
 };
 
 /// How long a URI made ahead of its upload waits for it: the 24 hours that the specification recommends.
@@ -127,8 +127,7 @@ pub fn reserve(tx: &mut Tx<'_>, server: &ServerName, user: &UserId) -> Result<(S
     let rows: Vec<_> = trees::MEDIA_PENDING.scan(tx, (user,), Direction::Forward).collect::<Result<_>>()?;
     for ((user, id), expires_ts) in rows {
         if expires_ts < now {
-            trees::MEDIA_PENDING.delete(tx, (&user, &id));
-            trees::MEDIA.delete(tx, (server, &id));
+            forget_reserved(tx, server, &user, &id);
         } else {
             pending += 1;
         }
@@ -168,10 +167,46 @@ pub fn check_reserved(read: &dyn Read, server: &ServerName, id: &str, user: &Use
             "Something was uploaded to this media URI already.",
         ));
     }
-    if file.expires_ts.is_some_and(|expires_ts| expires_ts < clock::now_ms()) {
+    if has_expired(&file) {
         return Err(unknown());
     }
     Ok(file)
+}
+
+/// Whether nothing can be uploaded to the file's URI any more, and nothing was.
+pub fn has_expired(file: &MediaFile) -> bool {
+    file.expires_ts.is_some_and(|expires_ts| expires_ts < clock::now_ms())
+}
+
+/// Forgets the URIs to which nothing was uploaded in time.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub fn forget_expired(store: &Store, server: &ServerName) -> Result<()> {
+    let now = clock::now_ms();
+    let mut expired = Vec::new();
+    for row in trees::MEDIA_PENDING.scan(&store.read(), (), Direction::Forward) {
+        let (key, expires_ts) = row?;
+        if expires_ts < now {
+            expired.push(key);
+        }
+    }
+    for batch in expired.chunks(removal::BATCH) {
+        store.write(|tx| {
+            for (user, id) in batch {
+                if trees::MEDIA_PENDING.contains(tx, (user, id))? {
+                    forget_reserved(tx, server, user, id);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn forget_reserved(tx: &mut Tx<'_>, server: &ServerName, user: &UserId, id: &str) {
+    trees::MEDIA_PENDING.delete(tx, (user, id));
+    trees::MEDIA.delete(tx, (server, id));
 }
 
 /// The error for a URI whose file is still to come: 504 `M_NOT_YET_UPLOADED`.

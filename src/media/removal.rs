@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How many rows one transaction deletes.
-const BATCH: usize = 500;
+pub(super) const BATCH: usize = 500;
 
 /// A file with a name, as far as its stay depends on it.
 pub struct Item {

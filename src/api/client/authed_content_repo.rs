@@ -192,6 +192,7 @@ async fn find_stored(server: &Server, wanted: &Wanted) -> Result<MediaContent> {
             let (wait, max) = (wanted.wait.min(MAX_WAIT), server.config().max_upload_size().max(MAX_REMOTE));
             return server.federation.file(&server.media, &wanted.server, &wanted.id, wait, max).await;
         }
+        let file = file.filter(|file| !media::has_expired(file));
         let file = file.ok_or_else(|| Error::not_found("This server does not have the file."))?;
         if let Some(content) = file.content {
             return Ok(content);

@@ -127,7 +127,7 @@ pub async fn get_url_preview(
 /// was, but without waiting for an upload that would not be given out either.
 fn frozen(server: &Server, name: &ServerName, id: &str) -> Error {
     match trees::MEDIA.get(&server.store.read(), (name, id)) {
-        Ok(Some(file)) if file.content.is_none() => media::not_yet_uploaded(),
+        Ok(Some(file)) if file.content.is_none() && !media::has_expired(&file) => media::not_yet_uploaded(),
         Ok(_) => {
             Error::not_found("Files are given out at /_matrix/client/v1/media/download to those who are logged in.")
         }
