@@ -124,6 +124,9 @@ impl Handle {
 /// Waits until the background tasks have let go of the server, then closes the database.
 async fn close(server: Arc<Server>) -> Result<()> {
     let mut server = server;
+    if let Err(error) = server.typing.end(&server.rooms) {
+        tracing::error!("that nobody types any more could not be noted: {error}");
+    }
     for _ in 0..100 {
         // A join that is under way has the federation, and with it the database.
         if Arc::strong_count(&server.federation) == 1 {
@@ -369,6 +372,7 @@ fn open(
     let rooms = Arc::new(rooms);
     let outgoing = Arc::new(Outgoing::new(Ways::new(&config)?, network));
     let current = Current::new(config);
+    let typing = Typing::new(store.read().position()?);
     let config = current.get();
     let previews = Previews::new(current.clone(), outgoing.clone(), store.clone());
     let federation =
@@ -384,7 +388,7 @@ fn open(
         rendezvous: Rendezvous::default(),
         last_seen: LastSeen::default(),
         presence: Presence::new(config.allow_presence, config.allow_outgoing_presence),
-        typing: Typing::default(),
+        typing,
         media: Files::open(config.media_path())?,
         previews,
         image_work: Semaphore::new(1),

@@ -39,6 +39,21 @@ async fn typing_is_seen_and_times_out() {
 }
 
 #[tokio::test]
+async fn nobody_types_after_a_restart() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let mut since = bob.sync("").await["next_batch"].as_str().unwrap().to_owned();
+    alice.ok(Method::PUT, &path(&room, &alice), json!({ "typing": true })).await;
+    until(&bob, &room, &mut since, &json!([alice.user_id])).await;
+    let directory = server.stop().await;
+    let server = TestServer::start_in(directory, |_| {}).await;
+    until(&bob.at(&server), &room, &mut since, &json!([])).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn only_members_type_and_only_for_themselves() {
     let server = TestServer::start().await;
     let (alice, eve) = (server.register("alice").await, server.register("eve").await);

@@ -1,8 +1,12 @@
 //! Who is typing ([spec](https://spec.matrix.org/latest/client-server-api/#typing-notifications)).
 //!
 //! Lives in memory, but every change takes a position in the stream, moves its room in the log of changed rooms and
-//! wakes the members, like any other change. A restart forgets who was typing. Bounded: so many people type at most, for
-//! so long at most; who is beyond that is not shown.
+//! wakes the members, like any other change. Bounded: so many people type at most, for so long at most; who is beyond that
+//! is not shown.
+//!
+//! Who stops the server stops everybody from typing. Rooms in which nobody types are forgotten, some after a while and all
+//! by a restart; clients that were away for that long are told of every room in which something happened that nobody
+//! types there.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,14 +38,19 @@ const MAX_ROOMS: usize = 10_000;
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Who is typing in which room. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Typing(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
-    rooms: Mutex<HashMap<RoomNo, RoomTyping>>,
+    known: Mutex<Known>,
     /// Somebody started typing, so the next time-out may be sooner.
     started: Notify,
+}
+
+struct Known {
+    rooms: HashMap<RoomNo, RoomTyping>,
+    /// What changed up to here may have been forgotten.
+    forgotten: Position,
 }
 
 struct RoomTyping {
@@ -51,6 +60,12 @@ struct RoomTyping {
 }
 
 impl Typing {
+    /// Nobody types. Who did before `position` is not known.
+    pub fn new(position: Position) -> Self {
+        let known = Mutex::new(Known { rooms: HashMap::new(), forgotten: position });
+        Self(Arc::new(Shared { known, started: Notify::new() }))
+    }
+
     /// Notes that `user` types for another `timeout`, or no longer (none).
     ///
     /// # Errors
@@ -59,7 +74,7 @@ impl Typing {
         let now = clock::instant();
         let news = match timeout {
             Some(timeout) => self.start(room, user, now, now + timeout.min(MAX_TIMEOUT)),
-            None => self.0.rooms.lock().get_mut(&room).is_some_and(|state| state.users.remove(user).is_some()),
+            None => self.0.known.lock().rooms.get_mut(&room).is_some_and(|state| state.users.remove(user).is_some()),
         };
         if timeout.is_some() {
             self.0.started.notify_one();
@@ -70,7 +85,7 @@ impl Typing {
 
     /// Puts a user among those who type; tells whether that is new. The position follows in `announce`.
     fn start(&self, room: RoomNo, user: &UserId, now: Instant, until: Instant) -> bool {
-        let mut rooms = self.0.rooms.lock();
+        let rooms = &mut self.0.known.lock().rooms;
         let is_full = rooms.values().map(|room| room.users.len()).sum::<usize>() >= MAX_TYPING;
         if !rooms.contains_key(&room) && rooms.len() >= MAX_ROOMS {
             return false;
@@ -99,7 +114,7 @@ impl Typing {
             let members = effects::local_members(tx, rooms, room)?;
             tx.wake_all(members);
             // Before the commit: who sees the position sees the change.
-            if let Some(state) = self.0.rooms.lock().get_mut(&room) {
+            if let Some(state) = self.0.known.lock().rooms.get_mut(&room) {
                 state.changed = position;
                 state.changed_at = clock::instant();
             }
@@ -107,10 +122,13 @@ impl Typing {
         })
     }
 
-    /// Who types in the room, if that changed after `since`.
+    /// Who types in the room, if that changed after `since` or may have.
     pub fn since(&self, room: RoomNo, since: Position) -> Option<Vec<OwnedUserId>> {
-        let rooms = self.0.rooms.lock();
-        let state = rooms.get(&room).filter(|state| state.changed > since)?;
+        let known = self.0.known.lock();
+        let Some(state) = known.rooms.get(&room) else { return (since < known.forgotten).then(Vec::new) };
+        if state.changed <= since {
+            return None;
+        }
         let now = clock::instant();
         Some(state.users.iter().filter(|(_, until)| **until > now).map(|(user, _)| user.clone()).collect())
     }
@@ -138,7 +156,7 @@ impl Typing {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.0.rooms.lock().values().flat_map(|room| room.users.values()).min().copied()
+        self.0.known.lock().rooms.values().flat_map(|room| room.users.values()).min().copied()
     }
 
     /// Removes who has timed out; gives them by room, as no longer typing. Forgets rooms in which nothing happened for
@@ -146,15 +164,35 @@ impl Typing {
     fn end_timed_out(&self) -> Vec<(RoomNo, Vec<(OwnedUserId, bool)>)> {
         let now = clock::instant();
         let mut changed = Vec::new();
-        self.0.rooms.lock().retain(|room, state| {
+        let Known { rooms, forgotten } = &mut *self.0.known.lock();
+        rooms.retain(|room, state| {
             let is_used = !state.users.is_empty();
             let ended: Vec<_> =
                 state.users.extract_if(.., |_, until| *until <= now).map(|(user, _)| (user, false)).collect();
             if !ended.is_empty() {
                 changed.push((*room, ended));
             }
-            is_used || now.duration_since(state.changed_at) < REMEMBERED
+            let stays = is_used || now.duration_since(state.changed_at) < REMEMBERED;
+            if !stays {
+                *forgotten = state.changed.max(*forgotten);
+            }
+            stays
         });
         changed
+    }
+
+    /// Ends all typing, as the server stops.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn end(&self, rooms: &Rooms) -> Result<()> {
+        let all = std::mem::take(&mut self.0.known.lock().rooms);
+        for (room, state) in all {
+            let typists: Vec<_> = state.users.into_keys().map(|user| (user, false)).collect();
+            if !typists.is_empty() {
+                self.announce(rooms, room, &typists)?;
+            }
+        }
+        Ok(())
     }
 }
