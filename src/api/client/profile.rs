@@ -133,7 +133,8 @@ pub async fn get_profile_field(
     let mut profile = federation::profiles::profile(&server.federation, &req.0.user_id).await?;
     match profile.remove(field) {
         Some(value) => Ok(Json([(field.to_owned(), value)].into_iter().collect())),
-        // Before there were other fields, these two were answered with an empty object.
+        // Before there were other fields, these two were answered with an empty object. Clients still count on that: some take
+        // a 404 for a fault, and go on showing a picture that was removed.
         None if profiles::is_shown(field) => Ok(Json(Map::new())),
         None => Err(Error::not_found("This user's profile has no such field.")),
     }
