@@ -15,6 +15,7 @@ use std::{
 
 use futures_util::future::{OptionFuture, join};
 use parking_lot::Mutex;
+use ruma::ServerName;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, Semaphore, watch},
@@ -35,13 +36,18 @@ use crate::{
         limits::Limits,
         listen::{self, ListenOptions, Tls, TlsFiles, UnixSocket},
     },
-    media::{self, files::Files, removal, retention},
+    media::{
+        self,
+        files::Files,
+        removal::{self, Item},
+        retention,
+    },
     outgoing::{
         Network, Outgoing, Turns, Ways,
         mail::{Mailer, Outlet},
     },
     previews::Previews,
-    rooms::{Rooms, deletion, purge, typing::Typing},
+    rooms::{Rooms, avatars, deletion, purge, typing::Typing},
     server::{self, Program, Reloaded, Server, allowances},
     sso::Sso,
     store::Store,
@@ -295,7 +301,10 @@ async fn sweep_media(server: &Arc<Server>) {
         let of = server.clone();
         let sweep = move || {
             media::forget_expired(&of.store, of.name())?;
-            retention::sweep(&of.store, &of.media, &of.config().media)
+            let avatars = avatars::of_server(&of.store.read(), of.name())?;
+            let is_avatar = |(server, id): (&ServerName, &str)| server == of.name() && avatars.contains(id);
+            let is_spared = |item: &Item| item.uri().is_some_and(is_avatar);
+            retention::sweep(&of.store, &of.media, &of.config().media, is_spared)
         };
         let swept = tokio::task::spawn_blocking(sweep).await;
         match swept.map_err(Error::internal).flatten() {

@@ -419,7 +419,8 @@ options! {
 
         /// When media are deleted by themselves. A scope is "local" (sent by users of this server), "remote" or
         /// "thumbnail". Limits are accessed and created, the time since then, and space, for all media of the scope
-        /// together. An entry without scope is for the scopes that have none, and its space is the total of all.
+        /// together. An entry without scope is for the scopes that have none, and its space is the total of all. Avatars of
+        /// users and rooms of this server stay.
         retention: Vec<Retention> = [MediaScope::Remote, MediaScope::Thumbnail].map(unused_for_30_days).to_vec();
     }
 

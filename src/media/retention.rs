@@ -39,14 +39,16 @@ pub fn note_access(store: &Store, hash: &str) -> Result<()> {
     })
 }
 
-/// Deletes what is over the limits; gives how many files went and how many bytes they had. Looks at the row of every file:
-/// for a thread of its own.
+/// Deletes what is over the limits, but for what `is_spared` says; gives how many files went and how many bytes they had.
+/// Looks at the row of every file: for a thread of its own.
 ///
 /// # Errors
 /// When the database or the disk fails.
-pub fn sweep(store: &Store, files: &Files, limits: &Media) -> Result<(u64, u64)> {
+pub fn sweep(store: &Store, files: &Files, limits: &Media, is_spared: impl Fn(&Item) -> bool) -> Result<(u64, u64)> {
     let begun = clock::system_time();
-    let (going, staying) = sort_out(removal::items(&store.read())?, limits, clock::now_ms());
+    let mut items = removal::items(&store.read())?;
+    items.iter_mut().for_each(|item| item.protected |= is_spared(item));
+    let (going, staying) = sort_out(items, limits, clock::now_ms());
     // A name of bytes that are just being written waits.
     let going: Vec<Item> = going.into_iter().filter(|item| is_settled(files, &item.hash)).collect();
     let removed = removal::delete(store, files, begun, &going, &staying)?;
