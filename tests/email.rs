@@ -497,6 +497,32 @@ async fn links_expire_and_bear_no_guessing() {
 }
 
 /// Has an administrator make a link; gives its token.
+#[tokio::test]
+async fn a_client_without_a_form_for_addresses_shows_a_page() {
+    let mailed = Mailed::start(|_| {}).await;
+    let alice = mailed.server.register("alice").await;
+    mailed.add(&alice, "alice", "alice@example.org").await;
+    let anyone = mailed.server.anyone();
+    let mut new = json!({ "new_password": "new-password" });
+    let session = anyone.post(PASSWORD, new.clone()).await.1["session"].as_str().unwrap().to_owned();
+    let address = format!("/_matrix/client/v3/auth/m.login.email.identity/fallback/web?session={session}");
+    let (status, _, body) = anyone.full(Method::GET, &address, &[]).await;
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    assert!(status == StatusCode::OK && body.contains(&format!("data-operation=\"{RESET}\"")), "{body}");
+    // What its script does.
+    let sid = mailed.ask(RESET, "alice@example.org", "forgot", 1).await;
+    let form = format!("sid={sid}&client_secret=forgot");
+    let (_, body) = submit(&mailed.server, &address, &form).await;
+    assert!(body.contains("not confirmed yet") && body.contains(&format!("value=\"{sid}\"")), "{body}");
+    mailed.confirm(&mailed.mails.take_one().link()).await;
+    let (status, body) = submit(&mailed.server, &address, &form).await;
+    assert!(status == StatusCode::OK && body.contains("onAuthDone"), "{body}");
+    new["auth"] = json!({ "session": session });
+    assert_eq!(anyone.ok(Method::POST, PASSWORD, new).await, json!({}));
+    assert_eq!(log_in(&mailed.server, "alice@example.org", "new-password").await.0, StatusCode::OK);
+    mailed.server.stop().await;
+}
+
 async fn reset_link(server: &TestServer, line: &str) -> String {
     let answer = Command::parse(line).unwrap().run(server.handle.server(), None).await.unwrap().to_string();
     assert!(

@@ -476,7 +476,7 @@ async fn what_one_does_is_confirmed_with_the_provider() {
     assert_eq!(agree(&forged).await.0, StatusCode::FORBIDDEN, "nobody else says it");
     let (status, policy, page) = agree(&page).await;
     assert!(status == StatusCode::OK && page.contains("Confirmed"), "{page}");
-    assert!(page.contains("window.onAuthDone()") && policy.contains("script-src 'sha256-"), "the client hears of it");
+    assert!(page.contains("window.onAuthDone()") && policy.contains("script-src 'nonce-"), "the client hears of it");
     let (status, answer) = delete(Some(session)).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(confirm(&json!("unknown"), "1").await.0, StatusCode::FORBIDDEN);

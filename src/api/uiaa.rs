@@ -19,7 +19,6 @@ use serde_json::{Value as JsonValue, json};
 use super::auth::User;
 use crate::{
     error::{Error, Reason, Result},
-    http::limits::Class,
     server::Server,
     store::records::{Account, Purpose},
     users::{
@@ -27,7 +26,7 @@ use crate::{
         auth_sessions::{AuthSession, Deed},
         registration_tokens,
         sign_ups::With,
-        threepids, tokens, validations,
+        threepids, validations,
     },
 };
 
@@ -192,7 +191,8 @@ impl Proof<'_> {
                 {
                     return Err(Error::forbidden("Confirm with your own account, not with another."));
                 }
-                self.user = Some(check_password(self.server, found, &data.password).await?);
+                let Server { passwords, limits, .. } = self.server;
+                self.user = Some(passwords.log_in(limits, found, &data.password).await?);
                 Ok(())
             }
             _ => Err(refused("This server knows no such stage.")),
@@ -209,9 +209,9 @@ impl Proof<'_> {
     /// Keeps the progress for the next request, if there is a session.
     fn keep(&self) {
         if let Some(id) = &self.id {
-            let AuthSession { deed, completed, registration_token, validation, .. } = self.session.clone();
+            let AuthSession { deed, purpose, completed, registration_token, validation, .. } = self.session.clone();
             self.server.auth_sessions.update(id, |session| {
-                session.deed = deed;
+                (session.deed, session.purpose) = (deed, purpose);
                 session.completed = completed;
                 session.registration_token = registration_token;
                 session.validation = validation;
@@ -223,7 +223,7 @@ impl Proof<'_> {
     fn challenge(&mut self, error: Option<&Error>) -> Result<Error> {
         if self.id.is_none() {
             self.id = Some(self.server.auth_sessions.begin(self.demand.operation)?);
-            self.session.deed = self.demand.deed.clone();
+            (self.session.deed, self.session.purpose) = (self.demand.deed.clone(), self.demand.purpose);
             self.keep();
         }
         let flows: Vec<JsonValue> = self.demand.flows.iter().map(|stages| json!({ "stages": stages })).collect();
@@ -272,33 +272,5 @@ pub fn find_account(server: &Server, identifier: &UserIdentifier) -> Result<Opti
             Some((medium, address)) => threepids::find(&read, medium.as_str(), &threepids::canonical(address)),
             None => Err(Error::bad_request(ErrorKind::Unknown, "This kind of identifier is not known here.")),
         },
-    }
-}
-
-/// Checks a password; gives whose it is. A user who does not exist costs the same time as a wrong password.
-///
-/// # Errors
-/// 401 `M_FORBIDDEN` if it is wrong, `M_USER_LOCKED` if the account is; 429 `M_LIMIT_EXCEEDED` when too many log in.
-pub async fn check_password(
-    server: &Server,
-    account: Option<(OwnedUserId, Account)>,
-    password: &str,
-) -> Result<OwnedUserId> {
-    let (user, account) = account.unzip();
-    if let Some(user) = &user {
-        // Whoever guesses from many addresses guesses no faster.
-        server.limits.take(Class::Login, user.as_str())?;
-    }
-    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let right = server.passwords.verify(password.to_owned(), hash).await?;
-    match (user, account) {
-        (Some(user), Some(account)) if right && !account.deactivated => {
-            if account.locked {
-                Err(tokens::locked())
-            } else {
-                Ok(user)
-            }
-        }
-        _ => Err(refused("The user name or the password is wrong.")),
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     clock,
     error::{Error, Result},
     passing::Passing,
+    store::records::Purpose,
 };
 
 /// How long a session lives.
@@ -46,6 +47,8 @@ pub struct AuthSession {
     pub validation: Option<String>,
     /// What its user is to confirm, if it is known whose it is.
     pub deed: Option<Deed>,
+    /// What an e-mail address must have been confirmed for.
+    pub purpose: Purpose,
     /// By what the page is known on which its user, who logged in with the identity provider, is asked.
     asked: Option<String>,
     /// The account and device that it led to, so that the request can be repeated if its answer got lost.
@@ -82,6 +85,28 @@ impl AuthSessions {
     /// The session with the given ID, if it is for `operation`.
     pub fn get(&self, id: &str, operation: &str) -> Option<AuthSession> {
         self.0.get(id).filter(|session| session.operation == hash(operation))
+    }
+
+    /// The session with the given ID, whatever it is for: for pages that do nothing but note a stage as passed.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN` when it is gone.
+    pub fn find(&self, id: &str) -> Result<AuthSession> {
+        self.0.get(id).ok_or_else(gone)
+    }
+
+    /// Notes that a stage was passed on a page; `also` changes what else is to be known of that.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn pass(&self, id: &str, stage: AuthType, also: impl FnOnce(&mut AuthSession)) -> Result<()> {
+        let known = self.0.update(id, |session| {
+            also(session);
+            if !session.completed.contains(&stage) {
+                session.completed.push(stage);
+            }
+        });
+        if known { Ok(()) } else { Err(gone()) }
     }
 
     /// Changes the session with the given ID, if it still exists; gives whether it does.

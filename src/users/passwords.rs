@@ -16,14 +16,18 @@ use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHash, Version,
     password_hash::phc::{Ident, Output, ParamsString, Salt},
 };
+use http::StatusCode;
 use parking_lot::Mutex;
 use ring::digest;
-use ruma::api::error::ErrorKind;
+use ruma::{OwnedUserId, api::error::ErrorKind};
 use tokio::sync::Semaphore;
 
+use super::tokens;
 use crate::{
     clock,
     error::{Error, Result},
+    http::limits::{Class, Limits},
+    store::records::Account,
 };
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -106,6 +110,34 @@ impl Passwords {
             Ok(same(&output, expected.as_bytes()))
         })
         .await
+    }
+
+    /// Checks the password of somebody who logs in or confirms something; gives whose it is. A user who does not exist
+    /// costs the same time as a wrong password.
+    ///
+    /// # Errors
+    /// 401 `M_FORBIDDEN` if it is wrong, `M_USER_LOCKED` if the account is; 429 `M_LIMIT_EXCEEDED` when too many log in.
+    pub async fn log_in(
+        &self,
+        limits: &Limits,
+        account: Option<(OwnedUserId, Account)>,
+        password: &str,
+    ) -> Result<OwnedUserId> {
+        let (user, account) = account.unzip();
+        if let Some(user) = &user {
+            // Whoever guesses from many addresses guesses no faster.
+            limits.take(Class::Login, user.as_str())?;
+        }
+        let hash = account.as_ref().and_then(|account| account.password_hash.clone());
+        let right = self.verify(password.to_owned(), hash).await?;
+        match (user, account) {
+            (Some(_), Some(account)) if right && !account.deactivated && account.locked => Err(tokens::locked()),
+            (Some(user), Some(account)) if right && !account.deactivated => Ok(user),
+            _ => {
+                let message = "The user name or the password is wrong.";
+                Err(Error::new(StatusCode::UNAUTHORIZED, ErrorKind::Forbidden, message))
+            }
+        }
     }
 
     /// Runs `work` when it is its turn. It runs to its end even if the caller goes away, and keeps its turn that long.

@@ -1,11 +1,14 @@
-//! Pages for people, in plain HTML: nothing fetched from elsewhere, and no cookie and no script but those of `sso.rs`.
+//! Pages for people, in plain HTML: nothing fetched from elsewhere, no cookie but that of `sso.rs`, and no script but where
+//! a client waits for the page to call it.
 //!
 //! Text that comes from outside goes through [`escape`](crate::http::html::escape) before it stands in a page. The policy of
-//! every page forbids scripts (but for that one line), frames and foreign targets of forms, so that a mistake there would
-//! still do nothing.
+//! every page forbids scripts but its own, frames and foreign targets of forms, so that a mistake there would still do
+//! nothing.
 
 pub mod confirm_email;
+pub mod fallback;
 pub mod health;
+pub mod login;
 pub mod metrics;
 pub mod register;
 pub mod reset_password;
@@ -15,10 +18,11 @@ pub mod unsubscribe;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::{
+    clock,
     error::{Error, Reason, Result},
     http::{Body, Route, html::escape, page},
     server::Server,
-    users::{password_resets, pushers, validations},
+    users::{auth_sessions::Deed, password_resets, pushers, validations},
 };
 
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; \
@@ -39,6 +43,9 @@ pub fn routes() -> Vec<Route<Server>> {
         page(Method::POST, sso::USERNAME, sso::choose_name),
         page(Method::GET, "/_matrix/client/v3/auth/m.login.sso/fallback/web", sso::begin_confirmation).rate_limited(),
         page(Method::POST, sso::CONFIRM, sso::confirm),
+        page(Method::GET, "/_matrix/client/v3/auth/{stage}/fallback/web", fallback::show_stage),
+        page(Method::POST, "/_matrix/client/v3/auth/{stage}/fallback/web", fallback::submit_stage),
+        page(Method::GET, "/_matrix/static/client/login/", login::show_login),
         page(Method::GET, validations::PAGE, confirm_email::show_confirmation),
         page(Method::POST, validations::PAGE, confirm_email::submit_confirmation),
         page(Method::GET, password_resets::PAGE, reset_password::show_password_form),
@@ -76,6 +83,42 @@ fn notice(error: Option<&str>) -> String {
 fn failed(title: &str, error: Error) -> Result<Response<Body>> {
     let status = error.status();
     Ok(html(status, title, &notice(Some(&told(error)?))))
+}
+
+/// What a person is asked to confirm for a client.
+fn asked(deed: Option<&Deed>) -> String {
+    match deed {
+        Some(deed) => format!(
+            "<p>You are <strong>{}</strong>. A client that is logged in to this account wants to <strong>{}</strong>.</p>\
+             <p>If you did not just ask for this, close this window: somebody else may use your account.</p>",
+            escape(deed.user.as_str()),
+            escape(&deed.what),
+        ),
+        None => "<p>If you did not just begin this in your client, close this window.</p>".to_owned(),
+    }
+}
+
+/// The page at the end of a stage, which tells the client that it is passed
+/// ([spec](https://spec.matrix.org/latest/client-server-api/#fallback)).
+///
+/// # Errors
+/// As [`scripted`].
+fn done() -> Result<Response<Body>> {
+    const TELL: &str = "window.onAuthDone ? window.onAuthDone() : window.opener?.postMessage('authDone', '*')";
+    scripted("Confirmed", "<p>That was it: close this window and continue in your client.</p>", TELL)
+}
+
+/// [`html`] with a script of our own, which may ask this server.
+///
+/// # Errors
+/// When the system gives no random bytes.
+fn scripted(title: &str, body: &str, script: &str) -> Result<Response<Body>> {
+    let nonce = clock::random_string(24)?;
+    let mut response = html(StatusCode::OK, title, &format!("{body}<script nonce=\"{nonce}\">{script}</script>"));
+    let policy = format!("{POLICY}; script-src 'nonce-{nonce}'; connect-src 'self'");
+    let policy = HeaderValue::try_from(policy).map_err(Error::internal)?;
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    Ok(response)
 }
 
 /// A page with this title and body, both HTML already.

@@ -150,7 +150,7 @@ async fn by_password(server: &Server, req: LoginRequest) -> Result<OwnedUserId> 
         return by_emergency_password(server, secret, &password);
     }
     let account = uiaa::find_account(server, &identifier)?;
-    uiaa::check_password(server, account, &password).await.map_err(forbidden)
+    server.passwords.log_in(&server.limits, account, &password).await.map_err(forbidden)
 }
 
 /// The administrator who is locked out opens an account of their own with the password of the configuration.
