@@ -164,7 +164,7 @@ trees! {
     /// The aliases of each room.
     ROOM_ALIASES = Scan 141: (RoomNo, OwnedRoomAliasId) => ();
     /// Rooms that are being replaced by one of another version, by that one.
-    ROOM_UPGRADES = Queue 255: RoomNo => RoomUpgrade;
+    ROOM_UPGRADES = Queue 246: RoomNo => RoomUpgrade;
     /// Rooms that do not admit guests and that guests of this server are still to leave.
     ROOMS_WITHOUT_GUESTS = Queue 233: RoomNo => ();
     /// What requests with transaction IDs were answered with: by user, device, operation with its path, and ID.
