@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Notify};
 
-use crate::common::{Client, TestServer, encode};
+use crate::common::{Client, TestServer, encode, net::TestNet};
 
 /// A push gateway.
 #[derive(Clone)]
@@ -358,6 +358,18 @@ async fn a_pusher_is_switched_off_and_on_from_another_device() {
     gateway.wait(told(heard, "key")).await;
     assert!(told(silent, "key")(&gateway).is_none(), "what came while it was off");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn invitations_into_rooms_of_other_servers_are_pushed() {
+    let (net, gateway) = (TestNet::new(), Gateway::start().await);
+    let (a, b) = (net.server("a").await, net.server_with("b", |config| config.ip_range_denylist = Vec::new()).await);
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    gateway.set_pusher(&bob, "key", json!({})).await;
+    let room = alice.create_room(json!({ "invite": [bob.user_id] })).await;
+    let told = gateway.until(1).await.remove(0);
+    assert_eq!((&told["room_id"], &told["content"]["membership"]), (&json!(room), &json!("invite")));
+    assert_eq!(told["user_is_target"], true);
 }
 
 #[tokio::test]

@@ -23,7 +23,10 @@ use crate::{
 /// # Errors
 /// When the database fails or a row is damaged; so for all functions here.
 pub fn actions(read: &dyn Read, user: &UserId, event: &Event) -> Result<Option<Vec<Action>>> {
-    if event.status != Status::Accepted || event.redacted_by.is_some() || event.pdu.sender == user {
+    let is_own = event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(user.as_str());
+    // Of an invitation into a room that this server is not in nothing more is known than the event.
+    let counts = event.status == Status::Accepted || (is_own && event.status == Status::Outlier);
+    if !counts || event.redacted_by.is_some() || event.pdu.sender == user {
         return Ok(None);
     }
     let joined = trees::READ_MARKS.get(read, (event.room, user))?.map_or(0, |marks| marks.joined);
@@ -31,9 +34,7 @@ pub fn actions(read: &dyn Read, user: &UserId, event: &Event) -> Result<Option<V
     if before_joining || account_data::ignored_users(read, user)?.contains(&event.pdu.sender) {
         return Ok(None);
     }
-    if event.pdu.state_key_of(&TimelineEventType::RoomMember) == Some(user.as_str())
-        && invite_permissions::of(read, user, &event.pdu.sender)? == Permission::Ignored
-    {
+    if is_own && invite_permissions::of(read, user, &event.pdu.sender)? == Permission::Ignored {
         return Ok(None);
     }
     let (rules, record) = (ruleset(read, user)?, rooms::get(read, event.room)?);
