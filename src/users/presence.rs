@@ -32,8 +32,8 @@ use crate::{
 /// How long after the last activity a user counts as idle.
 const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
 
-/// How long after its last request a client counts as gone: longer than a long poll.
-const OFFLINE_AFTER: Duration = Duration::from_secs(75);
+/// How long after its last request a client counts as gone: longer than the longest poll, which takes two minutes.
+const OFFLINE_AFTER: Duration = Duration::from_secs(150);
 
 /// How long after the last word of their server a user of another server counts as offline.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 60);
