@@ -267,21 +267,29 @@ async fn messages_that_waited_for_a_sync_are_told_before_they_go() {
         let messages = json!({ "messages": { "@ircbot:localhost": { "BRIDGE": { "count": count } } } });
         alice.ok(Method::PUT, &path, messages).await;
     };
-    send(&server, 0).await;
+    // More than one transaction holds.
+    for count in 0..150 {
+        send(&server, count).await;
+    }
     settle(&fake, &server).await;
+    let told = fake.all("events").len();
     fake.refuse(Some(StatusCode::BAD_GATEWAY));
     service.create_room(json!({})).await;
     fake.wait("a refusal", |fake| (!fake.refused().is_empty()).then_some(())).await;
-    send(&server, 1).await;
+    send(&server, 150).await;
     let directory = server.stop().await;
     std::fs::write(directory.path().join("irc.yaml"), fake.registration("org.matrix.msc3202: true")).unwrap();
     let server = fake.restart(directory).await;
     fake.refuse(None);
-    send(&server, 2).await;
+    send(&server, 151).await;
     let list = "de.sorunome.msc2409.to_device";
-    fake.entry(list, |message| message["content"]["count"] == 2).await;
+    fake.entry(list, |message| message["content"]["count"] == 151).await;
     let counts: Vec<_> = fake.all(list).iter().map(|message| message["content"]["count"].as_u64().unwrap()).collect();
-    assert_eq!(counts, [0, 1, 2]);
+    assert_eq!(counts, (0..152).collect::<Vec<_>>());
+    settle(&fake, &server).await;
+    let ids: Vec<_> = fake.all("events").into_iter().map(|event| event["event_id"].clone()).collect();
+    let distinct: std::collections::BTreeSet<_> = ids.iter().map(Value::to_string).collect();
+    assert!(ids.len() == distinct.len() && ids.len() > told, "nothing is told twice");
 }
 
 /// What is said after its last user left is not for a bridge that was away meanwhile.

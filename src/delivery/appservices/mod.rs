@@ -173,11 +173,10 @@ impl Queue for Transactions<'_> {
                     }
                 }
             }
-            APPSERVICE_PROGRESS.put(
-                tx,
-                id,
-                &AppserviceProgress { told: batch.until, pending: None, with_messages: false, ..progress },
-            );
+            // Old messages may be all that a transaction held.
+            let told = progress.told.max(batch.until);
+            let progress = AppserviceProgress { told, pending: None, with_messages: false, ..progress };
+            APPSERVICE_PROGRESS.put(tx, id, &progress);
             Ok(())
         })
     }

@@ -112,14 +112,17 @@ pub(super) fn since(
     let mut body = Body::default();
     body.events.extend(span.cut(events));
     body.to_device.extend(span.cut(messages));
-    match interest.service.ephemeral {
-        Some(EphemeralName::Stable) => body.ephemeral = span.ephemeral(server, &changed)?,
-        Some(EphemeralName::Unstable) => body.unstable_ephemeral = span.ephemeral(server, &changed)?,
-        None => {}
-    }
-    if interest.service.device_changes {
-        body.device_lists = span.device_lists()?;
-        (body.one_time_keys, body.unused_fallback) = span.keys()?;
+    // Where old messages alone fill it, the rest is for the next one.
+    if span.until > span.since {
+        match interest.service.ephemeral {
+            Some(EphemeralName::Stable) => body.ephemeral = span.ephemeral(server, &changed)?,
+            Some(EphemeralName::Unstable) => body.unstable_ephemeral = span.ephemeral(server, &changed)?,
+            None => {}
+        }
+        if interest.service.device_changes {
+            body.device_lists = span.device_lists()?;
+            (body.one_time_keys, body.unused_fallback) = span.keys()?;
+        }
     }
     let body = if body.is_empty() { None } else { Some(to_raw_value(&body)?) };
     Ok((body, span.until))
