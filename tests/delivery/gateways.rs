@@ -366,6 +366,10 @@ async fn invitations_into_rooms_of_other_servers_are_pushed() {
     let (a, b) = (net.server("a").await, net.server_with("b", |config| config.ip_range_denylist = Vec::new()).await);
     let (alice, bob) = (a.register("alice").await, b.register("bob").await);
     gateway.set_pusher(&bob, "key", json!({})).await;
+    // A rule that asks for the power of who invites, which is not known here.
+    let conditions = json!([{ "kind": "sender_notification_permission", "key": "room" }]);
+    let rule = "/_matrix/client/v3/pushrules/global/override/powerful";
+    bob.ok(Method::PUT, rule, json!({ "actions": [], "conditions": conditions })).await;
     let room = alice.create_room(json!({ "invite": [bob.user_id] })).await;
     let told = gateway.until(1).await.remove(0);
     assert_eq!((&told["room_id"], &told["content"]["membership"]), (&json!(room), &json!("invite")));

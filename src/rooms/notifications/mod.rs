@@ -236,6 +236,10 @@ struct PowerLevels<'a> {
 
 impl PowerLevels<'_> {
     fn sender_may(&self, key: &NotificationPowerLevelsKey) -> Result<bool> {
+        // Of a room that this server is not in, nobody's power is known.
+        if self.record.create.is_none() {
+            return Ok(false);
+        }
         if self.levels.get().is_none() {
             let levels = power_levels::of_room(self.read, self.event.room, self.record)?;
             self.levels.get_or_init(|| levels.into());
