@@ -220,8 +220,8 @@ async fn background(server: Arc<Server>) {
                 _ = ticks.tick() => {}
                 () = server.rooms.chores.notified() => {}
             }
-            let done = chores::all(&server.federation).await.and_then(|()| server.presence.tick(&server.store));
-            if let Err(error) = done {
+            let done = chores::all(&server.federation).await;
+            if let Err(error) = done.and(server.presence.tick(&server.store)) {
                 tracing::error!("background work failed and is tried again: {error}");
             }
         }

@@ -14,7 +14,7 @@ use super::{Federation, leave, policy, room_upgrades};
 use crate::{
     clock,
     error::Result,
-    ids::RoomNo,
+    ids::{Position, RoomNo},
     rooms::{
         self, Draft, Rooms, delayed_events, deletion, guests, members, membership, redaction, related_redactions,
         thread_subscriptions,
@@ -40,10 +40,8 @@ const TRIED_FOR_MS: u64 = 60 * 60 * 1000;
 pub async fn all(federation: &Federation) -> Result<()> {
     let (updates, leaves, closed) = {
         let read = federation.rooms.store.read();
-        let updates: Vec<OwnedUserId> = PROFILE_UPDATES
-            .scan(&read, (), Direction::Forward)
-            .map(|row| row.map(|row| row.0))
-            .collect::<Result<_>>()?;
+        let updates: Vec<(OwnedUserId, Position)> =
+            PROFILE_UPDATES.scan(&read, (), Direction::Forward).collect::<Result<_>>()?;
         let leaves: Vec<OwnedUserId> = DEACTIVATED_USERS
             .scan(&read, (), Direction::Forward)
             .map(|row| row.map(|row| row.0))
@@ -54,8 +52,15 @@ pub async fn all(federation: &Federation) -> Result<()> {
             .collect::<Result<_>>()?;
         (updates, leaves, closed)
     };
-    for user in updates {
-        show_profile(federation, &user, usize::MAX).await?;
+    for (user, queued) in updates.iter().filter(|(user, _)| federation.pauses.is_over(user)) {
+        if show_profile(federation, user, usize::MAX).await? {
+            federation.pauses.end(user);
+        } else if federation.pauses.fails(user) {
+            tracing::warn!(
+                "some rooms do not show the new name or picture of {user}: their policy servers cannot be asked"
+            );
+            end_update(federation, user, Some(*queued))?;
+        }
     }
     for user in leaves {
         leave_all(federation, &user, usize::MAX).await?;
@@ -185,15 +190,19 @@ pub async fn show_profile(federation: &Federation, user: &UserId, limit: usize) 
         done &= show_profile_in(federation, user, *room).await?;
     }
     if done {
-        federation.rooms.store.write(|tx| {
-            // A later change is somebody else's chore.
-            if PROFILE_UPDATES.get(tx, user)? == queued {
-                PROFILE_UPDATES.delete(tx, user);
-            }
-            Ok(())
-        })?;
+        end_update(federation, user, queued)?;
     }
     Ok(done)
+}
+
+/// Notes that a profile is shown as it was at `queued`. A later change is somebody else's chore.
+fn end_update(federation: &Federation, user: &UserId, queued: Option<Position>) -> Result<()> {
+    federation.rooms.store.write(|tx| {
+        if PROFILE_UPDATES.get(tx, user)? == queued {
+            PROFILE_UPDATES.delete(tx, user);
+        }
+        Ok(())
+    })
 }
 
 fn rooms_behind(read: &dyn Read, user: &UserId) -> Result<Vec<RoomNo>> {

@@ -49,6 +49,7 @@ mod answers;
 mod client;
 mod fetch;
 mod media;
+mod pauses;
 mod resolve;
 mod send_join;
 mod shares;
@@ -62,7 +63,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 pub use self::client::{Failure, Limits};
 use self::{
     answers::Remembered, backfill::Backfills, devices::Devices, inbound::Inbound, join::Moves, keys::ServerKeys,
-    missing_members::MissingMembers, resolve::Delegations, shares::Shares,
+    missing_members::MissingMembers, pauses::Pauses, resolve::Delegations, shares::Shares,
 };
 use crate::{
     appservice::Appservices,
@@ -107,6 +108,7 @@ pub struct Federation {
     backfills: Backfills,
     delegations: Delegations,
     files: Turns<(OwnedServerName, String)>,
+    pauses: Pauses,
     requests: Shares,
     /// The bytes of other servers' lists of events that are in memory.
     held: Held,
@@ -137,6 +139,7 @@ impl Federation {
             backfills: Backfills::default(),
             delegations: Delegations::default(),
             files: Turns::default(),
+            pauses: Pauses::default(),
             binding: Semaphore::new(third_party_invite::AT_ONCE),
             held: Held::default(),
             requests: Shares::new(config.get().max_concurrent_requests.max(1).into()),
