@@ -52,7 +52,9 @@ pub async fn finish_all(federation: &Federation) -> Result<()> {
         let Some(row) = ROOM_UPGRADES.get(&engine.store.read(), old)? else { continue };
         match finish(federation, guard, old, &row).await {
             Ok(new) => tracing::info!("the upgrade of {id} to {new}, which was interrupted, is finished"),
-            Err(error) if error.status() == StatusCode::INTERNAL_SERVER_ERROR => return Err(error),
+            Err(error) if error.status() == StatusCode::INTERNAL_SERVER_ERROR => {
+                tracing::error!("the upgrade of {id}, which was interrupted, fails and is tried again: {error}");
+            }
             Err(error) => tracing::warn!("the upgrade of {id}, which was interrupted, is given up: {error}"),
         }
     }
@@ -68,10 +70,10 @@ async fn finish(federation: &Federation, guard: RoomGuard, old: RoomNo, row: &Ro
         let hand_over =
             policy::send_and(federation, &guard, user, tombstone, |tx, _| upgrade::hand_over(tx, old, row.new));
         if let Err(refused) = hand_over.await {
+            done(federation, old)?;
             drop(guard);
             // What replaces nothing is of no use.
             leave::leave(federation, &new, user, None).await?;
-            done(federation, old)?;
             return Err(refused);
         }
     }
