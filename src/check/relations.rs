@@ -94,7 +94,7 @@ fn aggregates(checker: &mut Checker<'_>, target: EventNo, row: Aggregates) -> Re
         .map(|row| row.map(|((_, user), ())| user))
         .collect::<Result<_>>()?;
     // Of a long thread it is not found out that somebody wrote nothing else in it.
-    let fits = members.is_superset(&senders) && (replies.len() > 400 || senders == members);
-    checker.expect(fits, format_args!("THREAD_MEMBERS of event {target} are not those who wrote"));
+    let fits = members.is_superset(&senders);
+    checker.expect(fits, format_args!("THREAD_MEMBERS of event {target} lacks somebody who wrote"));
     Ok(())
 }
