@@ -185,7 +185,8 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn sync(&self) -> Result<()> {
-        Ok(self.db.flush_wal(true)?)
+        let synced = self.db.flush_wal(true);
+        Ok(synced.inspect_err(|error| self.log.failed("the write-ahead log could not be synced", error))?)
     }
 
     /// Waits until something could not be written. From then on nothing can be: it is not known what the disk has, before
