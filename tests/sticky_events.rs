@@ -171,6 +171,35 @@ async fn sliding_sync_tells_them_of_all_rooms() {
 }
 
 #[tokio::test]
+async fn sliding_sync_tells_what_stuck_before_a_room_was_subscribed_to() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let call = stick(&alice, &room, "1", 600_000).await;
+    let ask = async |pos: &str, since: &Value, rooms: Value| {
+        let query = if pos.is_empty() { String::new() } else { format!("?pos={pos}&timeout=0") };
+        let extensions = json!({ "org.matrix.msc4354.sticky_events": { "enabled": true, "since": since } });
+        let body = json!({ "room_subscriptions": rooms, "extensions": extensions });
+        let answer = alice.ok(Method::POST, &format!("{SLIDING}{query}"), body).await;
+        let told = answer["extensions"]["org.matrix.msc4354.sticky_events"].clone();
+        (answer["pos"].as_str().unwrap().to_owned(), told["next_batch"].clone(), told["rooms"][&room]["events"].clone())
+    };
+    let (first, since, told) = ask("", &Value::Null, json!({})).await;
+    assert_eq!(told, Value::Null, "nothing matches the room");
+    let subscribed = json!({ &room: { "timeline_limit": 0, "required_state": [] } });
+    // Also when the answer gets lost.
+    for _ in 0..2 {
+        assert_eq!(ids(&ask(&first, &since, subscribed.clone()).await.2), [call.as_str()]);
+    }
+    let (second, since, _) = ask(&first, &since, subscribed.clone()).await;
+    let (third, since, told) = ask(&second, &since, subscribed.clone()).await;
+    assert_eq!(told, Value::Null, "it is told once");
+    let later = stick(&alice, &room, "2", 600_000).await;
+    assert_eq!(ids(&ask(&third, &since, subscribed).await.2), [later.as_str()]);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn other_servers_are_told_that_an_event_is_sticky() {
     let net = TestNet::new();
     let (a, b) = (net.server("a").await, net.server("b").await);

@@ -94,7 +94,7 @@ async fn answer(server: &Server, user: &User, mut request: Request) -> Result<Js
         Some(_) => syncing::long_poll(&server.store, &user.id, &user.device, request.timeout, build).await?,
     };
     let mut response = built.response;
-    response.pos = server.sliding.answered(&hold, position, built.sent)?;
+    response.pos = server.sliding.answered(&hold, position, built.sent, built.told_of)?;
     Ok(Json(response))
 }
 

@@ -9,7 +9,7 @@
 //! clients start anew; so is everything after a restart.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -60,6 +60,8 @@ pub struct Connection {
     pending: Option<Pending>,
     /// What was sent of each room up to the confirmed answer.
     sent: HashMap<RoomNo, Sent>,
+    /// The rooms of which sticky events were told in the confirmed answer, in a window or not.
+    told_of: HashSet<RoomNo>,
     /// The configs in `sent`, each once.
     configs: Vec<Arc<RoomConfig>>,
     /// The user's rooms, as of the latest build.
@@ -76,6 +78,7 @@ struct Mark {
 struct Pending {
     mark: Mark,
     sent: HashMap<RoomNo, Sent>,
+    told_of: HashSet<RoomNo>,
 }
 
 /// What was sent of a room.
@@ -168,16 +171,22 @@ impl Connections {
         slot
     }
 
-    /// Keeps what an answer of this hold sent; gives its `pos`. Then forgets the connections unused for longest as long
-    /// as all together are too large.
+    /// Keeps what an answer of this hold sent, and of which rooms it told sticky events; gives its `pos`. Then forgets the
+    /// connections unused for longest as long as all together are too large.
     ///
     /// # Errors
     /// 400 `M_UNKNOWN_POS` when a later request took the connection over.
-    pub fn answered(&self, hold: &Hold, position: Position, sent: HashMap<RoomNo, Sent>) -> Result<String> {
+    pub fn answered(
+        &self,
+        hold: &Hold,
+        position: Position,
+        sent: HashMap<RoomNo, Sent>,
+        told_of: HashSet<RoomNo>,
+    ) -> Result<String> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let bytes = {
             let mut connection = hold.connection()?;
-            connection.pending = Some(Pending { mark: Mark { position, serial }, sent });
+            connection.pending = Some(Pending { mark: Mark { position, serial }, sent, told_of });
             connection.bytes()
         };
         hold.slot.bytes.store(bytes as u64, Ordering::Relaxed);
@@ -228,6 +237,7 @@ impl Connection {
             confirmed: Mark::default(),
             pending: None,
             sent: HashMap::new(),
+            told_of: HashSet::new(),
             configs: Vec::new(),
             rooms: RoomList::default(),
         }
@@ -239,6 +249,7 @@ impl Connection {
             Some(pending) if pending.mark == mark => {
                 self.confirmed = mark;
                 self.sent.extend(pending.sent.drain());
+                self.told_of = std::mem::take(&mut pending.told_of);
             }
             _ if self.confirmed == mark && mark.serial != 0 => {}
             _ => return Err(unknown_pos()),
@@ -264,6 +275,11 @@ impl Connection {
         self.sent.get(&room)
     }
 
+    /// The rooms of which sticky events were told in the answer that the client goes on from.
+    pub fn told_of(&self) -> &HashSet<RoomNo> {
+        &self.told_of
+    }
+
     /// The one copy of `config` in this connection, so that equal ones are the same.
     pub fn intern(&mut self, config: RoomConfig) -> Arc<RoomConfig> {
         if let Some(known) = self.configs.iter().find(|known| ***known == config) {
@@ -276,7 +292,9 @@ impl Connection {
 
     fn bytes(&self) -> usize {
         let sent = self.sent.len() + self.pending.as_ref().map_or(0, |pending| pending.sent.len());
+        let told_of = self.told_of.len() + self.pending.as_ref().map_or(0, |pending| pending.told_of.len());
+        let rooms = sent * (size_of::<(RoomNo, Sent)>() + ENTRY) + told_of * (size_of::<RoomNo>() + ENTRY);
         let configs: usize = self.configs.iter().map(|config| config.bytes()).sum();
-        size_of::<Self>() + sent * (size_of::<(RoomNo, Sent)>() + ENTRY) + configs + self.rooms.bytes()
+        size_of::<Self>() + rooms + configs + self.rooms.bytes()
     }
 }

@@ -25,7 +25,8 @@ const MAX_STICKY: usize = 100;
 /// The rooms that were looked at for an answer.
 pub struct RoomsInScope<'r> {
     rooms: Vec<InScope<'r>>,
-    interesting: HashSet<RoomNo>,
+    interesting: &'r HashSet<RoomNo>,
+    told_of: &'r HashSet<RoomNo>,
 }
 
 /// A room that was looked at.
@@ -47,9 +48,10 @@ pub struct InScope<'r> {
 }
 
 impl<'r> RoomsInScope<'r> {
-    /// None yet; some rule matches those that are `interesting`, be they in a window or not.
-    pub fn new(interesting: HashSet<RoomNo>) -> Self {
-        Self { rooms: Vec::new(), interesting }
+    /// None yet; some rule matches those that are `interesting`, be they in a window or not, and matched those that were
+    /// `told_of` when the client was last answered.
+    pub fn new(interesting: &'r HashSet<RoomNo>, told_of: &'r HashSet<RoomNo>) -> Self {
+        Self { rooms: Vec::new(), interesting, told_of }
     }
 
     /// Adds a room.
@@ -139,8 +141,8 @@ fn place(view: &View<'_>, wanted: &Since) -> Result<Position> {
 
 /// The sticky events of all joined rooms that some list or subscription matches, in a window or not
 /// ([MSC4480](https://github.com/matrix-org/matrix-spec-proposals/pull/4480), a proposal), but for those that the timelines
-/// in the answer have; the oldest first, so that one answer need not hold all. Of a room that was joined since, they are all
-/// told at once.
+/// in the answer have; the oldest first, so that one answer need not hold all. Of a room that was joined since, or that
+/// nothing matched the last time, they are all told at once.
 fn sticky_events(view: &View<'_>, wanted: &Since, answer: &RoomsInScope<'_>) -> Result<StickyEvents> {
     let since = place(view, wanted)?;
     let limit =
@@ -151,7 +153,7 @@ fn sticky_events(view: &View<'_>, wanted: &Since, answer: &RoomsInScope<'_>) -> 
         if own.membership != MembershipState::Join || !answer.interesting.contains(&room) {
             continue;
         }
-        if own.position > since {
+        if own.position > since || !answer.told_of.contains(&room) {
             of_new_rooms.extend(sticky::after(view.read, room, Position(0)).collect::<Result<Vec<_>>>()?);
         } else if timeline::last_change(view.read, room)?.is_some_and(|changed| changed > since) {
             found.extend(sticky::after(view.read, room, since).take(limit + 1).collect::<Result<Vec<_>>>()?);

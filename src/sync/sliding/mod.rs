@@ -44,6 +44,8 @@ pub struct Built {
     pub response: Response,
     /// What it sends.
     pub sent: HashMap<RoomNo, Sent>,
+    /// Of which rooms it tells sticky events.
+    pub told_of: HashSet<RoomNo>,
 }
 
 /// The rules that match a room.
@@ -74,7 +76,7 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
     let (first, others) = in_halves(view, wanted, MANY_ROOMS, look_into)?;
 
     let mut sent = HashMap::new();
-    let mut in_scope = RoomsInScope::new(interesting);
+    let mut in_scope = RoomsInScope::new(&interesting, connection.told_of());
     for (looked, wanted) in first.into_iter().chain(others.unwrap_or_default()) {
         let (Some(looked), Some(rules)) = (looked, matches.get(&wanted.no)) else { continue };
         let lists = list_names(request, rules.lists);
@@ -97,7 +99,7 @@ pub fn build(view: &View<'_>, request: &Request, connection: &mut Connection) ->
     }
     response.extensions = extensions::build(view, request, since, &in_scope, &changes)?;
     let has_news = since.is_none() || !response.rooms.is_empty() || response.extensions.has_news();
-    Ok((Built { response, sent }, has_news))
+    Ok((Built { response, sent, told_of: interesting }, has_news))
 }
 
 /// The rooms to look at, and what to look for.
@@ -141,8 +143,8 @@ fn look_into<'a>(view: &View<'_>, wanted: Vec<room::Wanted<'a>>) -> Result<Vec<(
     wanted.into_iter().map(|wanted| Ok((room::build(view, &wanted)?, wanted))).collect()
 }
 
-/// Which rules match which rooms, and all rooms that some rule matches, be they in a window or not; the lists' counts go
-/// into the response.
+/// Which rules match which rooms, and all rooms that some rule matches, be they in a window or not, if the request asks for
+/// their sticky events; the lists' counts go into the response.
 fn matching<'r>(
     view: &View<'_>,
     request: &'r Request,
@@ -153,11 +155,12 @@ fn matching<'r>(
     let mut matches: HashMap<RoomNo, Matches<'r>> = HashMap::new();
     let mut interesting = HashSet::new();
     let (list, known) = connection.rooms_and_sent();
+    let wants_sticky = request.extensions.sticky_events.is_on();
     for (bit, (name, wanted)) in request.lists.iter().enumerate() {
         let shown_as = |room| known.get(&room).map(|sent: &Sent| sent.known_as);
         let rooms = list.filtered(view, &wanted.filters, filtering, shown_as)?;
         response.lists.insert(name.clone(), ListCount { count: rooms.len() });
-        if request.extensions.sticky_events.is_on() {
+        if wants_sticky {
             interesting.extend(rooms.iter().map(|(_, room)| *room));
         }
         for room in lists::windowed(rooms, wanted.ranges.as_deref()) {
@@ -172,7 +175,7 @@ fn matching<'r>(
             .is_some_and(|facts| facts.membership != KnownAs::Left || facts.is_removed() || known.contains_key(&room));
         if concerns_user {
             matches.entry(room).or_default().subscription = Some(config);
-            interesting.insert(room);
+            interesting.extend(wants_sticky.then_some(room));
         }
     }
     Ok((matches, interesting))
