@@ -125,6 +125,9 @@ impl Presence {
     ) -> Result<()> {
         self.change(store, user, |entry| {
             entry.status_msg = status_msg;
+            if state == PresenceState::Online {
+                entry.last_active = clock::now_ms();
+            }
             entry.asks(device, &state);
         })
     }
@@ -137,13 +140,7 @@ impl Presence {
         if *requested == PresenceState::Offline {
             return Ok(()); // the client asks not to be noticed
         }
-        self.change(store, user, |entry| {
-            match entry.clients.iter_mut().find(|client| client.device == device) {
-                // Went on as before; one who became idle stays so.
-                Some(client) if client.requested == *requested => client.last_seen = clock::instant(),
-                _ => entry.asks(device, requested),
-            }
-        })
+        self.change(store, user, |entry| entry.seen(device, requested))
     }
 
     /// The user did something, such as sending a message.
@@ -288,11 +285,25 @@ impl Entry {
         }
     }
 
+    /// The client with this device waits for events, and asks for `requested`.
+    fn seen(&mut self, device: &DeviceId, requested: &PresenceState) {
+        let is_online = self.clients.iter().any(|client| client.state == PresenceState::Online);
+        match self.clients.iter_mut().find(|client| client.device == device) {
+            // Went on as before; one who became idle stays so.
+            Some(client) if client.requested == *requested => {
+                client.last_seen = clock::instant();
+                return;
+            }
+            // One that shows up, such as a phone that a push wakes, does not tell that who is idle elsewhere is back.
+            None if is_online => {}
+            _ if *requested == PresenceState::Online => self.last_active = clock::now_ms(),
+            _ => {}
+        }
+        self.asks(device, requested);
+    }
+
     /// The client with this device asks for `state`, and for another than before.
     fn asks(&mut self, device: &DeviceId, state: &PresenceState) {
-        if *state == PresenceState::Online {
-            self.last_active = clock::now_ms();
-        }
         self.clients.retain(|client| client.device != device);
         self.clients.push(Client {
             device: device.to_owned(),
@@ -361,5 +372,31 @@ fn rank(state: &PresenceState) -> u8 {
         PresenceState::Online => 2,
         PresenceState::Unavailable => 1,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::device_id;
+
+    use super::*;
+
+    #[test]
+    fn a_phone_that_a_push_wakes_does_not_tell_that_who_is_idle_is_back() {
+        let (desktop, phone) = (device_id!("DESKTOP"), device_id!("PHONE"));
+        let mut entry = Entry::new();
+        entry.seen(desktop, &PresenceState::Online);
+        assert_eq!(entry.stands().state, PresenceState::Online);
+        entry.last_active -= 6 * 60 * 1000;
+        for state in [PresenceState::Online, PresenceState::Unavailable] {
+            entry.seen(phone, &state);
+            assert_eq!(entry.stands().state, PresenceState::Unavailable);
+        }
+        // The desktop notices that nobody is there, and then that somebody is, whatever the phone asks for.
+        entry.seen(desktop, &PresenceState::Unavailable);
+        entry.seen(phone, &PresenceState::Online);
+        entry.last_active -= 6 * 60 * 1000;
+        entry.seen(desktop, &PresenceState::Online);
+        assert_eq!(entry.stands().state, PresenceState::Online);
     }
 }
