@@ -1,6 +1,10 @@
 //! Sending events, and reading them again.
 
-use conduit::{ids::EventNo, rooms::event, store::trees::RELATIONS};
+use conduit::{
+    ids::EventNo,
+    rooms::event,
+    store::trees::{RELATIONS, TIMELINE},
+};
 use http::{Method, StatusCode};
 use ruma::EventId;
 use serde_json::{Value, json};
@@ -286,17 +290,57 @@ async fn relations_and_threads() {
     server.stop().await;
 }
 
-/// Notes events that relate to `root` as if they were there, so many that no request looks at all of them.
-fn note_relations(server: &TestServer, root: &str) {
+/// Notes events that relate to `root` as if they were there from `first` on, so many that no request looks at all of them.
+fn note_relations(server: &TestServer, root: &str, first: i64) {
     let store = &server.handle.server().store;
     let root = event::no_of(&store.read(), &EventId::parse(root).unwrap()).unwrap().unwrap();
     let noted = store.write(|tx| {
         (0..5_000_i64).for_each(|at| {
-            RELATIONS.put(tx, (root, at - 10_000, EventNo(1_000_000 + at.unsigned_abs())), &"org.x".to_owned())
+            RELATIONS.put(tx, (root, first + at, EventNo(1_000_000 + at.unsigned_abs())), &"org.x".to_owned())
         });
         Ok(())
     });
     noted.unwrap();
+}
+
+/// Notes history in the room of `event`, as many events as no request looks at.
+fn note_history(server: &TestServer, event: &str) {
+    let store = &server.handle.server().store;
+    let event = event::by_id(&store.read(), &EventId::parse(event).unwrap()).unwrap().unwrap();
+    let noted = store.write(|tx| {
+        (0..5_001_i64).for_each(|at| TIMELINE.put(tx, (event.room, -1 - at), &event.no));
+        Ok(())
+    });
+    noted.unwrap();
+}
+
+/// Sends an event, to which one relates, to which one does, and another to the first; gives the first.
+async fn send_related(alice: &Client, room: &str) -> String {
+    let root = alice.send_text(room, "root").await;
+    let relate = async |to: &str, body: &str| {
+        let relation = json!({ "rel_type": "m.reference", "event_id": to });
+        alice.send(room, "m.room.message", json!({ "body": body, "m.relates_to": relation })).await
+    };
+    let first = relate(&root, "one").await;
+    relate(&first, "answer").await;
+    relate(&root, "two").await;
+    alice.send_text(room, "something else").await;
+    root
+}
+
+/// What relates to an event, page by page, and how many pages these were.
+async fn all_relations(alice: &Client, room: &str, root: &str, query: &str) -> (Vec<String>, usize) {
+    let path = format!("/_matrix/client/v1/rooms/{}/relations/{}/m.reference{query}", encode(room), encode(root));
+    let (mut next, mut found, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let page = read(alice, &format!("{path}&limit=2{next}")).await;
+        found.extend(gist(&page["chunk"]));
+        pages += 1;
+        match page["next_batch"].as_str() {
+            Some(token) => next = format!("&from={token}"),
+            None => return (found, pages),
+        }
+    }
 }
 
 #[tokio::test]
@@ -304,33 +348,28 @@ async fn more_relations_than_one_request_looks_at() {
     let server = TestServer::start().await;
     let alice = server.register("alice").await;
     let room = alice.create_room(json!({})).await;
-    let root = alice.send_text(&room, "root").await;
-    let relate = async |to: &str, kind: &str, body: &str| {
-        let relation = json!({ "rel_type": kind, "event_id": to });
-        alice.send(&room, "m.room.message", json!({ "body": body, "m.relates_to": relation })).await
-    };
-    let first = relate(&root, "m.reference", "one").await;
-    relate(&first, "m.reference", "answer").await;
-    relate(&root, "m.reference", "two").await;
-    alice.send_text(&room, "something else").await;
-    note_relations(&server, &root);
-    let all = async |query: &str| {
-        let path = format!("/_matrix/client/v1/rooms/{}/relations/{}/m.reference{query}", encode(&room), encode(&root));
-        let (mut next, mut found, mut pages) = (String::new(), Vec::new(), 0);
-        loop {
-            let page = read(&alice, &format!("{path}&limit=2{next}")).await;
-            found.extend(gist(&page["chunk"]));
-            pages += 1;
-            match page["next_batch"].as_str() {
-                Some(token) => next = format!("&from={token}"),
-                None => return (found, pages),
-            }
-        }
-    };
+    let root = send_related(&alice, &room).await;
+    note_relations(&server, &root, -10_000);
+    let all = async |query: &str| all_relations(&alice, &room, &root, query).await;
     // Those that were noted come first, and fill a whole request.
     assert_eq!(all("?dir=f").await, (vec!["one".to_owned(), "two".to_owned()], 2));
     assert_eq!(all("?dir=b&recurse=true").await.0, ["two", "answer", "one"]);
     assert_eq!(all("?dir=f&recurse=true").await.0, ["one", "answer", "two"]);
+    server.stop_unchecked().await;
+}
+
+#[tokio::test]
+async fn what_came_before_an_event_is_not_searched_for_its_relations() {
+    let server = TestServer::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let root = send_related(&alice, &room).await;
+    note_relations(&server, &root, 1_000_000);
+    note_history(&server, &root);
+    for (dir, found) in [("b", ["two", "answer", "one"]), ("f", ["one", "answer", "two"])] {
+        let all = all_relations(&alice, &room, &root, &format!("?dir={dir}&recurse=true")).await;
+        assert_eq!(all, (found.map(str::to_owned).to_vec(), 2));
+    }
     server.stop_unchecked().await;
 }
 

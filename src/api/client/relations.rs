@@ -22,7 +22,7 @@ use super::message_pagination::view;
 use crate::{
     api::auth::User,
     error::{Error, Result},
-    ids::EventNo,
+    ids::{EventNo, RoomNo},
     rooms::{Event, access, client_event::View, event, history, point::Point, relations, timeline},
     server::Server,
     store::{Direction, Read, trees},
@@ -207,7 +207,7 @@ fn children<'r>(read: &'r dyn Read, target: &Event, span: Span, recurse: bool) -
     if !recurse {
         return Ok(Box::new(direct(read, target.no, span)));
     }
-    let Some(mut found) = descendants(read, target.no)? else { return Ok(along_timeline(read, target, span)) };
+    let Some(mut found) = descendants(read, target.no)? else { return along_timeline(read, target, span) };
     let (from, to) = span.bounds();
     found.retain(|child| (from..to).contains(&child.order));
     found.sort_by_key(|child| child.order);
@@ -246,12 +246,16 @@ fn descendants(read: &dyn Read, target: EventNo) -> Result<Option<Vec<Child>>> {
 }
 
 /// The same found the other way round, where there is too much of it to look at before it is known where to begin: the
-/// events of the room in their order, each with what it relates to.
-fn along_timeline<'r>(read: &'r dyn Read, target: &Event, span: Span) -> Children<'r> {
-    let (room, target) = (target.room, target.no);
+/// events of the room in their order, each with what it relates to. None is looked at before the first that can be meant:
+/// the event itself, or what relates to it where that came before it.
+fn along_timeline<'r>(read: &'r dyn Read, target: &Event, span: Span) -> Result<Children<'r>> {
+    let (room, order, target) = (target.room, target.order, target.no);
+    let everything = Span { after: None, until: None, direction: Direction::Forward };
+    let first = direct(read, target, everything).next().transpose()?.map_or(order, |child| child.order.min(order));
     let (from, to) = span.bounds();
-    let judge = move |(order, no)| Ok(Child { order, no, relation: relation_to(read, target, no)? });
-    match span.direction {
+    let from = from.max(first);
+    let judge = move |(order, no)| Ok(Child { order, no, relation: relation_to(read, room, target, no)? });
+    Ok(match span.direction {
         Direction::Forward => Box::new(
             timeline::after(read, room, from.saturating_sub(1))
                 .take_while(move |place| place.as_ref().map_or(true, |(order, _)| *order < to))
@@ -262,15 +266,15 @@ fn along_timeline<'r>(read: &'r dyn Read, target: &Event, span: Span) -> Childre
                 .take_while(move |place| place.as_ref().map_or(true, |(order, _)| *order >= from))
                 .map(move |place| place.and_then(judge)),
         ),
-    }
+    })
 }
 
-/// How the event relates to another, if that leads to `target` in up to [`DEPTH`] steps.
-fn relation_to(read: &dyn Read, target: EventNo, no: EventNo) -> Result<Option<String>> {
+/// How the event relates to another, if that leads to `target` in up to [`DEPTH`] steps within the room.
+fn relation_to(read: &dyn Read, room: RoomNo, target: EventNo, no: EventNo) -> Result<Option<String>> {
     let Some(relation) = relations::relation(&event::require(read, no)?.pdu.content) else { return Ok(None) };
     let mut parent = event::by_id(read, &relation.event_id)?;
     for _ in 0..DEPTH {
-        let Some(event) = parent else { return Ok(None) };
+        let Some(event) = parent.filter(|event| event.room == room) else { return Ok(None) };
         if event.no == target {
             return Ok(Some(relation.rel_type));
         }
