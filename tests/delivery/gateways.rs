@@ -374,6 +374,16 @@ async fn invitations_into_rooms_of_other_servers_are_pushed() {
     let told = gateway.until(1).await.remove(0);
     assert_eq!((&told["room_id"], &told["content"]["membership"]), (&json!(room), &json!("invite")));
     assert_eq!(told["user_is_target"], true);
+    // Of one that Bob does not accept he is told no more.
+    gateway.fail(Some(StatusCode::BAD_GATEWAY));
+    let other = alice.create_room(json!({ "invite": [bob.user_id] })).await;
+    gateway.until_refused().await;
+    bob.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/leave", encode(&other)), json!({})).await;
+    gateway.fail(None);
+    while waiting(&b) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(gateway.heard().iter().all(|told| told["room_id"] != json!(other)));
 }
 
 #[tokio::test]

@@ -42,12 +42,16 @@ pub fn actions(read: &dyn Read, user: &UserId, event: &Event) -> Result<Option<V
     list::actions(read, user, &rules, &(record, compiled, joined), event, false)
 }
 
-/// Whether the user has read the event.
+/// Whether the user has not read the event. One outside the timeline, an invitation into a room that this server is not in,
+/// is unread for as long as it stands.
 ///
 /// # Errors
 /// As [`actions`].
 pub fn is_unread(read: &dyn Read, user: &UserId, event: &Event) -> Result<bool> {
-    Ok(event.order <= 0 || !is_read(read, user, event.room, thread_of(read, event)?, event.order)?)
+    if event.order <= 0 {
+        return Ok(members::user_room(read, user, event.room)?.is_some_and(|own| own.event == event.no));
+    }
+    Ok(!is_read(read, user, event.room, thread_of(read, event)?, event.order)?)
 }
 
 /// How many events notify the user in all rooms that the user is joined to: what an icon's badge shows.
