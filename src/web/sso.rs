@@ -238,10 +238,16 @@ fn client_of(url: &str) -> &str {
 fn with_token(url: &str, token: &str) -> String {
     let (address, fragment) = url.split_once('#').map_or((url, None), |(address, fragment)| (address, Some(fragment)));
     let (address, query) = address.split_once('?').unwrap_or((address, ""));
-    let is_other = |pair: &&str| !pair.is_empty() && pair.split('=').next() != Some("loginToken");
+    let is_other = |pair: &&str| !pair.is_empty() && !is_token(pair);
     let others: String = query.split('&').filter(is_other).map(|pair| format!("{pair}&")).collect();
     let fragment = fragment.map(|fragment| format!("#{fragment}")).unwrap_or_default();
     format!("{address}?{others}loginToken={}{fragment}", encode(token))
+}
+
+/// Whether a part of a query is a token for whoever decodes it.
+fn is_token(pair: &str) -> bool {
+    let decoded: Vec<(String, String)> = serde_html_form::from_str(pair).unwrap_or_default();
+    decoded.iter().any(|(name, _)| name == "loginToken")
 }
 
 /// The page that asks who came back whether they want what the client wants: the provider may have let them through
@@ -301,7 +307,7 @@ mod tests {
         assert_eq!(with_token("https://app.example/#/login", "t"), "https://app.example/?loginToken=t#/login");
         assert_eq!(with_token("https://app.example/?a=b", "t"), "https://app.example/?a=b&loginToken=t");
         assert_eq!(with_token("io.element.app:/callback", "t"), "io.element.app:/callback?loginToken=t");
-        let forged = "https://app.example/?loginToken=mine&a=b&loginToken=mine";
+        let forged = "https://app.example/?loginToken=mine&a=b&login%54oken=mine&%6CoginToken&loginToken=mine";
         assert_eq!(with_token(forged, "t"), "https://app.example/?a=b&loginToken=t");
     }
 
