@@ -34,11 +34,36 @@ form.addEventListener("submit", event => {
   attempt({ type: "m.login.password", identifier, password: form.password.value });
 });
 
+// Gives what was noted when this window was last sent to the provider, and notes something new; null where nothing is kept.
+function renote(state) {
+  try {
+    const before = sessionStorage.getItem("state");
+    sessionStorage.setItem("state", state);
+    return before;
+  } catch {
+    return null;
+  }
+}
+
+// Others can make a link with a token of theirs: it logs in by itself only where the way to it began here.
+function askToLogIn(token) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Finish logging in";
+  button.addEventListener("click", () => attempt({ type: "m.login.token", token }));
+  notice.textContent = "If you did not just begin to log in, close this page: the account may be somebody else's.";
+  notice.hidden = false;
+  notice.after(button);
+}
+
 const token = query.get("loginToken"), provider = document.querySelector("a");
+const state = Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("");
+const cameBackWith = query.get("state"), noted = renote(state);
 query.delete("loginToken");
+query.set("state", state);
 if (provider) {
-  const rest = query.toString();
-  const back = location.origin + location.pathname + (rest && "?" + rest);
+  const back = location.origin + location.pathname + "?" + query;
   provider.href += "?redirectUrl=" + encodeURIComponent(back);
 }
-if (token) attempt({ type: "m.login.token", token });
+if (token && noted !== null && cameBackWith === noted) attempt({ type: "m.login.token", token });
+else if (token) askToLogIn(token);
