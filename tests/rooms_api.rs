@@ -511,6 +511,8 @@ async fn blocked_invitations() {
     let earlier = format!("{account_data}/org.matrix.msc4380.invite_permission_config");
     bob.ok(Method::PUT, &earlier, json!({ "default_action": "block" })).await;
     bob.ok(Method::PUT, &stable, json!({})).await;
+    is_error(&act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await, 403, "M_INVITE_BLOCKED");
+    bob.ok(Method::PUT, &stable, json!({ "default_action": "allow" })).await;
     assert_eq!(act(&alice, &room, "invite", json!({ "user_id": bob.user_id })).await.0, StatusCode::OK);
     server.stop().await;
 }

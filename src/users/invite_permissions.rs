@@ -66,7 +66,8 @@ pub fn of(read: &dyn Read, user: &UserId, sender: &UserId) -> Result<Permission>
     struct Config {
         default_action: Option<String>,
     }
-    let mut content = account_data::get(read, user, None, "m.invite_permission_config")?;
+    let stable = account_data::get(read, user, None, "m.invite_permission_config")?;
+    let mut content = stable.filter(|content| !account_data::is_deleted(content));
     // Who has set it under its stable name may have left the other as it was.
     if content.is_none() {
         content = account_data::get(read, user, None, "org.matrix.msc4380.invite_permission_config")?;
