@@ -512,8 +512,11 @@ async fn a_client_without_a_form_for_addresses_shows_a_page() {
     // What its script does.
     let sid = mailed.ask(RESET, "alice@example.org", "forgot", 1).await;
     let form = format!("sid={sid}&client_secret=forgot");
-    let (_, body) = submit(&mailed.server, &address, &form).await;
-    assert!(body.contains("not confirmed yet") && body.contains(&format!("value=\"{sid}\"")), "{body}");
+    let (status, body) = submit(&mailed.server, &address, &form).await;
+    assert!(
+        status.is_client_error() && body.contains("not confirmed yet") && body.contains(&format!("value=\"{sid}\"")),
+        "{body}"
+    );
     mailed.confirm(&mailed.mails.take_one().link()).await;
     let (status, body) = submit(&mailed.server, &address, &form).await;
     assert!(status == StatusCode::OK && body.contains("onAuthDone"), "{body}");

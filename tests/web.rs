@@ -92,7 +92,7 @@ async fn a_password_is_shown_on_a_page_that_says_what_for() {
     let (status, form) = page(&server, &address, None).await;
     assert!(status == StatusCode::OK && form.contains("@alice:localhost") && form.contains("TABLET"), "{form}");
     let (status, form) = page(&server, &address, Some("password=wrong")).await;
-    assert!(status == StatusCode::BAD_REQUEST && form.contains("is wrong") && form.contains("<form"), "{form}");
+    assert!(status == StatusCode::UNAUTHORIZED && form.contains("is wrong") && form.contains("<form"), "{form}");
     let again = json!({ "devices": ["TABLET"], "auth": { "session": challenge["session"] } });
     assert_eq!(alice.post(path, again.clone()).await.0, StatusCode::UNAUTHORIZED);
     let (status, done) = page(&server, &address, Some("password=secret-alice")).await;
@@ -112,7 +112,7 @@ async fn people_register_through_pages() {
     let address = stage("m.login.registration_token", &session);
     assert_eq!(page(&server, &address, None).await.0, StatusCode::OK);
     let (status, form) = page(&server, &address, Some("token=wrong")).await;
-    assert!(status == StatusCode::BAD_REQUEST && form.contains("not valid"), "{form}");
+    assert!(status == StatusCode::FORBIDDEN && form.contains("not valid"), "{form}");
     let (status, done) = page(&server, &address, Some(&format!("token={TOKEN}"))).await;
     assert!(status == StatusCode::OK && done.contains("onAuthDone"), "{done}");
     // A stage that is in no flow changes nothing.

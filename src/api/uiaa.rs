@@ -23,7 +23,7 @@ use crate::{
     store::records::{Account, Purpose},
     users::{
         accounts,
-        auth_sessions::{AuthSession, Deed},
+        auth_sessions::{AuthSession, Deed, Shown},
         registration_tokens,
         sign_ups::With,
         threepids, validations,
@@ -138,7 +138,7 @@ pub async fn run(server: &Server, demand: &Demand<'_>, auth: Option<&AuthData>) 
             return Err(proof.challenge(Some(&error))?);
         }
         match proof.show(auth).await {
-            Ok(()) => proof.complete(stage),
+            Ok(shown) => proof.complete(stage, shown),
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => return Err(proof.challenge(Some(&error))?),
             Err(error) => return Err(error),
         }
@@ -162,27 +162,24 @@ struct Proof<'a> {
 
 impl Proof<'_> {
     /// Checks what a client shows for one stage: 401 if it is wrong and it may try again.
-    async fn show(&mut self, auth: &AuthData) -> Result<()> {
+    async fn show(&mut self, auth: &AuthData) -> Result<Shown> {
+        let mut shown = Shown::default();
         match auth {
-            AuthData::Dummy(_) => Ok(()),
+            AuthData::Dummy(_) => {}
             AuthData::RegistrationToken(data) => {
                 let pending = self.server.auth_sessions.pending(&data.token, self.id.as_deref());
                 let read = self.server.store.read();
-                if registration_tokens::is_valid(&read, &self.server.config(), &data.token, pending)? {
-                    self.session.registration_token = Some(data.token.clone());
-                    Ok(())
-                } else {
-                    Err(refused("This registration token is not valid."))
+                if !registration_tokens::is_valid(&read, &self.server.config(), &data.token, pending)? {
+                    return Err(refused("This registration token is not valid."));
                 }
+                shown.registration_token = Some(data.token.clone());
             }
             AuthData::EmailIdentity(data) => {
                 let ThirdpartyIdCredentials { sid, client_secret, .. } = &data.thirdparty_id_creds;
                 let read = self.server.store.read();
-                match validations::proven(&read, self.demand.purpose, sid.as_str(), client_secret.as_str()) {
-                    Ok(_) => self.session.validation = Some(sid.to_string()),
-                    Err(error) => return Err(unconfirmed(error)),
-                }
-                Ok(())
+                validations::proven(&read, self.demand.purpose, sid.as_str(), client_secret.as_str())
+                    .map_err(unconfirmed)?;
+                shown.validation = Some(sid.to_string());
             }
             AuthData::Password(data) => {
                 let found = find_account(self.server, &data.identifier)?;
@@ -193,38 +190,41 @@ impl Proof<'_> {
                 }
                 let Server { passwords, limits, .. } = self.server;
                 self.user = Some(passwords.log_in(limits, found, &data.password).await?);
-                Ok(())
             }
-            _ => Err(refused("This server knows no such stage.")),
+            _ => return Err(refused("This server knows no such stage.")),
+        }
+        Ok(shown)
+    }
+
+    /// Notes a stage as done, for the next request as well if there is a session. Others may have been done on pages while
+    /// this one was checked.
+    fn complete(&mut self, stage: AuthType, shown: Shown) {
+        let kept =
+            self.id.as_ref().and_then(|id| self.server.auth_sessions.pass(id, stage.clone(), shown.clone()).ok());
+        match kept {
+            Some(session) => self.session = session,
+            None => self.session.pass(stage, shown),
         }
     }
 
-    fn complete(&mut self, stage: AuthType) {
-        if !self.session.completed.contains(&stage) {
-            self.session.completed.push(stage);
-        }
-        self.keep();
-    }
-
-    /// Keeps the progress for the next request, if there is a session.
-    fn keep(&self) {
-        if let Some(id) = &self.id {
-            let AuthSession { deed, purpose, completed, registration_token, validation, .. } = self.session.clone();
-            self.server.auth_sessions.update(id, |session| {
-                (session.deed, session.purpose) = (deed, purpose);
-                session.completed = completed;
-                session.registration_token = registration_token;
-                session.validation = validation;
-            });
-        }
+    /// Begins a session that has what was shown so far; gives its ID.
+    fn begin(&mut self) -> Result<String> {
+        let id = self.server.auth_sessions.begin(self.demand.operation)?;
+        (self.session.deed, self.session.purpose) = (self.demand.deed.clone(), self.demand.purpose);
+        let AuthSession { deed, purpose, completed, registration_token, validation, .. } = self.session.clone();
+        self.server.auth_sessions.update(&id, |session| {
+            (session.deed, session.purpose) = (deed, purpose);
+            session.completed = completed;
+            session.registration_token = registration_token;
+            session.validation = validation;
+        });
+        Ok(id)
     }
 
     /// The 401 that says what is left to do, and what was wrong.
     fn challenge(&mut self, error: Option<&Error>) -> Result<Error> {
         if self.id.is_none() {
-            self.id = Some(self.server.auth_sessions.begin(self.demand.operation)?);
-            (self.session.deed, self.session.purpose) = (self.demand.deed.clone(), self.demand.purpose);
-            self.keep();
+            self.id = Some(self.begin()?);
         }
         let flows: Vec<JsonValue> = self.demand.flows.iter().map(|stages| json!({ "stages": stages })).collect();
         let mut body = json!({ "flows": flows, "params": {}, "session": self.id });

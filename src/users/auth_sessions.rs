@@ -55,6 +55,26 @@ pub struct AuthSession {
     pub outcome: Option<(OwnedUserId, Option<OwnedDeviceId>)>,
 }
 
+/// What somebody showed for a stage, as far as it is needed later.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The registration token.
+    pub registration_token: Option<String>,
+    /// The ID of the validation of an e-mail address.
+    pub validation: Option<String>,
+}
+
+impl AuthSession {
+    /// Notes that a stage is done.
+    pub fn pass(&mut self, stage: AuthType, shown: Shown) {
+        self.registration_token = shown.registration_token.or(self.registration_token.take());
+        self.validation = shown.validation.or(self.validation.take());
+        if !self.completed.contains(&stage) {
+            self.completed.push(stage);
+        }
+    }
+}
+
 /// What a user is to confirm.
 #[derive(Clone, Debug)]
 pub struct Deed {
@@ -95,18 +115,17 @@ impl AuthSessions {
         self.0.get(id).ok_or_else(gone)
     }
 
-    /// Notes that a stage was passed on a page; `also` changes what else is to be known of that.
+    /// Notes that a stage of the session with the given ID was passed; gives the session with that.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub fn pass(&self, id: &str, stage: AuthType, also: impl FnOnce(&mut AuthSession)) -> Result<()> {
-        let known = self.0.update(id, |session| {
-            also(session);
-            if !session.completed.contains(&stage) {
-                session.completed.push(stage);
-            }
+    pub fn pass(&self, id: &str, stage: AuthType, shown: Shown) -> Result<AuthSession> {
+        let mut passed = None;
+        self.0.update(id, |session| {
+            session.pass(stage, shown);
+            passed = Some(session.clone());
         });
-        if known { Ok(()) } else { Err(gone()) }
+        passed.ok_or_else(gone)
     }
 
     /// Changes the session with the given ID, if it still exists; gives whether it does.
@@ -143,8 +162,8 @@ impl AuthSessions {
         let mut agreed = false;
         self.0.update(id, |session| {
             agreed = session.asked.as_deref() == Some(page);
-            if agreed && !session.completed.contains(&AuthType::Sso) {
-                session.completed.push(AuthType::Sso);
+            if agreed {
+                session.pass(AuthType::Sso, Shown::default());
             }
         });
         if agreed { Ok(()) } else { Err(gone()) }
@@ -161,4 +180,26 @@ impl AuthSessions {
 
 fn gone() -> Error {
     Error::forbidden("This took too long. Go back to your client and try again.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_takes_nothing_from_another_that_was_passed_meanwhile() {
+        let sessions = AuthSessions::default();
+        let id = sessions.begin("register").unwrap();
+        let token = Shown { registration_token: Some("token".to_owned()), ..Shown::default() };
+        sessions.pass(&id, AuthType::RegistrationToken, token).unwrap();
+        let address = Shown { validation: Some("sid".to_owned()), ..Shown::default() };
+        sessions.pass(&id, AuthType::EmailIdentity, address).unwrap();
+        let session = sessions.pass(&id, AuthType::Dummy, Shown::default()).unwrap();
+        assert_eq!(
+            (session.registration_token.as_deref(), session.validation.as_deref()),
+            (Some("token"), Some("sid"))
+        );
+        assert_eq!(session.completed, [AuthType::RegistrationToken, AuthType::EmailIdentity, AuthType::Dummy]);
+        assert!(sessions.pass("another", AuthType::Dummy, Shown::default()).is_err());
+    }
 }

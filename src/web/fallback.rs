@@ -15,7 +15,11 @@ use crate::{
     http::{Body, PageRequest, html::escape, limits::Class},
     server::Server,
     store::records::Purpose,
-    users::{accounts, auth_sessions::AuthSession, registration_tokens, validations},
+    users::{
+        accounts,
+        auth_sessions::{AuthSession, Shown},
+        registration_tokens, validations,
+    },
 };
 
 const FAILED: &str = "This did not work";
@@ -40,7 +44,7 @@ struct Stage {
 /// The form for a stage.
 pub async fn show_stage(server: &Server, page: PageRequest) -> Result<Response<Body>> {
     match Stage::of(server, &page) {
-        Ok(stage) => stage.ask(&Form::default(), None),
+        Ok(stage) => stage.ask(StatusCode::OK, &Form::default(), None),
         Err(error) => failed(FAILED, error),
     }
 }
@@ -54,7 +58,7 @@ pub async fn submit_stage(server: &Server, page: PageRequest) -> Result<Response
     };
     match stage.pass(server, &page, &form).await {
         Ok(()) => done(),
-        Err(error) => stage.ask(&form, Some(&told(error)?)),
+        Err(error) => stage.ask(error.status(), &form, Some(&told(error)?)),
     }
 }
 
@@ -83,11 +87,11 @@ impl Stage {
     }
 
     /// The page with the stage's form.
-    fn ask(&self, form: &Form, error: Option<&str>) -> Result<Response<Body>> {
+    fn ask(&self, status: StatusCode, form: &Form, error: Option<&str>) -> Result<Response<Body>> {
         let (error, asked) = (notice(error), asked(self.session.deed.as_ref()));
         let button = "<button>Continue</button>";
         let fields = match self.kind {
-            AuthType::EmailIdentity => return self.ask_for_address(form, &(error + &asked)),
+            AuthType::EmailIdentity => return self.ask_for_address(status, form, &(error + &asked)),
             AuthType::Password => {
                 "<label>Password<input type=\"password\" name=\"password\" required autocomplete=\"current-password\"></label>"
             }
@@ -98,13 +102,12 @@ impl Stage {
             _ => "",
         };
         let title = if self.session.deed.is_some() { "Do you want this?" } else { "One more step" };
-        let status = if error.is_empty() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
         let body = format!("{error}{asked}<form method=\"post\">{fields}{button}</form>");
         Ok(html(status, title, &body))
     }
 
     /// The page on which a mail is asked for, and then whether its reader confirmed the address.
-    fn ask_for_address(&self, form: &Form, above: &str) -> Result<Response<Body>> {
+    fn ask_for_address(&self, status: StatusCode, form: &Form, above: &str) -> Result<Response<Body>> {
         let operation = match self.session.purpose {
             Purpose::ResetPassword => "/_matrix/client/v3/account/password/email/requestToken",
             Purpose::Register | Purpose::Add => "/_matrix/client/v3/register/email/requestToken",
@@ -119,12 +122,14 @@ impl Stage {
             escape(&form.sid),
             escape(&form.client_secret),
         );
-        scripted("Confirm your e-mail address", &body, include_str!("email_stage.js"))
+        let mut page = scripted("Confirm your e-mail address", &body, include_str!("email_stage.js"))?;
+        *page.status_mut() = status;
+        Ok(page)
     }
 
     /// Checks what the form says, and notes that the stage is passed.
     async fn pass(&self, server: &Server, page: &PageRequest, form: &Form) -> Result<()> {
-        let (mut token, mut validation) = (None, None);
+        let mut shown = Shown::default();
         match self.kind {
             AuthType::Password => {
                 let user = self.session.deed.as_ref().map(|deed| deed.user.clone());
@@ -134,18 +139,15 @@ impl Stage {
             }
             AuthType::RegistrationToken => {
                 server.limits.take_from(Class::Registration, page.address)?;
-                token = Some(self.valid_token(server, form.token.trim())?);
+                shown.registration_token = Some(self.valid_token(server, form.token.trim())?);
             }
             AuthType::EmailIdentity => {
                 validations::proven(&server.store.read(), self.session.purpose, &form.sid, &form.client_secret)?;
-                validation = Some(form.sid.clone());
+                shown.validation = Some(form.sid.clone());
             }
             _ => {}
         }
-        server.auth_sessions.pass(&self.id, self.kind.clone(), |session| {
-            session.registration_token = token.or(session.registration_token.take());
-            session.validation = validation.or(session.validation.take());
-        })
+        server.auth_sessions.pass(&self.id, self.kind.clone(), shown).map(drop)
     }
 
     fn valid_token(&self, server: &Server, token: &str) -> Result<String> {
