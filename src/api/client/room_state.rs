@@ -58,7 +58,7 @@ pub async fn set_room_state_with_key(
 }
 
 /// Sets state of a room as `draft` says; gives the event that has set it, which may have been there. `also` is written with
-/// a new one.
+/// a new one, but not with the invitation of a user of another server, which is there when that server has signed it.
 ///
 /// # Errors
 /// Those of sending an event; 400 `M_BAD_JSON`, `M_BAD_ALIAS`, `M_INVALID_PARAM` for what the state's type forbids; what

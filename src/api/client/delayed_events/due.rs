@@ -154,7 +154,7 @@ pub(super) async fn send(server: &Server, id: &str, event: &DelayedEvent) -> Res
         return room_send::send_now(server, &event.user, &event.room, draft, over).await.map(drop);
     }
     let set = room_state::set(server, &event.user, &event.room, draft, over).await?;
-    // Nothing is sent where the state is as it should be.
+    // `over` was not called where the state was as it should be, or where another server signed an invitation.
     server.store.write(|tx| match delayed_events::require(tx, id)?.over {
         None => delayed_events::end(tx, id, Ending::Sent(set)),
         Some(_) => Ok(()),
