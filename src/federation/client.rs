@@ -62,7 +62,7 @@ impl Federation {
     }
 
     /// [`send`](Self::send) with other limits. That of time is also for the wait until there are few enough requests under
-    /// way.
+    /// way, which gets half of it.
     ///
     /// # Errors
     /// As there.
@@ -80,14 +80,15 @@ impl Federation {
         self.exchange(destination, request, left).await
     }
 
-    /// Waits until `destination` may be asked, as long as the limits let; gives what they leave for the question.
+    /// Waits until `destination` may be asked, for half of the time at most: a server that our own crowd leaves no time to
+    /// answer would seem to be gone. Gives what the limits leave for the question.
     pub(super) async fn turn_to_ask(
         &self,
         destination: &ServerName,
         limits: Limits,
     ) -> Result<(Share<'_>, Limits), Failure> {
         let began = clock::instant();
-        let share = timeout(limits.timeout, self.requests.of(destination)).await.ok().flatten();
+        let share = timeout(limits.timeout / 2, self.requests.of(destination)).await.ok().flatten();
         let timeout = limits.timeout.saturating_sub(began.elapsed());
         Ok((share.ok_or(Failure::Busy)?, Limits { timeout, ..limits }))
     }

@@ -115,7 +115,8 @@ async fn ask(federation: &Federation, server: &PolicyServer, pdu: &Pdu, rules: &
         return Err(Error::forbidden("The room has chosen this server as its policy server, but it is none."));
     }
     let request = Request::new(RawValue::from_string(pdu.json.clone())?);
-    let ask = federation.send_with(&server.name, request, LIMITS);
+    // At once: a room asks one question at a time, and that we ask others for a lot must not speak against the event.
+    let ask = federation.exchange(&server.name, request, LIMITS);
     let answer = federation.answers.policy.unless_unreachable(&server.name, ask).await?;
     let signature = answer.ed25519_signature(&server.name).filter(|text| server.is_signature(text, pdu, rules));
     signature.map(ToOwned::to_owned).ok_or_else(|| {

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use conduit::{
+    config::Config,
     rooms::{Draft, build, canonical},
     signing::{self, SigningKeys},
     store::trees::PROFILE_UPDATES,
@@ -20,7 +21,7 @@ use serde_json::{Value, json, value::to_raw_value};
 use super::joins::until;
 use crate::common::{
     Client, TestServer, encode,
-    net::TestNet,
+    net::{Gate, TestNet},
     peer::{Peer, answer},
 };
 
@@ -40,8 +41,12 @@ struct Guarded {
 
 impl Guarded {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let net = TestNet::new();
-        let a = net.server("a").await;
+        let a = net.server_with("a", change).await;
         let alice = a.register("alice").await;
         let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
         let peer = Peer::new(&net, "p").await;
@@ -132,6 +137,31 @@ async fn what_is_refused_is_not_sent() {
     assert!(guarded.say("not asked").await.0.is_server_error());
     guarded.alice.set_state(&guarded.room, "m.room.policy", "", json!({})).await;
     assert_eq!(guarded.say("spam").await.0, StatusCode::OK, "the room has no policy server any more");
+}
+
+/// That this server asks others for as much as it may is nothing that a policy server says.
+#[tokio::test]
+async fn who_asks_a_lot_asks_the_policy_server_all_the_same() {
+    let guarded = Guarded::with(|config| config.max_concurrent_requests = 1).await;
+    guarded.choose().await;
+    guarded.join().await;
+    let slow = Peer::new(&guarded.net, "slow").await;
+    let (asked, held) = (Gate::closed(), Gate::closed());
+    let gates = (asked.clone(), held.clone());
+    slow.on("/_matrix/federation/v1/query/profile", move |_| {
+        let (asked, held) = gates.clone();
+        async move {
+            asked.open();
+            held.passed().await;
+            answer(200, &json!({}))
+        }
+    });
+    let meanwhile = async {
+        asked.passed().await;
+        assert_eq!(guarded.say("hello").await.0, StatusCode::OK);
+        held.open();
+    };
+    tokio::join!(guarded.alice.get("/_matrix/client/v3/profile/@somebody:slow.test"), meanwhile);
 }
 
 #[tokio::test]
