@@ -13,12 +13,16 @@ use std::{
 use futures_util::{StreamExt, stream};
 use ruma::{
     EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UInt,
-    api::federation::{
-        authorization::get_event_authorization::v1 as event_auth,
-        event::{
-            get_event::v1 as get_event, get_missing_events::v1 as missing_events, get_room_state::v1 as get_state,
-            get_room_state_ids::v1 as state_ids,
+    api::{
+        OutgoingRequest,
+        federation::{
+            authorization::get_event_authorization::v1 as event_auth,
+            event::{
+                get_event::v1 as get_event, get_missing_events::v1 as missing_events, get_room_state::v1 as get_state,
+                get_room_state_ids::v1 as state_ids,
+            },
         },
+        path_builder::PathBuilder,
     },
 };
 use serde_json::value::RawValue;
@@ -27,9 +31,11 @@ use super::{
     Failure, Federation, Limits,
     keys::Vouched,
     send_join::{Piece, Reading},
+    shares,
 };
 use crate::{
     error::{Error, Result},
+    http::Body,
     rooms::{self, Outcome, Signed, servers},
 };
 
@@ -108,11 +114,12 @@ impl Fetch<'_> {
     /// that does not tell the chain is asked for its events.
     pub(super) async fn auth_chain(&self, event: &EventId, needed: Vec<OwnedEventId>) -> Result<(), Unfetched> {
         let request = event_auth::Request::new(self.room.to_owned(), event.to_owned());
-        let asked = self.federation.send_streamed(self.server, request, self.bounded(CHAIN)?).await;
-        let told = match asked {
-            Ok(answer) => {
-                let mut reading = Reading::new(self.federation, self.version, answer.into_body());
-                match reading.all().await? {
+        let told = match self.begun(request, self.bounded(CHAIN)?).await {
+            Ok((turn, body)) => {
+                let mut reading = Reading::new(self.federation, self.version, body);
+                let all = reading.all().await?;
+                drop(turn);
+                match all {
                     Ok(events) => return self.keep(closure(needed, events)).await,
                     Err(failure) => failure,
                 }
@@ -123,6 +130,17 @@ impl Fetch<'_> {
             Failure::Status { .. } | Failure::Malformed(_) => self.chain_from(needed).await,
             failure => Err(failure.into()),
         }
+    }
+
+    /// The beginning of an answer that can be large, and the right to read on.
+    async fn begun<R>(&self, request: R, limits: Limits) -> Result<(shares::Share<'_>, Body), Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        let (turn, left) = self.federation.turn_to_ask(self.server, limits).await?;
+        let answer = self.federation.send_streamed(self.server, request, left).await?;
+        Ok((turn, answer.into_body()))
     }
 
     /// How much the other server may tell of what can be large.
@@ -166,11 +184,12 @@ impl Fetch<'_> {
         self.state(event, true).await
     }
 
+    /// The state before an event, without what the rules refuse: that is not always stored, and is missed by nobody.
     async fn state(&self, event: &EventId, all: bool) -> Result<Vec<OwnedEventId>, Unfetched> {
         let request = state_ids::Request::new(event.to_owned(), self.room.to_owned());
-        let answer = self.federation.send_with(self.server, request, self.bounded(IDS)?).await?;
-        let named: BTreeSet<_> = answer.pdu_ids.iter().chain(&answer.auth_chain_ids).cloned().collect();
-        let unknown = self.federation.rooms.unknown(named)?;
+        let mut answer = self.federation.send_with(self.server, request, self.bounded(IDS)?).await?;
+        let named = answer.pdu_ids.iter().chain(&answer.auth_chain_ids).filter(|id| !self.was_refused(id));
+        let unknown = self.federation.rooms.unknown(named.cloned().collect())?;
         let mut vouched = all.then(|| Vouched::new(self.server));
         if unknown.len() > ONE_BY_ONE {
             self.whole_state(event, vouched).await?;
@@ -184,14 +203,20 @@ impl Fetch<'_> {
                 self.keep(events).await?;
             }
         }
+        answer.pdu_ids.retain(|id| !self.was_refused(id));
         Ok(answer.pdu_ids)
     }
 
     /// Stores the whole state before an event and its auth chain, as they come.
     async fn whole_state(&self, event: &EventId, vouched: Option<Vouched<'_>>) -> Result<(), Unfetched> {
         let request = get_state::Request::new(event.to_owned(), self.room.to_owned());
-        let body = self.federation.send_streamed(self.server, request, self.bounded(STATE)?).await?.into_body();
-        let mut reading = Reading::new(self.federation, self.version, body).vouched_by(vouched);
+        let (turn, body) = self.begun(request, self.bounded(STATE)?).await?;
+        let mut reading = match vouched {
+            // A user of this server caused it.
+            Some(_) => Reading::within(self.federation.share(), self.federation, self.version, body),
+            None => Reading::new(self.federation, self.version, body),
+        }
+        .vouched_by(vouched);
         let mut early = Vec::new();
         while let Some(piece) = reading.next().await?? {
             if let Piece::Events(_, events) = piece {
@@ -199,14 +224,13 @@ impl Fetch<'_> {
                 reading.keeps(&early);
             }
         }
+        drop(turn);
         self.keep(early).await
     }
 
     /// Stores events; gives back those that came before what allows them.
     async fn keep_allowed(&self, mut events: Vec<Signed>) -> Result<Vec<Signed>> {
-        let rooms = &self.federation.rooms;
-        let guard = rooms.lock(self.room).await;
-        let outcomes = rooms.add_outliers(&guard, events.clone()).await?;
+        let outcomes = self.add(events.clone()).await?;
         let early = outcomes.into_iter().filter(|(_, outcome)| matches!(outcome, Outcome::Missing { .. }));
         let early: BTreeSet<OwnedEventId> = early.map(|(id, _)| id).collect();
         events.retain(|event| early.contains(&event.pdu().event_id));
@@ -239,10 +263,34 @@ impl Fetch<'_> {
     }
 
     async fn keep(&self, events: Vec<Signed>) -> Result<(), Unfetched> {
+        self.add(events).await?;
+        Ok(())
+    }
+
+    /// Stores events, and remembers which of them the rules refuse, with all that names these.
+    async fn add(&self, events: Vec<Signed>) -> Result<Vec<(OwnedEventId, Outcome)>> {
         let rooms = &self.federation.rooms;
         let guard = rooms.lock(self.room).await;
-        rooms.add_outliers(&guard, events).await?;
-        Ok(())
+        // What is of another room may be right there.
+        let foreign = events.iter().filter(|event| event.pdu().room_id != self.room);
+        let foreign: BTreeSet<_> = foreign.map(|event| event.pdu().event_id.clone()).collect();
+        let outcomes = rooms.add_outliers(&guard, events).await?;
+        for (id, outcome) in &outcomes {
+            let is_refused = match outcome {
+                Outcome::Rejected(_) => !foreign.contains(id),
+                Outcome::Missing { auth, .. } => auth.iter().any(|id| self.was_refused(id)),
+                _ => false,
+            };
+            if is_refused {
+                self.federation.inbound.refused.insert(id.clone(), ());
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Whether an event was fetched not long ago, and refused.
+    fn was_refused(&self, id: &EventId) -> bool {
+        self.federation.inbound.refused.get(id).is_some()
     }
 }
 

@@ -9,8 +9,8 @@
 //! Bounds: one transaction of a server at a time and a few servers side by side, so a flood waits outside. A transaction
 //! that has us wait for what its server does not tell gives its place to the next, and its server is among the doubtful
 //! from then on, who have few places, until a transaction of it is quick again. For each event there is a number of
-//! questions, and for a transaction a time in which answers are waited for. The answer to a transaction
-//! is remembered for when it is sent again.
+//! questions, and for a transaction, and each room in it, a time in which answers are waited for. The answer to a
+//! transaction is remembered for when it is sent again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +53,9 @@ const WAITING: usize = 8;
 /// How many answers are remembered.
 const ANSWERS: usize = 200;
 
+/// How many events are remembered that were fetched and refused.
+const REFUSED: usize = 10_000;
+
 /// How often the events before an event are asked for, each time from where the last answer ended.
 const ROUNDS: usize = 5;
 
@@ -75,12 +78,17 @@ const ROOMS_AT_ONCE: usize = 4;
 /// How long other servers' answers are waited for, for all events of a transaction together.
 const LONGEST: Duration = Duration::from_secs(180);
 
+/// What one room of many may take of that in any case.
+const EACH_ROOM: Duration = Duration::from_secs(60);
+
 /// Whose transactions are worked on, and what the last ones were answered.
 pub struct Inbound {
     gate: Gate,
     servers: Turns<OwnedServerName>,
     doubtful: Cache<OwnedServerName, ()>,
     answers: Cache<(OwnedServerName, OwnedTransactionId), Arc<Results>>,
+    /// Events that were fetched and not stored, since the rules refuse them.
+    pub(super) refused: Cache<OwnedEventId, ()>,
 }
 
 impl Default for Inbound {
@@ -91,6 +99,7 @@ impl Default for Inbound {
             servers: Turns::default(),
             doubtful: Cache::new(DOUBTFUL),
             answers: Cache::new(ANSWERS),
+            refused: Cache::new(REFUSED),
         }
     }
 }
@@ -139,8 +148,8 @@ pub async fn receive(federation: &Federation, origin: &ServerName, pdus: Vec<Box
             Err(error) => tracing::debug!("{origin} sent an event of no room: {error}"),
         }
     }
-    let until = clock::instant() + LONGEST;
-    let of_rooms = by_room.into_iter().map(|(room, pdus)| of_room(federation, origin, room, pdus, until));
+    let (until, each) = (clock::instant() + LONGEST, patience(by_room.len()));
+    let of_rooms = by_room.into_iter().map(|(room, pdus)| of_room(federation, origin, room, pdus, (until, each)));
     let mut of_rooms = stream::iter(of_rooms).buffer_unordered(ROOMS_AT_ONCE);
     let mut results = Results::new();
     while let Some(of_room) = of_rooms.next().await {
@@ -149,13 +158,19 @@ pub async fn receive(federation: &Federation, origin: &ServerName, pdus: Vec<Box
     Ok(results)
 }
 
-/// What a transaction has of one room.
+/// How long answers are waited for in one of so many rooms, so that a slow one leaves time for those after it.
+fn patience(rooms: usize) -> Duration {
+    let turns = u32::try_from(rooms.div_ceil(ROOMS_AT_ONCE)).unwrap_or(u32::MAX).max(1);
+    (LONGEST / turns).max(EACH_ROOM)
+}
+
+/// What a transaction has of one room. Answers are waited for until the given time, and no longer than so long.
 async fn of_room(
     federation: &Federation,
     origin: &ServerName,
     room: OwnedRoomId,
     pdus: Vec<Box<RawValue>>,
-    until: Instant,
+    (until, patience): (Instant, Duration),
 ) -> Result<Results> {
     if !join::is_resident(&federation.rooms.store.read(), &room)? {
         drop(timeout(JOINING, federation.moves.ended(&room)).await);
@@ -176,7 +191,9 @@ async fn of_room(
     }
     let fetch = Fetch { federation, server: origin, room: &room, version: &version };
     let mut results = Results::new();
-    for (id, event) in federation.verify(&version, pdus).await? {
+    let verified = federation.verify(&version, pdus).await?;
+    let until = until.min(clock::instant() + patience);
+    for (id, event) in verified {
         let result = match event {
             Ok(event) if is_resident => one_until(fetch, event, until).await?,
             Ok(event) => from_outside(fetch, &event).await?,
@@ -341,5 +358,15 @@ async fn take(fetch: Fetch<'_>, event: &Signed, state_before: Option<&[OwnedEven
     match state_before {
         Some(state) => rooms.receive_at(&guard, event.clone(), state).await,
         None => rooms.receive(&guard, event.clone()).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_room_leaves_time_for_others() {
+        assert_eq!([0, 1, 4, 5, 50].map(|rooms| patience(rooms).as_secs()), [180, 180, 180, 90, 60]);
     }
 }

@@ -137,7 +137,8 @@ impl<'a> Reading<'a> {
         Self::within(share, federation, version, body)
     }
 
-    fn within(share: Share<'a>, federation: &'a Federation, version: &'a RoomVersionId, body: Body) -> Self {
+    /// [`new`](Self::new), where what is read counts in this share.
+    pub(super) fn within(share: Share<'a>, federation: &'a Federation, version: &'a RoomVersionId, body: Body) -> Self {
         let (bytes, splitter) = (Bytes::new(), Splitter::default());
         Self { federation, version, body, bytes, splitter, vouched: None, open: Vec::new(), list: List::State, share }
     }
@@ -196,7 +197,7 @@ impl<'a> Reading<'a> {
                     None => {}
                     Some(Part::Field(name, value)) => return Ok(Some(Next::Field(name, value))),
                     Some(Part::Event(of, bytes)) => {
-                        self.share.grow(WEIGHT * bytes.len()).map_err(|_| Failure::Busy)?;
+                        self.share.grow(WEIGHT * bytes.len()).map_err(|_| too_much(&self.share))?;
                         let text = String::from_utf8(bytes).map_err(|error| malformed(&error))?;
                         let event = RawValue::from_string(text).map_err(|error| malformed(&error))?;
                         let is_full = of != self.list || self.open.len() >= BATCH;
@@ -223,6 +224,11 @@ impl<'a> Reading<'a> {
 enum Next {
     Verify(List, Vec<Box<RawValue>>),
     Field(Vec<u8>, Vec<u8>),
+}
+
+/// Why what is `held` cannot grow.
+fn too_much(held: &Share<'_>) -> Failure {
+    if held.is_too_large() { malformed(&"there is more than this server has memory for") } else { Failure::Busy }
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Failure {
@@ -372,6 +378,17 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::http::Held;
+
+    #[test]
+    fn what_is_too_much_by_itself_is_not_to_be_asked_for_again() {
+        let held = Held::default();
+        let (mut large, mut small) = (held.share(100), held.share(100));
+        assert!(large.grow(90).is_ok() && small.grow(20).is_err());
+        assert!(matches!(too_much(&small), Failure::Busy));
+        assert!(large.grow(20).is_err());
+        assert!(matches!(too_much(&large), Failure::Malformed(_)));
+    }
 
     fn split(text: &str) -> Result<Vec<Part>, &'static str> {
         let mut splitter = Splitter::default();

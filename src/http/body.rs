@@ -190,6 +190,11 @@ impl Share<'_> {
         if before + bytes > self.max { Err(Error::limit_exceeded(RETRY_LARGE)) } else { Ok(()) }
     }
 
+    /// Whether it is too much by itself, so that it is of no use to wait for the others.
+    pub fn is_too_large(&self) -> bool {
+        self.bytes > self.max
+    }
+
     /// Gives back all but so many bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
         let superfluous = self.bytes.saturating_sub(bytes);

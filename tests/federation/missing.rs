@@ -15,14 +15,14 @@ use serde_json::{Value, json, value::to_raw_value};
 use crate::common::{
     Client, TestServer, encode,
     net::TestNet,
-    peer::{Peer, answer},
+    peer::{Peer, answer, decode},
 };
 
 const BOB: &str = "@bob:b.test";
 
 /// A room of alice on `a.test`, and bob in it, of the peer `b.test`.
 struct Pair {
-    _net: TestNet,
+    net: TestNet,
     a: TestServer,
     alice: Client,
     peer: Peer,
@@ -45,7 +45,7 @@ impl Pair {
             count.fetch_add(1, Relaxed);
             async { answer(404, &json!({ "errcode": "M_NOT_FOUND", "error": "No." })) }
         });
-        let pair = Self { _net: net, a, alice, peer, room, asked };
+        let pair = Self { net, a, alice, peer, room, asked };
         pair.join().await;
         pair
     }
@@ -103,6 +103,48 @@ async fn what_follows_an_event_that_is_none_is_refused_without_asking_for_a_stat
         assert_eq!(pair.peer.transaction(&pair.a, "whole", &[&event]).await, json!({ id: {} }));
         assert!(pair.seen().await.contains("second"));
     }
+}
+
+/// What the rules refuse of somebody who is not in the room is not stored, and does not keep out what has it in the state
+/// before it; nor is it asked for again.
+#[tokio::test]
+async fn what_is_refused_of_a_state_is_left_out() {
+    let pair = Pair::new("11").await;
+    let stranger = Peer::new(&pair.net, "c").await;
+    let made_up = |change: &dyn Fn(&mut Value)| {
+        let draft = Draft::message("m.room.topic".into(), to_raw_value(&json!({ "topic": "mine" })).unwrap());
+        stranger.event(&pair.a, &pair.room, BOB, draft, |event| {
+            event["sender"] = json!("@eve:c.test");
+            change(event);
+        })
+    };
+    let (refused, id) = made_up(&|event| event["state_key"] = json!(""));
+    let (naming, other) = made_up(&|event| {
+        event["state_key"] = json!("other");
+        event["auth_events"].as_array_mut().unwrap().push(json!(id));
+    });
+    let last = pair.alice.send_text(&pair.room, "last").await;
+    let path = format!("/_matrix/federation/v1/state_ids/{}?event_id={}", encode(&pair.room), encode(&last));
+    let (_, mut state) = pair.peer.ask(&pair.a, http::Method::GET, &path, None).await;
+    state["pdu_ids"].as_array_mut().unwrap().extend([json!(id), json!(other)]);
+    pair.peer.on("/_matrix/federation/v1/state_ids/", move |_| {
+        let state = state.clone();
+        async move { answer(200, &state) }
+    });
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    pair.peer.on("/_matrix/federation/v1/event/", move |request| {
+        count.fetch_add(1, Relaxed);
+        let event = if decode(request.uri().path()).ends_with(&id) { &refused } else { &naming };
+        let found = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event] });
+        async move { answer(200, &found) }
+    });
+    for transaction in ["one", "two"] {
+        let [_, (event, id)] = pair.two(|_| {});
+        assert_eq!(pair.peer.transaction(&pair.a, transaction, &[&event]).await, json!({ id: {} }));
+    }
+    assert!(pair.seen().await.contains("second"));
+    assert_eq!(asked.load(Relaxed), 2);
 }
 
 /// A graph that many wrote to at once is made one again, by an event that nobody sees, and that is sent to nobody.
