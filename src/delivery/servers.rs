@@ -390,12 +390,16 @@ impl Queue for Line {
         !self.server.federation.knows_way_to(&self.name)
     }
 
-    /// What a server refuses as a whole, it gets in ever smaller parts; what it refuses alone, it will never take.
+    /// What a server refuses as a whole, it gets in ever smaller parts; what it refuses alone, it will never take. But who
+    /// takes none of several parts does not refuse them for what is in them.
     async fn send(&self, transaction: &Transaction) -> Result<(), Refusal> {
         let mut parts = vec![(&transaction.pdus[..], &transaction.edus[..])];
-        let mut is_first = true;
+        let (mut is_first, mut took_any) = (true, transaction.pdus.len() + transaction.edus.len() <= 1);
         while let Some((pdus, edus)) = parts.pop() {
-            let Err(failure) = self.offer(pdus, edus).await else { continue };
+            let Err(failure) = self.offer(pdus, edus).await else {
+                took_any = true;
+                continue;
+            };
             // A server that refuses even nothing does not refuse it for what is in it.
             if !is_of_contents(&failure) || (mem::take(&mut is_first) && self.offer(&[], &[]).await.is_err()) {
                 return Err(Refusal::new(failure.to_string()));
@@ -407,7 +411,7 @@ impl Queue for Line {
                 _ => parts.extend([(pdus, &[][..]), (&[][..], edus)]),
             }
         }
-        Ok(())
+        if took_any { Ok(()) } else { Err(Refusal::new("it refused everything, one by one")) }
     }
 
     fn sent(&self, transaction: Transaction) -> Result<()> {
@@ -446,12 +450,16 @@ fn is_of_contents(failure: &Failure) -> bool {
     matches!(failure, Failure::Status { status: StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, .. })
 }
 
-/// The ID of a transaction follows from what it says, so that one that is sent again, unchanged, is known.
+/// The ID of a transaction follows from what it says, so that one that is sent again, unchanged, is known. One that says
+/// nothing has another each time: it asks how things stand now.
 fn id(pdus: &[Box<RawValue>], edus: &[Raw<Edu>]) -> OwnedTransactionId {
     let mut hash = digest::Context::new(&digest::SHA256);
     for part in pdus.iter().map(|pdu| pdu.get()).chain(edus.iter().map(|edu| edu.json().get())) {
         hash.update(part.as_bytes());
         hash.update(b"\n");
+    }
+    if pdus.is_empty() && edus.is_empty() {
+        hash.update(&clock::random_bytes::<16>().unwrap_or_default());
     }
     let hash: Base64<ruma::serde::base64::UrlSafe, _> = Base64::new(hash.finish().as_ref().to_vec());
     hash.encode().into()

@@ -468,6 +468,31 @@ async fn messages_to_many_devices_are_told_in_small_parts() {
     a.stop().await;
 }
 
+/// Who takes nothing that has something in it, be it ever so little, may take it later. Each time it is asked anew.
+#[tokio::test]
+async fn what_is_refused_altogether_is_kept() {
+    let (_net, a, b, alice, room) = with_listener().await;
+    b.go_down(true);
+    *b.heard.poison.lock() = Some(("\"content\"", 400));
+    let texts = numbers(0..3);
+    send_all(&alice, &room, &texts).await;
+    b.until_refused().await;
+    b.go_down(false);
+    let probes = |b: &Listener| b.heard.transactions.lock().iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+    for asked in 1..=2 {
+        b.peer.ask(&a, Method::GET, "/_matrix/federation/v1/media/download/nothing", None).await;
+        b.until(|b| (probes(b).len() >= asked).then_some(())).await;
+    }
+    assert_eq!(probes(&b).into_iter().collect::<BTreeSet<_>>().len(), 2, "a server may remember what it answered");
+    assert_eq!((b.texts().len(), unreached(&a)), (0, 1));
+    *b.heard.poison.lock() = None;
+    b.peer.ask(&a, Method::GET, "/_matrix/federation/v1/media/download/nothing", None).await;
+    b.until_texts(&texts).await;
+    until_unreached(&a, 0).await;
+    set_present(a.handle.server(), &room, &[b.name()], false);
+    a.stop().await;
+}
+
 #[tokio::test]
 async fn what_a_server_never_takes_holds_up_nothing_else() {
     let (_net, a, b, alice, room) = with_listener().await;
