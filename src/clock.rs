@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// The end of the year 9999, the last that dates are written of.
 const LAST_DATE_MS: u64 = 253_402_300_799_000;
 
+/// By how much a clock is set back that was not wrong.
+const SET_RIGHT: Duration = Duration::from_secs(60);
+
 /// The wall-clock time, as events and devices are stamped with.
 pub fn now() -> MilliSecondsSinceUnixEpoch {
     MilliSecondsSinceUnixEpoch::now()
@@ -24,10 +27,11 @@ pub fn now_ms() -> u64 {
 }
 
 /// How long it is until a time that was noted to do something at, in milliseconds since the Unix epoch. Nothing is put off
-/// for longer than `longest`: if it is further ahead, the clock was wrong then or is wrong now, and it is time.
+/// for longer than `longest`: if it is further ahead, the clock was wrong then or is wrong now, and it is time. That it
+/// was set right by a moment, as clocks are all the time, ends no pause.
 pub fn time_until(ms: u64, longest: Duration) -> Duration {
     let rest = Duration::from_millis(ms.saturating_sub(now_ms()));
-    if rest <= longest { rest } else { Duration::ZERO }
+    if rest <= longest.saturating_add(SET_RIGHT) { rest.min(longest) } else { Duration::ZERO }
 }
 
 /// The wall-clock time as file systems note it.
@@ -73,4 +77,16 @@ pub fn random_string(length: usize) -> Result<String> {
         );
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_right_ends_no_pause() {
+        let (longest, noted) = (Duration::from_secs(3_600), now_ms() + 3_600_000);
+        assert_eq!(time_until(noted + 30_000, longest), longest);
+        assert_eq!(time_until(noted + 90_000, longest), Duration::ZERO);
+    }
 }
