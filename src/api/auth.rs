@@ -11,7 +11,7 @@
 //!
 //! A request notes, at most once a minute, when and from where its device was last seen.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -30,7 +30,7 @@ use serde::Deserialize;
 use crate::{
     appservice::Registration,
     error::{Error, Result},
-    http::Caller,
+    http::{Caller, percent_decode},
     server::Server,
     store::{
         Read,
@@ -329,27 +329,34 @@ fn masquerade(server: &Server, service: Arc<Registration>, request: &Request<Byt
     Ok(User { id, device: device.unwrap_or_else(|| "".into()), guest: false, appservice: Some(service) })
 }
 
-/// The parts of a path of the client-server API behind its version; nothing for other paths.
-fn operation(path: &str) -> Vec<&str> {
-    let mut segments = path.trim_start_matches('/').split('/');
-    if (segments.next(), segments.next()) != (Some("_matrix"), Some("client")) {
+/// The parts of a path of the client-server API behind its version, decoded as they are for finding the handler: who writes
+/// them in another way does not get around what follows. Nothing for other paths.
+fn operation(path: &str) -> Vec<Cow<'_, str>> {
+    let decoded = |segment| percent_decode(segment).unwrap_or(Cow::Borrowed(segment));
+    let mut segments = path.trim_start_matches('/').split('/').map(decoded);
+    if (segments.next().as_deref(), segments.next().as_deref()) != (Some("_matrix"), Some("client")) {
         return Vec::new();
     }
-    match segments.next() {
+    match segments.next().as_deref() {
         Some("unstable") => segments.skip(1).collect(),
         _ => segments.collect(),
     }
 }
 
+/// The same, to be matched.
+fn parts<'a>(operation: &'a [Cow<'_, str>]) -> Vec<&'a str> {
+    operation.iter().map(AsRef::as_ref).collect()
+}
+
 /// What a locked account can still do (spec: "Account locking").
 fn locked_may(path: &str) -> bool {
-    matches!(operation(path).as_slice(), ["logout", ..])
+    matches!(parts(&operation(path)).as_slice(), ["logout", ..])
 }
 
 /// What a suspended account can still do (spec: "Account suspension"): all but what others would see of it. That it redacts
 /// nobody's events but its own is for `client/room_send.rs` to see to, which knows whose they are.
 fn suspended_may(method: &Method, path: &str) -> bool {
-    match (method.as_str(), operation(path).as_slice()) {
+    match (method.as_str(), parts(&operation(path)).as_slice()) {
         ("PUT", ["rooms", _, "send", kind, _]) => *kind == "m.room.redaction",
         ("PUT", ["rooms", _, "state" | "delayed_event", ..]) => false,
         ("PUT" | "DELETE", ["profile", _, _] | ["directory", ..]) => false,
@@ -365,7 +372,7 @@ fn suspended_may(method: &Method, path: &str) -> bool {
 /// need to leave again or that tells nothing, or one that needs no token at all.
 fn guests_may(method: &Method, path: &str) -> bool {
     matches!(
-        (method.as_str(), operation(path).as_slice()),
+        (method.as_str(), parts(&operation(path)).as_slice()),
         ("GET", ["rooms", _, "state", ..])
             | ("GET", ["rooms", _, "context" | "event", _])
             | ("GET", ["rooms", _, "messages" | "members" | "initialSync"])

@@ -35,4 +35,4 @@ mod tests;
 
 pub use body::{Body, Held, Share};
 pub use endpoint::{Caller, Info, PageRequest, Route, State, on, page, stream};
-pub use router::{Builder, Clash, Router};
+pub use router::{Builder, Clash, Router, percent_decode};

@@ -252,8 +252,11 @@ impl<'p> Args<'p> {
     }
 }
 
-/// Replaces `%XX` by the byte. What only looks like it stays, as in the URL standard.
-fn percent_decode(segment: &str) -> Result<Cow<'_, str>> {
+/// A segment of a path with the byte for each `%XX`. What only looks like it stays, as in the URL standard.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` when that is no UTF-8.
+pub fn percent_decode(segment: &str) -> Result<Cow<'_, str>> {
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));
     }

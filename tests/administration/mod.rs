@@ -109,6 +109,10 @@ async fn a_suspended_account_reads_and_leaves_but_writes_nothing() {
         alice.put(&format!("{room_path}/state/m.room.name/"), json!({ "name": "Mine" })).await,
         alice.put(&format!("/_matrix/client/v3/profile/{}/displayname", encode(&alice.user_id)), name).await,
         alice.post("/_matrix/client/v3/createRoom", json!({})).await,
+        // However it is spelled.
+        alice.put(&format!("{room_path}/%73end/m.room.message/5"), json!({ "body": "after" })).await,
+        alice.post("/_matrix/client/v3/%63reateRoom", json!({})).await,
+        alice.post("/_matrix/%63lient/v3/createRoom", json!({})).await,
         alice.post("/_matrix/media/v3/upload", json!("file")).await,
         alice.put(&format!("{room_path}/redact/{}/2", encode(&other)), json!({})).await,
         alice.put(&format!("{room_path}/send/m.room.redaction/3"), json!({ "redacts": other })).await,
