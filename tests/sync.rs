@@ -571,3 +571,26 @@ async fn logging_out_ends_a_long_poll() {
     assert_eq!((status, &body["errcode"]), (StatusCode::UNAUTHORIZED, &json!("M_UNKNOWN_TOKEN")));
     server.stop().await;
 }
+
+/// Clients name a room after those in it, where it has no name; whom to take they are told when they need it.
+#[tokio::test]
+async fn a_room_that_loses_its_name_is_called_after_its_members() {
+    let server = TestServer::start().await;
+    let (alice, bob, carol) =
+        (server.register("alice").await, server.register("bob").await, server.register("carol").await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "Family" })).await;
+    bob.join(&room).await;
+    carol.join(&room).await;
+    let lazy = encode(&json!({ "room": { "state": { "lazy_load_members": true } } }).to_string());
+    let first = bob.sync(&format!("filter={lazy}")).await;
+    assert!(first["rooms"]["join"][&room]["summary"]["m.heroes"].is_null(), "it has a name");
+    carol.ok(Method::POST, &format!("/_matrix/client/v3/rooms/{}/leave", encode(&room)), json!({})).await;
+    let since = bob.sync(&format!("filter={lazy}&since={}", first["next_batch"].as_str().unwrap())).await["next_batch"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    alice.set_state(&room, "m.room.name", "", json!({})).await;
+    let second = bob.sync(&format!("filter={lazy}&since={since}")).await;
+    let joined = &second["rooms"]["join"][&room];
+    assert_eq!(joined["summary"]["m.heroes"], json!([alice.user_id]), "{joined}");
+}

@@ -56,8 +56,8 @@ pub fn build(
     // There is history before a join that the client never heard of.
     window.limited |= since.is_none() && query.since.is_some();
 
-    let (state, members_changed) = load_state(view, query, no, &room, &window, since.filter(|_| !full))?;
-    let summary = if since.is_none() || members_changed || completed { Some(summary(view, no, &room)?) } else { None };
+    let (state, summary_changed) = load_state(view, query, no, &room, &window, since.filter(|_| !full))?;
+    let summary = if since.is_none() || summary_changed || completed { Some(summary(view, no, &room)?) } else { None };
     let ephemeral = ephemeral_events(view, query, no, &room, since)?;
     let known = since.is_some() || query.since.is_none();
     let account_data = room_account_data(view, query, no, &room, known.then_some(changed))?;
@@ -131,7 +131,7 @@ fn load_window(view: &View<'_>, query: &Query, no: RoomNo, room: &Room, since: O
     Window::load(view, no, Wanted { after, upto, limit: query.timeline_limit(), filter: Some(wanted) })
 }
 
-/// The state section, and whether anybody's membership changed.
+/// The state section, and whether what the summary is made of changed.
 fn load_state(
     view: &View<'_>,
     query: &Query,
@@ -149,7 +149,7 @@ fn load_state(
             members.extend(parts::heroes(view, no)?.into_iter().flatten());
         }
     }
-    let section = Section {
+    let mut section = Section {
         room: no,
         end: room.state,
         current: true,
@@ -160,13 +160,21 @@ fn load_state(
         members,
         partial: room.partial.is_some(),
     };
-    let told = section.told(view.read)?;
+    let mut told = section.told(view.read)?;
+    let changed = told.members_changed || told.name_changed;
+    let heroes = if changed { parts::heroes(view, no)? } else { None };
+    let summary_changed = told.members_changed || heroes.is_some();
+    if lazy && since.is_some() && heroes.is_some() {
+        // The client may not know them yet.
+        section.members.extend(heroes.into_iter().flatten());
+        told = section.told(view.read)?;
+    }
     let wanted = &query.filter.room.state;
     if !filter::allows_room(wanted, &room.id) {
-        return Ok((Vec::new(), told.members_changed));
+        return Ok((Vec::new(), summary_changed));
     }
     let events = state::load(view, &told, Some(wanted))?;
-    Ok((show::state(view, &query.filter, &events)?, told.members_changed))
+    Ok((show::state(view, &query.filter, &events)?, summary_changed))
 }
 
 /// Spec: `m.heroes` is required if the room has neither name nor alias.

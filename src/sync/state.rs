@@ -56,6 +56,8 @@ pub struct Told {
     pub named: Vec<Arc<Event>>,
     /// Whether anybody's membership changed, be it told here or in the timeline.
     pub members_changed: bool,
+    /// Whether the room's name or alias did.
+    pub name_changed: bool,
 }
 
 impl Section<'_> {
@@ -71,7 +73,7 @@ impl Section<'_> {
             self.window.events.iter().filter(|event| event.is_state()).map(|event| event.no).collect()
         };
         let mut told = match self.since {
-            None => Told { events: self.whole(read, start, &shown)?, named: Vec::new(), members_changed: true },
+            None => Told { events: self.whole(read, start, &shown)?, members_changed: true, ..Told::default() },
             Some(since) => self.changes(read, state::as_of(read, self.room, since)?, start, &shown)?,
         };
         for user in &self.members {
@@ -114,8 +116,11 @@ impl Section<'_> {
         if from == self.end {
             return Ok(told);
         }
+        let name = state::key_no(read, &StateEventType::RoomName, "")?;
+        let alias = state::key_no(read, &StateEventType::RoomCanonicalAlias, "")?;
         for (key, before, after) in state::diff(read, from, self.end)? {
             told.members_changed |= key.is_member();
+            told.name_changed |= [name, alias].contains(&Some(key));
             // A key that was unset cannot be told in this form.
             let Some(after) = after else { continue };
             if !shown.contains(&after) {
