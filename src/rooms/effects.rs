@@ -228,6 +228,13 @@ fn invitation_sent(tx: &mut Tx<'_>, rooms: &Rooms, event: &Event) {
     }
 }
 
+/// Forgets an invitation that is none any more, or goes from the database.
+pub(super) fn invitation_gone(tx: &mut Tx<'_>, event: &Event) {
+    if event.pdu.membership() == Some(MembershipState::Invite) {
+        trees::SENT_INVITATIONS.delete(tx, (&event.pdu.sender, event.received_ts, event.no));
+    }
+}
+
 /// The joined members of this server, kept in memory from one event of the room to the next.
 ///
 /// The list is put into the cache after the commit only, and a change of members in the same transaction takes it out

@@ -15,12 +15,12 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, events::room::member::MembershipState};
+use ruma::OwnedEventId;
 
 use super::{
     Event, RoomGuard, Rooms, append,
     build::Context,
-    deltas,
+    deltas, effects,
     event::{self, Status},
     extremities,
     graph::{self, Arrival, Verdict},
@@ -129,9 +129,7 @@ impl Rooms {
 /// Takes an event out of the timeline and the current state; what follows from that for later states comes with them.
 fn refuse(tx: &mut Tx<'_>, rooms: &Rooms, mut event: Event) -> Result<()> {
     relations::remove(tx, &event)?;
-    if event.pdu.membership() == Some(MembershipState::Invite) {
-        trees::SENT_INVITATIONS.delete(tx, (&event.pdu.sender, event.received_ts, event.no));
-    }
+    effects::invitation_gone(tx, &event);
     trees::TIMELINE.delete(tx, (event.room, event.order));
     (event.status, event.order, event.state_after) = (Status::Rejected, 0, event.state_before);
     event::put(tx, &event);

@@ -2,10 +2,7 @@
 //!
 //! Each tree is walked once, with a cursor: to begin anew at its start would pass over all that was deleted before.
 
-use ruma::{
-    UserId,
-    events::{TimelineEventType, room::member::MembershipState},
-};
+use ruma::{UserId, events::TimelineEventType};
 
 use super::{Deletion, Rooms};
 use crate::{
@@ -13,7 +10,7 @@ use crate::{
     ids::{Position, RoomNo, StateNo},
     media,
     rooms::{
-        deltas,
+        deltas, effects,
         event::{self, Event, Status},
         members, relations, sticky,
     },
@@ -242,9 +239,7 @@ fn detach(tx: &mut Tx<'_>, event: &Event) -> Result<()> {
     if event.pdu.sticky.is_some() || event.redacted_by.is_some() {
         sticky::forget(tx, event)?;
     }
-    if event.pdu.membership() == Some(MembershipState::Invite) {
-        trees::SENT_INVITATIONS.delete(tx, (&event.pdu.sender, event.received_ts, event.no));
-    }
+    effects::invitation_gone(tx, event);
     relations::unlink(tx, event)?;
     if let Some(target) = &event.pdu.redacts
         && let Some(target) = event::no_of(tx, target)?
