@@ -68,7 +68,7 @@ impl Rendezvous {
         check(&data)?;
         let id = clock::random_string(24)?;
         let now = clock::instant();
-        let session = Session { data, token: clock::random_string(12)?, modified: SystemTime::now(), begun: now };
+        let session = Session { data, token: clock::random_string(12)?, modified: clock::system_time(), begun: now };
         let mut inner = self.0.lock();
         inner.forget_old(now);
         inner.order.push_back((now, id.clone()));
@@ -100,7 +100,7 @@ impl Rendezvous {
             let message = "The other device has left something there meanwhile.";
             return Err(Error::new(conflict, ErrorKind::ConcurrentWrite, message));
         }
-        *session = Session { data, token, modified: SystemTime::now(), begun: session.begun };
+        *session = Session { data, token, modified: clock::system_time(), begun: session.begun };
         Ok(session.clone())
     }
 
