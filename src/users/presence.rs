@@ -377,7 +377,7 @@ fn rank(state: &PresenceState) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use ruma::device_id;
+    use ruma::{device_id, server_name, user_id};
 
     use super::*;
 
@@ -398,5 +398,29 @@ mod tests {
         entry.last_active -= 6 * 60 * 1000;
         entry.seen(desktop, &PresenceState::Online);
         assert_eq!(entry.stands().state, PresenceState::Online);
+    }
+    #[test]
+    fn who_does_nothing_becomes_idle_and_whose_clients_are_gone_offline() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), server_name!("a.test"), 1 << 20).unwrap();
+        let (presence, alice) = (Presence::new(true, false), user_id!("@alice:a.test"));
+        presence.seen(&store, alice, device_id!("DESKTOP"), &PresenceState::Online).unwrap();
+        let after = |idle: Duration, gone: Duration| {
+            if let Some(entry) = presence.inner.lock().users.get_mut(alice) {
+                entry.last_active -= u64::try_from(idle.as_millis()).unwrap();
+                entry.clients.iter_mut().for_each(|client| client.last_seen -= gone);
+            }
+            presence.tick(&store).unwrap();
+            (presence.get(alice).presence, store.read().position().unwrap())
+        };
+        let second = Duration::from_secs(1);
+        let (state, online) = after(Duration::ZERO, Duration::ZERO);
+        assert_eq!(state, PresenceState::Online);
+        let (state, idle) = after(IDLE_AFTER + second, Duration::ZERO);
+        assert_eq!((state, idle > online), (PresenceState::Unavailable, true));
+        assert_eq!(after(Duration::ZERO, Duration::ZERO).1, idle, "it is told once");
+        let (state, offline) = after(Duration::ZERO, OFFLINE_AFTER + second);
+        assert_eq!((state, offline > idle), (PresenceState::Offline, true));
+        assert_eq!(after(Duration::ZERO, Duration::ZERO).1, offline);
     }
 }
